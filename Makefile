@@ -1,0 +1,66 @@
+# Every command of the project. A fresh machine needs the Rust toolchain, python3 with venv and pip, a C compiler and make.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+PYTHON := .venv/bin/python
+BINARY := target/release/blip-serve
+ORT := .onnxruntime/lib/libonnxruntime.so
+ORT_GPU := .onnxruntime-gpu/lib/libonnxruntime.so
+
+.PHONY: build demo test test-rust test-python parity parity-large lint deny venv ort ort-gpu export-scenes lock clean
+
+build: $(ORT)
+	cargo build --release --locked
+
+demo: build venv
+	$(PYTHON) scripts/demo.py --binary $(BINARY)
+
+test: build venv $(ORT_GPU)
+	$(MAKE) test-rust test-python
+
+test-rust: $(ORT)
+	cargo test --locked
+
+test-python: build venv $(ORT_GPU)
+	$(PYTHON) -m pytest tests/python -q
+
+parity: build venv
+	$(PYTHON) scripts/parity.py --binary $(BINARY)
+
+parity-large: build venv
+	$(PYTHON) scripts/parity.py --binary $(BINARY) --large
+
+lint: venv
+	cargo fmt --check
+	cargo clippy --locked --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --document-private-items
+	.venv/bin/ruff format --check scripts tests
+	.venv/bin/ruff check scripts tests
+
+# The advisories database is not needed for these; `cargo deny check` with network looks at it too.
+deny:
+	command -v cargo-deny >/dev/null || cargo install --locked cargo-deny
+	cargo deny --offline check bans licenses sources
+
+venv: .venv/installed
+.venv/installed: requirements/scripts.txt
+	python3 -m venv .venv
+	.venv/bin/pip install --quiet --disable-pip-version-check --no-input --require-hashes -r requirements/scripts.txt
+	touch $@
+
+ort: $(ORT)
+$(ORT): scripts/fetch_onnxruntime.py
+	python3 scripts/fetch_onnxruntime.py --output .onnxruntime
+ort-gpu: $(ORT_GPU)
+$(ORT_GPU): scripts/fetch_onnxruntime.py
+	python3 scripts/fetch_onnxruntime.py --gpu --output .onnxruntime-gpu
+
+# The bundle of the embedded model, from its checkpoint.
+export-scenes: venv
+	$(PYTHON) scripts/export_scenes.py
+
+# Resolves requirements/scripts.in anew; needs uv.
+lock:
+	uv pip compile --quiet --generate-hashes --python-version 3.11 requirements/scripts.in --output-file requirements/scripts.txt
+
+clean:
+	rm -rf target build .venv .onnxruntime .onnxruntime-gpu

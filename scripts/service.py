@@ -1,0 +1,187 @@
+"""Starts and stops `blip-serve serve`, and talks to it over gRPC with stubs made from proto/.
+
+Used by the parity run and by the Python tests. The service gets a free loopback port, a generated
+models.toml when models are given, and a log file; leaving the `with` block sends SIGTERM and
+expects a clean exit.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType, TracebackType
+from typing import Any, Self
+
+import grpc
+from grpc_tools import protoc
+
+ROOT = Path(__file__).resolve().parent.parent
+START_SECONDS = 120
+STOP_SECONDS = 30
+CALL_SECONDS = 300
+
+direct = urllib.request.build_opener(urllib.request.ProxyHandler({})).open
+"""Opens a URL without the proxies that the environment may name."""
+
+
+class ServiceError(RuntimeError):
+    """The service did not start, or did not stop cleanly."""
+
+
+def default_binary() -> Path:
+    """BLIP_SERVE_BIN, or the release build."""
+    return Path(os.environ.get("BLIP_SERVE_BIN", ROOT / "target" / "release" / "blip-serve"))
+
+
+def stubs() -> tuple[ModuleType, ModuleType]:
+    """The message and service modules of blip.v1, generated anew in a temporary folder."""
+    if "blip.v1.caption_pb2" not in sys.modules:
+        folder = tempfile.mkdtemp(prefix="blip-stubs-")
+        proto = str(ROOT / "proto" / "blip" / "v1" / "caption.proto")
+        arguments = ["protoc", f"-I{ROOT / 'proto'}", f"--python_out={folder}"]
+        if protoc.main([*arguments, f"--grpc_python_out={folder}", proto]) != 0:
+            raise ServiceError(f"protoc refused {proto}")
+        sys.path.insert(0, folder)
+    messages = importlib.import_module("blip.v1.caption_pb2")
+    return messages, importlib.import_module("blip.v1.caption_pb2_grpc")
+
+
+def models_toml(bundles: dict[str, Path], default: str) -> str:
+    """A models.toml that serves these bundles by name."""
+    lines = [f"default = {json.dumps(default)}"]
+    for name, path in bundles.items():
+        lines += [
+            "",
+            "[[models]]",
+            f"name = {json.dumps(name)}",
+            f"path = {json.dumps(str(path))}",
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def free_port() -> int:
+    """A loopback port that was free a moment ago."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+@dataclass
+class Service:
+    """A running service; `models` is a models.toml, without it the repository's own."""
+
+    models: Path | None = None
+    binary: Path = field(default_factory=default_binary)
+    log: Path | None = None
+    flags: tuple[str, ...] = ("--allow-private-networks",)
+    port: int = field(default_factory=free_port)
+
+    def __enter__(self) -> Self:
+        models = ["--models", str(self.models)] if self.models else []
+        command = [
+            str(self.binary),
+            "serve",
+            *models,
+            "--listen",
+            self.address,
+            *self.flags,
+        ]
+        self._output = self.log.open("wb") if self.log else subprocess.DEVNULL
+        self.process = subprocess.Popen(
+            command, cwd=ROOT, stdout=self._output, stderr=subprocess.STDOUT
+        )
+        try:
+            self._wait_until_ready()
+        except BaseException:
+            self.process.kill()
+            self.process.wait()
+            raise
+        self.channel = grpc.insecure_channel(self.address, options=[("grpc.enable_http_proxy", 0)])
+        self.messages, service = stubs()
+        self.stub = service.CaptionServiceStub(self.channel)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        _error: BaseException | None,
+        _trace: TracebackType | None,
+    ) -> None:
+        self.channel.close()
+        self.process.send_signal(signal.SIGTERM)
+        try:
+            code = self.process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            code = self.process.wait()
+        if self.log:
+            self._output.close()
+        if code != 0 and kind is None:
+            raise ServiceError(f"the service ended with {code} after SIGTERM; log: {self.log}")
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    @property
+    def url(self) -> str:
+        return f"http://{self.address}"
+
+    def caption(
+        self,
+        image: bytes,
+        prompt: str | None = None,
+        parameters: dict[str, Any] | None = None,
+        model: str = "",
+    ) -> list[Any]:
+        """Captions of one image (blip.v1.Caption messages); grpc.RpcError on a refusal."""
+        request = self.messages.CaptionRequest(model=model, image=image)
+        if prompt is not None:
+            request.prompt = prompt
+        for name, value in (parameters or {}).items():
+            if name == "early_stopping":
+                value = str(value).lower()
+            if name == "bad_words":
+                request.parameters.bad_words.extend(value)
+            else:
+                setattr(request.parameters, name, value)
+        return list(self.stub.Caption(request, timeout=CALL_SECONDS).captions)
+
+    def finish_reason(self, caption: Any) -> str:
+        """`eos` or `length`."""
+        name = self.messages.FinishReason.Name(caption.finish_reason)
+        return name.removeprefix("FINISH_REASON_").lower()
+
+    def post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        """The JSON answer to a JSON request; urllib.error.HTTPError on a refusal."""
+        request = urllib.request.Request(
+            self.url + path,
+            data=json.dumps(body).encode(),
+            headers={"content-type": "application/json"},
+        )
+        with direct(request, timeout=CALL_SECONDS) as reply:
+            return json.load(reply)
+
+    def _wait_until_ready(self) -> None:
+        deadline = time.monotonic() + START_SECONDS
+        while time.monotonic() < deadline:
+            if self.process.poll() is not None:
+                break
+            try:
+                with direct(self.url + "/v2/health/ready", timeout=2):
+                    return
+            except (urllib.error.URLError, OSError):
+                time.sleep(0.05)
+        tail = self.log.read_text(errors="replace")[-2000:] if self.log else "(no log kept)"
+        raise ServiceError(f"{self.binary} is not ready on {self.address}:\n{tail}")

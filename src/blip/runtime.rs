@@ -1,0 +1,86 @@
+//! Finds and loads the ONNX Runtime library.
+//!
+//! Look-up, first hit wins: the flag, `ORT_DYLIB_PATH`, `../lib` beside the binary, `.onnxruntime/lib` in a folder above
+//! the binary (a checkout of the repository, where `make build` puts it). Nothing is taken from the working directory.
+
+use std::{
+    env,
+    path::{Path, PathBuf},
+};
+
+use thiserror::Error;
+use tracing::info;
+
+#[cfg(target_os = "macos")]
+const LIBRARY: &str = "libonnxruntime.dylib";
+#[cfg(not(target_os = "macos"))]
+const LIBRARY: &str = "libonnxruntime.so";
+
+/// Why there is no ONNX Runtime; each text says what to do.
+#[derive(Debug, Error)]
+pub enum RuntimeError {
+    /// Nowhere to be found.
+    #[error(
+        "ONNX Runtime is missing: run `make build`, or give the library (libonnxruntime.so of the PyPI wheel \
+         onnxruntime 1.31.1) with --ort-library or ORT_DYLIB_PATH"
+    )]
+    Missing,
+    /// Too old, not a library, or for another machine.
+    #[error("ONNX Runtime cannot be used: {reason}; give the library of the PyPI wheel onnxruntime 1.31.1 with --ort-library")]
+    Unusable {
+        /// The loader's words, in one line.
+        reason: String,
+    },
+}
+
+/// A loaded ONNX Runtime. Sessions are made from it.
+#[derive(Clone)]
+pub struct Runtime {
+    pub(super) environment: ort::environment::Environment,
+}
+
+impl Runtime {
+    /// Loads the library once for the whole process; a second call must find the same one.
+    ///
+    /// # Errors
+    /// There is none, or it cannot be used.
+    pub fn load(flag: Option<&Path>) -> Result<Self, RuntimeError> {
+        let path = find(flag).ok_or(RuntimeError::Missing)?;
+        let unusable = |reason: String| RuntimeError::Unusable { reason: reason.replace('\n', " ") };
+        if !path.is_file() {
+            return Err(unusable(format!("{} is not a file", path.display())));
+        }
+        // An absolute path: `ort` would look up a relative one beside the binary first.
+        let path = path.canonicalize().map_err(|error| unusable(format!("{}: {error}", path.display())))?;
+        let builder = ort::init_from(&path).map_err(|error| unusable(error.to_string()))?;
+        let environment = builder
+            .with_name("blip-serve")
+            .with_telemetry(false)
+            .build()
+            .map_err(|error| unusable(error.to_string()))?;
+        // "ORT Build Info: git-branch=..., ...": the commit tells builds of one version apart.
+        info!(library = %path.display(), build = ort::info(), "ONNX Runtime loaded");
+        Ok(Self { environment })
+    }
+}
+
+#[allow(clippy::disallowed_methods, reason = "ORT_DYLIB_PATH is the name that ort's users know; it has no flag of ours")]
+fn find(flag: Option<&Path>) -> Option<PathBuf> {
+    if let Some(path) = flag {
+        return Some(path.to_path_buf());
+    }
+    if let Some(path) = env::var_os("ORT_DYLIB_PATH").filter(|path| !path.is_empty()) {
+        return Some(path.into());
+    }
+    let binary = env::current_exe().ok()?.canonicalize().ok()?;
+    let folder = binary.parent()?;
+    let beside = folder.join("../lib");
+    let repository = folder.ancestors().take(4).map(|ancestor| ancestor.join(".onnxruntime/lib"));
+    std::iter::once(beside).chain(repository).map(|folder| folder.join(LIBRARY)).find(|path| path.is_file())
+}
+
+impl std::fmt::Debug for Runtime {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Runtime")
+    }
+}

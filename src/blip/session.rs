@@ -1,0 +1,132 @@
+//! One ONNX Runtime session: made with the execution providers asked for, its inputs and outputs checked by name.
+
+use std::path::{Path, PathBuf};
+
+use ort::{
+    ep::CUDA,
+    session::{Session, builder::SessionBuilder},
+    value::{Outlet, TensorElementType, ValueType},
+};
+use tracing::{info, warn};
+
+use super::{manifest::BundleError, runtime::Runtime};
+use crate::catalogue::ExecutionProvider;
+
+/// How sessions of a model are made.
+#[derive(Clone, Debug)]
+pub struct SessionConfig {
+    /// In order of preference.
+    pub execution_providers: Vec<ExecutionProvider>,
+    /// Which GPU.
+    pub device_id: u32,
+    /// Bytes; `None`: no limit.
+    pub gpu_mem_limit: Option<u64>,
+    /// Threads of one run; 0: as many as cores.
+    pub threads: usize,
+}
+
+/// A tensor that the graph must have: name, type and shape, -1 for a dimension that varies.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Expected {
+    pub(super) name: String,
+    pub(super) element: TensorElementType,
+    pub(super) shape: Vec<i64>,
+}
+
+impl Expected {
+    pub(super) fn f32(name: impl Into<String>, shape: &[i64]) -> Self {
+        Self { name: name.into(), element: TensorElementType::Float32, shape: shape.to_vec() }
+    }
+
+    pub(super) fn i64(name: impl Into<String>, shape: &[i64]) -> Self {
+        Self { name: name.into(), element: TensorElementType::Int64, shape: shape.to_vec() }
+    }
+}
+
+/// Loads a graph and checks that it has exactly the inputs and outputs that we feed and read.
+pub(super) fn open(
+    runtime: &Runtime,
+    path: PathBuf,
+    config: &SessionConfig,
+    inputs: &[Expected],
+    outputs: &[Expected],
+) -> Result<Session, BundleError> {
+    let session = commit(runtime, &path, config)?;
+    let problem = mismatch("input", session.inputs(), inputs).or_else(|| mismatch("output", session.outputs(), outputs));
+    match problem {
+        Some(reason) => Err(BundleError::Malformed { path, reason }),
+        None => Ok(session),
+    }
+}
+
+/// Tries the execution providers in order; only if one fails and another follows is that more than an error.
+fn commit(runtime: &Runtime, path: &Path, config: &SessionConfig) -> Result<Session, BundleError> {
+    let mut failed = String::new();
+    for (index, provider) in config.execution_providers.iter().enumerate() {
+        match commit_on(*provider, runtime, path, config) {
+            Ok(session) => {
+                info!(graph = %path.display(), ?provider, "session ready");
+                return Ok(session);
+            }
+            Err(error) => {
+                failed = match provider {
+                    ExecutionProvider::Cpu => one_line(&error),
+                    ExecutionProvider::Cuda => format!(
+                        "execution provider \"cuda\" is not available (it needs an NVIDIA GPU and the library of the \
+                         PyPI wheel onnxruntime-gpu 1.31.1): {}",
+                        one_line(&error)
+                    ),
+                };
+                if index + 1 < config.execution_providers.len() {
+                    warn!(graph = %path.display(), reason = failed, "falling back to the next execution provider");
+                }
+            }
+        }
+    }
+    Err(BundleError::Session { path: path.to_path_buf(), reason: failed })
+}
+
+fn commit_on(
+    provider: ExecutionProvider,
+    runtime: &Runtime,
+    path: &Path,
+    config: &SessionConfig,
+) -> ort::Result<Session> {
+    let mut builder: SessionBuilder = Session::builder(&runtime.environment)?;
+    if config.threads > 0 {
+        builder = builder.with_intra_threads(config.threads)?;
+    }
+    // Two sessions take turns on the same cores: an idle pool that spins would steal them from the other.
+    builder = builder.with_intra_op_spinning(false)?;
+    if provider == ExecutionProvider::Cuda {
+        // TF32 rounds the inputs of matrix products to 10 bits: captions would differ from the CPU's.
+        let mut cuda = CUDA::default().with_device_id(config.device_id as i32).with_tf32(false);
+        if let Some(bytes) = config.gpu_mem_limit {
+            cuda = cuda.with_memory_limit(bytes as usize);
+        }
+        builder = builder.with_execution_providers([cuda.build().error_on_failure()])?;
+    }
+    builder.commit_from_file(path)
+}
+
+fn mismatch(kind: &str, found: &[Outlet], expected: &[Expected]) -> Option<String> {
+    for want in expected {
+        let Some(outlet) = found.iter().find(|outlet| outlet.name() == want.name) else {
+            return Some(format!("the graph has no {kind} {}", want.name));
+        };
+        let ValueType::Tensor { ty, shape, .. } = outlet.dtype() else {
+            return Some(format!("{kind} {} is not a tensor", want.name));
+        };
+        let fits = |(found, want): (&i64, &i64)| *want == -1 || found == want;
+        if *ty != want.element || shape.len() != want.shape.len() || !shape.iter().zip(&want.shape).all(fits) {
+            let shape: &[i64] = shape;
+            return Some(format!("{kind} {} is {ty} {shape:?}, not {} {:?}", want.name, want.element, want.shape));
+        }
+    }
+    let known = |outlet: &&Outlet| !expected.iter().any(|want| want.name == outlet.name());
+    found.iter().find(known).map(|outlet| format!("the graph has an unknown {kind} {}", outlet.name()))
+}
+
+fn one_line(error: &ort::Error) -> String {
+    error.to_string().replace('\n', " ")
+}

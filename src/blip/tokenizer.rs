@@ -1,0 +1,101 @@
+//! Text <-> token ids, with BLIP's rules for prompts.
+
+use std::path::Path;
+
+use thiserror::Error;
+
+use super::manifest::{BundleError, Manifest, Prompt};
+use crate::generation::TokenId;
+
+/// The checkpoint's tokenizer and what BLIP does around it.
+#[derive(Debug)]
+pub struct Tokenizer {
+    inner: tokenizers::Tokenizer,
+    prompt: Prompt,
+    bos_token_id: TokenId,
+    clean_up_tokenization_spaces: bool,
+}
+
+/// A text that cannot be tokenised.
+#[derive(Debug, Error)]
+#[error("the text cannot be tokenised")]
+pub struct TokenizeError;
+
+impl Tokenizer {
+    /// Reads `tokenizer.json` of a bundle.
+    ///
+    /// # Errors
+    /// The file is missing or no tokenizer.
+    pub fn load(bundle: &Path, manifest: &Manifest) -> Result<Self, BundleError> {
+        let path = bundle.join("tokenizer.json");
+        let mut inner = tokenizers::Tokenizer::from_file(&path)
+            .map_err(|error| BundleError::Malformed { path: path.clone(), reason: error.to_string() })?;
+        // transformers asks for neither; a file saved after such a call would still say so.
+        inner
+            .with_truncation(None)
+            .map_err(|error| BundleError::Malformed { path, reason: error.to_string() })?
+            .with_padding(None);
+        Ok(Self {
+            inner,
+            prompt: manifest.prompt.clone(),
+            bos_token_id: manifest.text.bos_token_id,
+            clean_up_tokenization_spaces: manifest.tokenizer.clean_up_tokenization_spaces,
+        })
+    }
+
+    /// The ids a caption starts from: `[bos]`, or those of the prompt with the first replaced and the last dropped, as
+    /// `BlipForConditionalGeneration.generate` does it. Never empty.
+    ///
+    /// # Errors
+    /// The tokenizer refuses the text.
+    pub fn encode_prompt(&self, prompt: Option<&str>) -> Result<Vec<TokenId>, TokenizeError> {
+        let Some(prompt) = prompt.filter(|prompt| !prompt.is_empty()) else {
+            return Ok(vec![self.bos_token_id]);
+        };
+        let encoding = self.inner.encode_fast(prompt, true).map_err(|_| TokenizeError)?;
+        let mut ids = encoding.get_ids().to_vec();
+        if self.prompt.drop_last {
+            ids.pop();
+        }
+        match ids.first_mut() {
+            Some(first) => *first = self.prompt.replace_first_with,
+            None => ids.push(self.bos_token_id),
+        }
+        Ok(ids)
+    }
+
+    /// The ids of a word, without special tokens.
+    ///
+    /// # Errors
+    /// The tokenizer refuses the text.
+    pub fn encode_word(&self, word: &str) -> Result<Vec<TokenId>, TokenizeError> {
+        Ok(self.inner.encode_fast(word, false).map_err(|_| TokenizeError)?.get_ids().to_vec())
+    }
+
+    /// Ids -> text, special tokens and unknown ids left out.
+    ///
+    /// # Errors
+    /// The tokenizer refuses the ids.
+    pub fn decode(&self, ids: &[TokenId]) -> Result<String, TokenizeError> {
+        let text = self.inner.decode(ids, true).map_err(|_| TokenizeError)?;
+        Ok(if self.clean_up_tokenization_spaces { clean_up_tokenization(&text) } else { text })
+    }
+}
+
+/// transformers' `clean_up_tokenization`, the same replacements in the same order.
+fn clean_up_tokenization(text: &str) -> String {
+    const REPLACEMENTS: [(&str, &str); 11] = [
+        (" .", "."),
+        (" ?", "?"),
+        (" !", "!"),
+        (" ,", ","),
+        (" ' ", "'"),
+        (" n't", "n't"),
+        (" 'm", "'m"),
+        (" 's", "'s"),
+        (" 've", "'ve"),
+        (" 're", "'re"),
+        (" do not", " don't"),
+    ];
+    REPLACEMENTS.iter().fold(text.to_owned(), |text, (from, to)| text.replace(from, to))
+}

@@ -1,0 +1,113 @@
+//! The path of a request, in one function: fetch -> decode -> preprocess -> decode loop -> reply.
+
+use std::{num::NonZero, sync::Arc, thread::available_parallelism, time::Instant};
+
+use bytes::Bytes;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tracing::Span;
+
+use crate::{
+    caption::{CaptionReply, CaptionRequest, ImageSource},
+    config::ImageConfig,
+    error::{CaptionError, Cause},
+    fetch::Fetcher,
+    image::{self, DecodeError, DecodeLimits, PixelValues, PreprocessConfig},
+    registry::Registry,
+};
+
+/// Captions images; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Captioner {
+    registry: Arc<Registry>,
+    fetcher: Fetcher,
+    limits: DecodeLimits,
+    /// One permit a core: `spawn_blocking` alone would start a thread for every image there is.
+    preprocessing: Arc<Semaphore>,
+}
+
+impl Captioner {
+    /// From loaded models and the rules for images.
+    ///
+    /// # Errors
+    /// The HTTP client cannot be made.
+    pub fn new(registry: Registry, config: &ImageConfig) -> Result<Self, Cause> {
+        Ok(Self {
+            registry: Arc::new(registry),
+            fetcher: Fetcher::new(config)?,
+            limits: DecodeLimits { max_pixels: config.max_image_pixels },
+            preprocessing: Arc::new(Semaphore::new(available_parallelism().map_or(1, NonZero::get))),
+        })
+    }
+
+    /// The models.
+    pub fn registry(&self) -> &Registry {
+        &self.registry
+    }
+
+    /// Captions one image.
+    ///
+    /// # Errors
+    /// Every row of the table in `error`.
+    pub async fn caption(&self, request: CaptionRequest) -> Result<CaptionReply, CaptionError> {
+        let (deadline, cancelled) = (request.deadline, request.cancelled.clone());
+        within(deadline, &cancelled, async move {
+            let model = self.registry.resolve(request.model.as_deref(), request.version.as_deref())?;
+            // Before the image: a mistake in a parameter should not cost a download.
+            let plan = model.plan(request.prompt.as_deref(), &request.parameters)?;
+            let pixel_values = self.pixel_values(request.image, &model.preprocess).await?;
+            let captions = model.caption(plan, pixel_values, request.deadline, request.cancelled).await?;
+            Ok(CaptionReply { model: model.name.clone(), model_version: model.version.clone(), captions })
+        })
+        .await
+    }
+
+    /// What a model with this preprocessing sees of an image.
+    async fn pixel_values(&self, source: ImageSource, config: &PreprocessConfig) -> Result<PixelValues, CaptionError> {
+        let (bytes, field) = match source {
+            ImageSource::Bytes { bytes, field } => (bytes, Some(field)),
+            ImageSource::Url(url) => (self.fetcher.fetch(&url).await?, None),
+        };
+        self.preprocess(bytes, config).await?.map_err(|error| match field {
+            Some(field) => CaptionError::image(field, &error),
+            // What came from a URL stays one sentence: a caller must not read our network through error texts.
+            None => CaptionError::ImageUrl { reason: "not_an_image", source: Some(error.into()) },
+        })
+    }
+
+    /// Decodes and resizes on the blocking pool, one image a core.
+    async fn preprocess(
+        &self,
+        bytes: Bytes,
+        config: &PreprocessConfig,
+    ) -> Result<Result<PixelValues, DecodeError>, CaptionError> {
+        let permit = Arc::clone(&self.preprocessing).acquire_owned().await.map_err(CaptionError::internal)?;
+        let (limits, config, span) = (self.limits, *config, Span::current());
+        let work = move || {
+            let _permit = permit;
+            let _span = span.entered();
+            image::decode(&bytes, &limits, config.alpha()).map(|rgb| image::preprocess(&rgb, &config))
+        };
+        tokio::task::spawn_blocking(work).await.map_err(CaptionError::internal)
+    }
+}
+
+/// Ends `work` when the deadline passes or the client goes away.
+async fn within<T>(
+    deadline: Option<Instant>,
+    cancelled: &CancellationToken,
+    work: impl Future<Output = Result<T, CaptionError>>,
+) -> Result<T, CaptionError> {
+    let expired = async {
+        match deadline {
+            Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        biased;
+        result = work => result,
+        () = cancelled.cancelled() => Err(CaptionError::Cancelled),
+        () = expired => Err(CaptionError::DeadlineExceeded),
+    }
+}

@@ -1,0 +1,38 @@
+//! `blip-serve check`: are the models what they say they are?
+
+use std::{
+    io::{self, Write},
+    process::ExitCode,
+};
+
+use clap::Args;
+
+use super::{CommandError, ModelArgs, small_runtime};
+use crate::{
+    blip::Runtime,
+    catalogue::Catalogue,
+    registry::ServedModel,
+    telemetry::{self, Verbosity},
+};
+
+/// Verify checksums and graphs of all models against their manifests, and let each caption a self-test image.
+#[derive(Debug, Args)]
+pub(super) struct Check {
+    #[command(flatten)]
+    model_args: ModelArgs,
+}
+
+impl Check {
+    pub(super) fn run(self) -> Result<ExitCode, CommandError> {
+        telemetry::init(&self.model_args.log, Verbosity::Quiet)?;
+        let catalogue = Catalogue::load(&self.model_args.models)?;
+        let runtime = Runtime::load(self.model_args.ort_library.as_deref())?;
+        small_runtime()?.block_on(async {
+            for entry in &catalogue.models {
+                ServedModel::load(entry, &runtime, 1).await.map_err(|error| format!("{}: {error}", entry.name))?;
+                writeln!(io::stdout(), "{}: ok", entry.name)?;
+            }
+            Ok(ExitCode::SUCCESS)
+        })
+    }
+}

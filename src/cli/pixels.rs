@@ -1,0 +1,66 @@
+//! `blip-serve pixels`: what a model sees of an image, for comparison with another preprocessing.
+
+use std::{fs, path::PathBuf, process::ExitCode};
+
+use clap::Args;
+
+use super::CommandError;
+use crate::{
+    catalogue::Catalogue,
+    image::{self, DecodeLimits, PixelValues},
+    registry::preprocess_config,
+};
+
+/// Write what the model sees of an image: `pixel_values`, float32 `[1, 3, H, W]`, as .npy.
+#[derive(Debug, Args)]
+pub(super) struct Pixels {
+    /// An image file
+    image: PathBuf,
+
+    /// Where to write it
+    #[arg(long, value_name = "FILE.npy")]
+    output: PathBuf,
+
+    /// A model's name, or a bundle's folder; the catalogue's default if not given
+    #[arg(long)]
+    model: Option<String>,
+
+    /// The catalogue of models
+    #[arg(long, env = "BLIP_MODELS", default_value = "models.toml")]
+    models: PathBuf,
+
+    /// Most pixels (width x height) of an image
+    #[arg(long, env = "BLIP_MAX_IMAGE_PIXELS", default_value_t = 89_478_485)]
+    max_image_pixels: u64,
+}
+
+impl Pixels {
+    pub(super) fn run(self) -> Result<ExitCode, CommandError> {
+        let entry = Catalogue::select(&self.models, self.model.as_deref())?;
+        let config = preprocess_config(&entry.path)?;
+        let bytes = fs::read(&self.image).map_err(|error| format!("{}: {error}", self.image.display()))?;
+        let limits = DecodeLimits { max_pixels: self.max_image_pixels };
+        let rgb = image::decode(&bytes, &limits, config.alpha())
+            .map_err(|error| format!("{}: {error}", self.image.display()))?;
+        let npy = to_npy(&image::preprocess(&rgb, &config));
+        fs::write(&self.output, npy).map_err(|error| format!("{}: {error}", self.output.display()))?;
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// The NPY format, version 1.0: <https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html>.
+fn to_npy(pixel_values: &PixelValues) -> Vec<u8> {
+    let PixelValues { height, width, data } = pixel_values;
+    let mut header = format!("{{'descr': '<f4', 'fortran_order': False, 'shape': (1, 3, {height}, {width}), }}");
+    // Magic, version and length take 10 bytes; the data begin at a multiple of 64, after a newline.
+    while (10 + header.len() + 1) % 64 != 0 {
+        header.push(' ');
+    }
+    header.push('\n');
+    let mut npy = Vec::with_capacity(10 + header.len() + data.len() * 4);
+    npy.extend_from_slice(b"\x93NUMPY\x01\x00");
+    npy.extend_from_slice(&(header.len() as u16).to_le_bytes());
+    npy.extend_from_slice(header.as_bytes());
+    npy.extend(data.iter().flat_map(|value| value.to_le_bytes()));
+    npy
+}

@@ -1,0 +1,77 @@
+//! `blip-serve serve`: the service.
+
+use std::process::ExitCode;
+
+use clap::Args;
+use tokio::{
+    net::TcpListener,
+    signal::unix::{SignalKind, signal},
+};
+use tracing::info;
+
+use super::{CommandError, ModelArgs};
+use crate::{
+    blip::Runtime,
+    captioner::Captioner,
+    catalogue::Catalogue,
+    config::{ImageConfig, ServerArgs},
+    registry::Registry,
+    server,
+    telemetry::{self, Verbosity},
+};
+
+/// Serve REST and gRPC on one port.
+#[derive(Debug, Args)]
+pub(super) struct Serve {
+    #[command(flatten)]
+    model_args: ModelArgs,
+    #[command(flatten)]
+    server: ServerArgs,
+    #[command(flatten)]
+    image: ImageConfig,
+}
+
+impl Serve {
+    pub(super) fn run(self) -> Result<ExitCode, CommandError> {
+        telemetry::init(&self.model_args.log, Verbosity::Info)?;
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+        runtime.block_on(self.serve())?;
+        // Work that the grace period did not see the end of must not keep the process.
+        runtime.shutdown_background();
+        Ok(ExitCode::SUCCESS)
+    }
+
+    async fn serve(self) -> Result<(), CommandError> {
+        // The signals are ours from here on: one that comes while the models load ends the process cleanly.
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let stop = async move {
+            tokio::select! {
+                _ = terminate.recv() => info!("SIGTERM: draining"),
+                _ = interrupt.recv() => info!("interrupted: draining"),
+            }
+        };
+        tokio::pin!(stop);
+        let config = self.server.clone().resolve(&self.image)?;
+        let captioner = tokio::select! {
+            captioner = self.load() => captioner?,
+            () = &mut stop => return Ok(()),
+        };
+        let bind = |address| async move {
+            TcpListener::bind(address).await.map_err(|error| format!("--listen {address}: {error}"))
+        };
+        let listener = bind(self.server.listen).await?;
+        let admin = match self.server.admin_listen {
+            Some(address) => Some(bind(address).await?),
+            None => None,
+        };
+        Ok(server::serve(listener, admin, config, captioner, stop).await?)
+    }
+
+    async fn load(&self) -> Result<Captioner, CommandError> {
+        let catalogue = Catalogue::load(&self.model_args.models)?;
+        let runtime = Runtime::load(self.model_args.ort_library.as_deref())?;
+        let registry = Registry::load(&catalogue, &runtime, self.server.queue_capacity as usize).await?;
+        Ok(Captioner::new(registry, &self.image).map_err(|error| error.to_string())?)
+    }
+}

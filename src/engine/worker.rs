@@ -1,0 +1,131 @@
+//! The loop of an engine's thread: admit, encode, prefill, step.
+//!
+//! First come, first served. New images are let in between two steps, and what their encoding took is given back to the
+//! images already decoding before the next one is let in: neither side starves, and with a slow encoder the images end
+//! one after the other instead of all at the end.
+
+use std::time::{Duration, Instant};
+
+use tokio::sync::mpsc::{self, error::TryRecvError};
+
+use super::{Entry, Job, batch::Batch};
+use crate::{
+    blip::{BatchKey, BlipModel, RunError},
+    error::CaptionError,
+    generation::Advance,
+};
+
+pub(super) struct Worker {
+    model: BlipModel,
+    max_rows: usize,
+    receiver: mpsc::Receiver<Entry>,
+    batches: Vec<Batch>,
+    /// The next to be let in, when its rows did not fit.
+    waiting: Option<Entry>,
+    /// Time spent encoding that decoding has not had yet.
+    owed: Duration,
+}
+
+impl Worker {
+    pub(super) fn new(model: BlipModel, max_rows: usize, receiver: mpsc::Receiver<Entry>) -> Self {
+        Self { model, max_rows, receiver, batches: Vec::new(), waiting: None, owed: Duration::ZERO }
+    }
+
+    /// Until every handle is dropped and every job is done.
+    pub(super) fn run(mut self) {
+        while let Some(entry) = self.next() {
+            if let Some(entry) = entry {
+                let start = Instant::now();
+                self.admit(entry);
+                self.owed += start.elapsed();
+            }
+            let start = Instant::now();
+            self.step();
+            self.owed = self.owed.saturating_sub(start.elapsed());
+        }
+    }
+
+    /// The next job to let in now: `Some(None)` if there is none but others decode, `None` at the end. Blocks when idle.
+    fn next(&mut self) -> Option<Option<Entry>> {
+        let live_rows: usize = self.batches.iter().map(Batch::rows).sum();
+        let idle = live_rows == 0;
+        if idle {
+            self.owed = Duration::ZERO;
+        } else if self.owed > Duration::ZERO || live_rows >= self.max_rows {
+            return Some(None);
+        }
+        let entry = match self.waiting.take() {
+            Some(entry) => entry,
+            None if idle => self.receiver.blocking_recv()?,
+            None => match self.receiver.try_recv() {
+                Ok(entry) => entry,
+                Err(TryRecvError::Empty | TryRecvError::Disconnected) => return Some(None),
+            },
+        };
+        if !idle && live_rows + entry.job.search.rows() > self.max_rows {
+            self.waiting = Some(entry);
+            return Some(None);
+        }
+        Some(Some(entry))
+    }
+
+    /// Encodes an image, runs its prompt and puts it into a batch; or answers at once, if that is all.
+    fn admit(&mut self, entry: Entry) {
+        let Entry { job, reply } = entry;
+        let _span = reply.span.clone().entered();
+        if let Some(error) = reply.unwanted() {
+            return reply.send(Err(error));
+        }
+        let Job { pixel_values, prompt, mut search, .. } = job;
+        let image = match self.model.encode(&pixel_values) {
+            Ok(image) => image,
+            Err(error) => return reply.send(Err(CaptionError::internal(error))),
+        };
+        if let Some(error) = reply.unwanted() {
+            return reply.send(Err(error));
+        }
+        let first = self.model.prefill(&image, &prompt).and_then(|prefill| {
+            let advance = search.advance(prefill.logits.as_slice()?);
+            Ok::<_, RunError>((prefill, advance))
+        });
+        match first {
+            Err(error) => reply.send(Err(CaptionError::internal(error))),
+            Ok((_, Advance::Done(sequences))) => reply.send(Ok(sequences)),
+            // All rows come from the one prompt: there is nothing to reorder.
+            Ok((prefill, Advance::Continue { token_ids, .. })) => {
+                let key = BatchKey::new(search.rows(), prefill.prompt_len);
+                let batch = batch_for(&mut self.batches, &self.model, key, self.max_rows);
+                batch.join(&self.model, (&image, &prefill), (search, &token_ids), reply);
+            }
+        }
+    }
+
+    fn step(&mut self) {
+        for batch in &mut self.batches {
+            batch.drop_unwanted();
+            if !batch.is_empty() {
+                batch.step(&mut self.model);
+            }
+        }
+        while let Some(index) = self.batches.iter().position(|batch| batch.outgrown().is_some()) {
+            let mut grown = self.batches.swap_remove(index);
+            while let Some((image, key)) = grown.outgrown() {
+                let target = batch_for(&mut self.batches, &self.model, key, self.max_rows);
+                grown.move_to(image, target);
+            }
+            self.batches.push(grown);
+        }
+        // An idle server keeps no caches.
+        self.batches.retain(|batch| !batch.is_empty());
+    }
+}
+
+/// The batch of this key with room for one more image; a new one if there is none.
+fn batch_for<'b>(batches: &'b mut Vec<Batch>, model: &BlipModel, key: BatchKey, max_rows: usize) -> &'b mut Batch {
+    let has_room = |batch: &Batch| batch.key == key && batch.rows() + key.rows <= max_rows;
+    let index = batches.iter().position(has_room).unwrap_or(batches.len());
+    if index == batches.len() {
+        batches.push(Batch::new(model, key));
+    }
+    &mut batches[index]
+}

@@ -1,0 +1,201 @@
+//! Everything that can go wrong with a request, and the one table that turns it into a status.
+//!
+//! Both transports read [`CaptionError::code`]; nothing else decides a status. `Display` is what the client sees: it names
+//! the field and the bound, and never holds an address, a path or the text of a library. The cause is kept as `source`
+//! and goes to the log once, at the edge.
+
+use std::{borrow::Cow, time::Duration};
+
+use http::StatusCode;
+use thiserror::Error;
+
+use crate::{generation::InvalidParameter, image::DecodeError};
+
+/// What an image URL that could not be used is answered with, whatever the reason: a client must not learn from us what
+/// answers inside our network.
+pub const IMAGE_URL_REFUSED: &str = "the image could not be fetched from this URL";
+
+/// A cause for the log.
+pub type Cause = Box<dyn std::error::Error + Send + Sync>;
+
+/// Why a request got no caption.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum CaptionError {
+    /// A field of the request is missing, malformed or out of bounds.
+    #[error("{field}: {reason}")]
+    InvalidArgument {
+        /// Name of the field as the client wrote it, e.g. `num_beams` or `inputs[0].shape`.
+        field: Cow<'static, str>,
+        /// What is wrong, with bound and value.
+        reason: String,
+    },
+    /// The image URL was refused, unresolvable, unreachable, too slow, too large or no image.
+    #[error("img_url: {IMAGE_URL_REFUSED}")]
+    ImageUrl {
+        /// Short label for the counter and the log: "private_address", "timeout", "status", ...
+        reason: &'static str,
+        /// For the log.
+        #[source]
+        source: Option<Cause>,
+    },
+    /// The request's body is above `max_body_bytes`.
+    #[error("request body is larger than {limit} bytes")]
+    BodyTooLarge {
+        /// The setting `max_body_bytes`.
+        limit: u64,
+    },
+    /// No such model.
+    #[error("Request for unknown model: '{name}' is not found")]
+    UnknownModel {
+        /// As the client wrote it, shortened.
+        name: String,
+    },
+    /// The model has no such version.
+    #[error("Request for unknown model: '{name}' version {version} is not found")]
+    UnknownVersion {
+        /// As the client wrote it.
+        name: String,
+        /// As the client wrote it.
+        version: String,
+    },
+    /// No route or method of this name.
+    #[error("Not Found")]
+    NotFound,
+    /// The route exists, for another HTTP method.
+    #[error("Method Not Allowed")]
+    MethodNotAllowed,
+    /// The method is known and not offered.
+    #[error("{0} is not implemented")]
+    Unimplemented(&'static str),
+    /// A header or encoding that the server cannot read.
+    #[error("{0}")]
+    UnsupportedMediaType(&'static str),
+    /// No valid API key.
+    #[error("a valid API key is required: send 'authorization: Bearer <key>'")]
+    Unauthenticated,
+    /// All places are taken; try again.
+    #[error("the server is at its capacity, try again later")]
+    Overloaded {
+        /// When to come back.
+        retry_after: Duration,
+    },
+    /// The deadline of the request passed.
+    #[error("deadline exceeded")]
+    DeadlineExceeded,
+    /// The client went away or cancelled.
+    #[error("the request was cancelled")]
+    Cancelled,
+    /// The model is loading, or the server is shutting down.
+    #[error("{0}")]
+    Unavailable(&'static str),
+    /// Our fault. The client is told nothing but the request id.
+    #[error("internal error")]
+    Internal(#[source] Cause),
+}
+
+/// The classes of failure: each has one gRPC code and one HTTP status.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ErrorCode {
+    /// INVALID_ARGUMENT, 400.
+    InvalidArgument,
+    /// RESOURCE_EXHAUSTED in gRPC, as gRPC itself answers oversize messages; 413.
+    TooLarge,
+    /// NOT_FOUND, 404.
+    NotFound,
+    /// UNIMPLEMENTED, 405.
+    MethodNotAllowed,
+    /// UNIMPLEMENTED, 501.
+    Unimplemented,
+    /// INVALID_ARGUMENT, 415.
+    UnsupportedMediaType,
+    /// UNAUTHENTICATED, 401.
+    Unauthenticated,
+    /// RESOURCE_EXHAUSTED, 429.
+    Overloaded,
+    /// DEADLINE_EXCEEDED, 504.
+    DeadlineExceeded,
+    /// CANCELLED, 499.
+    Cancelled,
+    /// UNAVAILABLE, 503.
+    Unavailable,
+    /// INTERNAL, 500.
+    Internal,
+}
+
+impl ErrorCode {
+    /// gRPC code and HTTP status: the table.
+    pub fn status(self) -> (tonic::Code, StatusCode) {
+        // 499 is nginx's "client closed request"; the client that would read it is gone.
+        let client_closed = StatusCode::from_u16(499).unwrap_or(StatusCode::BAD_REQUEST);
+        match self {
+            Self::InvalidArgument => (tonic::Code::InvalidArgument, StatusCode::BAD_REQUEST),
+            Self::TooLarge => (tonic::Code::ResourceExhausted, StatusCode::PAYLOAD_TOO_LARGE),
+            Self::NotFound => (tonic::Code::NotFound, StatusCode::NOT_FOUND),
+            Self::MethodNotAllowed => (tonic::Code::Unimplemented, StatusCode::METHOD_NOT_ALLOWED),
+            Self::Unimplemented => (tonic::Code::Unimplemented, StatusCode::NOT_IMPLEMENTED),
+            Self::UnsupportedMediaType => (tonic::Code::InvalidArgument, StatusCode::UNSUPPORTED_MEDIA_TYPE),
+            Self::Unauthenticated => (tonic::Code::Unauthenticated, StatusCode::UNAUTHORIZED),
+            Self::Overloaded => (tonic::Code::ResourceExhausted, StatusCode::TOO_MANY_REQUESTS),
+            Self::DeadlineExceeded => (tonic::Code::DeadlineExceeded, StatusCode::GATEWAY_TIMEOUT),
+            Self::Cancelled => (tonic::Code::Cancelled, client_closed),
+            Self::Unavailable => (tonic::Code::Unavailable, StatusCode::SERVICE_UNAVAILABLE),
+            Self::Internal => (tonic::Code::Internal, StatusCode::INTERNAL_SERVER_ERROR),
+        }
+    }
+}
+
+impl CaptionError {
+    /// A request field that is wrong.
+    pub fn invalid(field: impl Into<Cow<'static, str>>, reason: impl Into<String>) -> Self {
+        Self::InvalidArgument { field: field.into(), reason: reason.into() }
+    }
+
+    /// All places are taken.
+    pub fn overloaded() -> Self {
+        Self::Overloaded { retry_after: Duration::from_secs(1) }
+    }
+
+    /// An internal error with its cause for the log.
+    pub fn internal(source: impl Into<Cause>) -> Self {
+        Self::Internal(source.into())
+    }
+
+    /// An image that cannot be read; `field` is where the client put it.
+    pub fn image(field: impl Into<Cow<'static, str>>, error: &DecodeError) -> Self {
+        Self::invalid(field, error.to_string())
+    }
+
+    /// The row of the table.
+    pub fn code(&self) -> ErrorCode {
+        match self {
+            Self::InvalidArgument { .. } | Self::ImageUrl { .. } => ErrorCode::InvalidArgument,
+            Self::BodyTooLarge { .. } => ErrorCode::TooLarge,
+            Self::UnknownModel { .. } | Self::UnknownVersion { .. } | Self::NotFound => ErrorCode::NotFound,
+            Self::MethodNotAllowed => ErrorCode::MethodNotAllowed,
+            Self::Unimplemented(_) => ErrorCode::Unimplemented,
+            Self::UnsupportedMediaType(_) => ErrorCode::UnsupportedMediaType,
+            Self::Unauthenticated => ErrorCode::Unauthenticated,
+            Self::Overloaded { .. } => ErrorCode::Overloaded,
+            Self::DeadlineExceeded => ErrorCode::DeadlineExceeded,
+            Self::Cancelled => ErrorCode::Cancelled,
+            Self::Unavailable(_) => ErrorCode::Unavailable,
+            Self::Internal(_) => ErrorCode::Internal,
+        }
+    }
+
+    /// The field the client should look at, if there is one.
+    pub fn field(&self) -> Option<&str> {
+        match self {
+            Self::InvalidArgument { field, .. } => Some(field),
+            Self::ImageUrl { .. } => Some("img_url"),
+            _ => None,
+        }
+    }
+}
+
+impl From<InvalidParameter> for CaptionError {
+    fn from(error: InvalidParameter) -> Self {
+        Self::invalid(error.field, error.reason)
+    }
+}

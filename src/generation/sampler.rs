@@ -1,0 +1,133 @@
+//! Random draws among candidates, reproducible by seed.
+//!
+//! One `ChaCha8` stream a search, keyed with the seed's eight bytes (little-endian, then zeros), read as 53-bit fractions.
+//! A draw walks the cumulative probabilities in order of the candidates, so the same seed and scores give the same ids on
+//! every platform, whatever else is decoded at the same time.
+
+use rand_chacha::{
+    ChaCha8Rng,
+    rand_core::{Rng, SeedableRng},
+};
+
+use super::{
+    top_k::{Candidate, best_first},
+    warper,
+};
+
+/// The source of randomness of one search.
+#[derive(Debug)]
+pub(super) struct Sampler {
+    rng: ChaCha8Rng,
+    /// One weight for each candidate, kept to save an allocation a draw.
+    weights: Vec<f32>,
+}
+
+impl Sampler {
+    /// Without a seed, a random one.
+    pub(super) fn new(seed: Option<u64>) -> Self {
+        let mut key = [0; 32];
+        key[..8].copy_from_slice(&seed.unwrap_or_else(rand::random).to_le_bytes());
+        Self { rng: ChaCha8Rng::from_seed(key), weights: Vec::new() }
+    }
+
+    /// Draws one candidate by softmax of the scores; `None` of none.
+    pub(super) fn draw(&mut self, candidates: &[Candidate]) -> Option<Candidate> {
+        self.weigh(candidates);
+        self.draw_weighed().map(|position| candidates[position])
+    }
+
+    /// Draws up to `count` different candidates one after the other, each by softmax of the scores of those left, and
+    /// leaves them in the order drawn. When only scores too small for a probability are left, the best go first.
+    pub(super) fn draw_without_replacement(&mut self, candidates: &[Candidate], count: usize) -> Vec<Candidate> {
+        self.weigh(candidates);
+        let mut drawn = Vec::with_capacity(count);
+        while drawn.len() < count
+            && let Some(position) = self.draw_weighed()
+        {
+            self.weights[position] = 0.0;
+            drawn.push(position);
+        }
+        if drawn.len() < count {
+            let scores: Vec<f32> = candidates.iter().map(|candidate| candidate.score).collect();
+            let rest: Vec<usize> = best_first(&scores).filter(|position| !drawn.contains(position)).collect();
+            drawn.extend(rest.into_iter().take(count - drawn.len()));
+        }
+        drawn.into_iter().map(|position| candidates[position]).collect()
+    }
+
+    fn weigh(&mut self, candidates: &[Candidate]) {
+        self.weights.clear();
+        self.weights.extend(warper::weights(candidates));
+    }
+
+    /// Position drawn by weight; `None` if all weights are 0.
+    fn draw_weighed(&mut self) -> Option<usize> {
+        let total: f64 = self.weights.iter().copied().map(f64::from).sum();
+        let target = self.uniform() * total;
+        let mut cumulative = 0.0;
+        // Never past the end: the same sum in the same order is `total`, and target < total unless both are 0.
+        self.weights.iter().position(|&weight| {
+            cumulative += f64::from(weight);
+            cumulative > target
+        })
+    }
+
+    /// In [0, 1), a multiple of 2^-53.
+    fn uniform(&mut self) -> f64 {
+        (self.rng.next_u64() >> 11) as f64 / (1_u64 << 53) as f64
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn candidates(scores: &[f32]) -> Vec<Candidate> {
+        scores.iter().enumerate().map(|(index, &score)| Candidate { index, score }).collect()
+    }
+
+    #[test]
+    fn seed_0_reads_the_published_key_stream_of_chacha8() {
+        // ECRYPT test vector, 256-bit key and IV of zeros: 3e00ef2f895f40d6 7f5bb8e81f09a5a1 ...
+        let mut sampler = Sampler::new(Some(0));
+        for word in [0xd640_5f89_2fef_003e_u64, 0xa1a5_091f_e8b8_5b7f] {
+            assert_eq!(sampler.uniform(), (word >> 11) as f64 / 2_f64.powi(53));
+        }
+    }
+
+    #[test]
+    fn a_draw_takes_the_first_candidate_whose_cumulative_probability_exceeds_the_fraction() {
+        // The first fraction of seed 0 is 0.8369; weights 4 : 1 : 1 put the first bound below it, the second above.
+        let drawn = Sampler::new(Some(0)).draw(&candidates(&[4_f32.ln(), 0.0, 0.0]));
+        assert_eq!(drawn.map(|candidate| candidate.index), Some(2));
+        let drawn = Sampler::new(Some(0)).draw(&candidates(&[4_f32.ln(), 1_f32.ln(), 0.1_f32.ln()]));
+        assert_eq!(drawn.map(|candidate| candidate.index), Some(1));
+    }
+
+    #[test]
+    fn without_a_seed_no_two_samplers_agree() {
+        let first: Vec<f64> = (0..4).map(|_| Sampler::new(None).uniform()).collect();
+        assert!(first.windows(2).all(|pair| pair[0] != pair[1]));
+    }
+
+    #[test]
+    fn nothing_is_drawn_twice_and_what_has_no_probability_comes_last_best_first() {
+        let scores = [-1e9, 0.0, -2e9, -1.0, -1e9];
+        for seed in 0..50 {
+            let drawn = Sampler::new(Some(seed)).draw_without_replacement(&candidates(&scores), 9);
+            let mut order: Vec<usize> = drawn.iter().map(|candidate| candidate.index).collect();
+            assert_eq!(order.split_off(2), [0, 4, 2]);
+            order.sort_unstable();
+            assert_eq!(order, [1, 3]);
+        }
+    }
+
+    #[test]
+    fn an_infinite_score_takes_all() {
+        for seed in 0..20 {
+            let drawn = Sampler::new(Some(seed)).draw(&candidates(&[0.0, f32::INFINITY, 3.0]));
+            assert_eq!(drawn.map(|candidate| candidate.index), Some(1));
+        }
+        assert_eq!(Sampler::new(Some(0)).draw(&[]), None);
+    }
+}

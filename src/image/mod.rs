@@ -1,0 +1,27 @@
+//! From the bytes of an image file to `pixel_values`, exactly as Pillow and transformers do it.
+//!
+//! Three steps: [`decode`] (bytes -> RGB), `resample` (Pillow's resize) and [`preprocess`] (normalised floats). This room
+//! knows nothing of models, ONNX Runtime or the network.
+
+mod decode;
+mod error;
+#[cfg(test)]
+mod golden;
+mod preprocess;
+mod resample;
+
+pub use decode::{AlphaPolicy, DecodeLimits, decode};
+pub use error::DecodeError;
+pub use preprocess::{PixelValues, PreprocessConfig, preprocess};
+pub use resample::{Filter, ResizeOrder};
+
+/// An 8-bit RGB image, row-major, three bytes a pixel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RgbImage {
+    /// Pixels in a row, >= 1.
+    pub width: u32,
+    /// Rows, >= 1.
+    pub height: u32,
+    /// `[height, width, 3]`.
+    pub data: Vec<u8>,
+}

@@ -1,0 +1,126 @@
+//! From RGB pixels to `pixel_values`, as the Pillow backend of transformers' image processors computes them.
+//!
+//! Resize on 8 bits, then rescale and normalise. The last two are a function of channel and sample alone, so they are a
+//! table of 3 x 256 floats, filled with numpy's own steps and types: equal to the last bit.
+
+use serde::Deserialize;
+
+use super::resample::{Filter, ResizeOrder, resize};
+use super::{AlphaPolicy, RgbImage};
+
+/// What a model wants done to its images, as its manifest says it; not yet checked.
+#[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
+pub struct PreprocessFields {
+    /// Rows of the result.
+    pub height: u32,
+    /// Columns of the result.
+    pub width: u32,
+    /// Kernel of the resize.
+    pub resample: Filter,
+    /// Which of the two passes of the resize comes first.
+    pub resize_order: ResizeOrder,
+    /// What becomes of transparent pixels when a file is decoded.
+    pub alpha: AlphaPolicy,
+    /// Whether samples are multiplied with `rescale_factor`.
+    pub do_rescale: bool,
+    /// Usually 1/255.
+    pub rescale_factor: f64,
+    /// Whether `image_mean` is subtracted and the result divided by `image_std`.
+    pub do_normalize: bool,
+    /// Red, green, blue.
+    pub image_mean: [f64; 3],
+    /// Red, green, blue.
+    pub image_std: [f64; 3],
+}
+
+/// Checked preprocessing settings of one model.
+#[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
+#[serde(try_from = "PreprocessFields")]
+pub struct PreprocessConfig(PreprocessFields);
+
+/// One preprocessed image.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PixelValues {
+    /// Rows.
+    pub height: usize,
+    /// Columns.
+    pub width: usize,
+    /// `[3, height, width]`: the red plane, the green one, the blue one.
+    pub data: Vec<f32>,
+}
+
+impl PixelValues {
+    /// A picture of one colour, mid-gray or near it: for a model's self-test.
+    pub fn flat(config: &PreprocessConfig) -> Self {
+        let (height, width) = config.size();
+        Self { height, width, data: vec![0.0; 3 * height * width] }
+    }
+}
+
+impl TryFrom<PreprocessFields> for PreprocessConfig {
+    type Error = &'static str;
+
+    fn try_from(fields: PreprocessFields) -> Result<Self, Self::Error> {
+        Self::new(fields)
+    }
+}
+
+impl PreprocessConfig {
+    /// Largest height and width.
+    pub const MAX_SIDE: u32 = 8192;
+
+    /// Checks the fields; the error names the field that is out of range.
+    pub fn new(fields: PreprocessFields) -> Result<Self, &'static str> {
+        let is_side = |side| (1..=Self::MAX_SIDE).contains(&side);
+        if !is_side(fields.height) || !is_side(fields.width) {
+            return Err("height and width must lie between 1 and 8192");
+        }
+        if fields.do_rescale && !fields.rescale_factor.is_finite() {
+            return Err("rescale_factor must be finite");
+        }
+        if fields.do_normalize && !fields.image_mean.iter().all(|mean| mean.is_finite()) {
+            return Err("image_mean must be finite");
+        }
+        // Division happens in f32, so that is where it must not be by zero.
+        let divides = |std: &f64| std.is_finite() && *std as f32 != 0.0;
+        if fields.do_normalize && !fields.image_std.iter().all(divides) {
+            return Err("image_std must be finite and not 0");
+        }
+        Ok(Self(fields))
+    }
+
+    /// What becomes of transparent pixels; for [`decode`](super::decode).
+    pub fn alpha(&self) -> AlphaPolicy {
+        self.0.alpha
+    }
+
+    /// Height and width of every [`PixelValues`] made with these settings.
+    pub fn size(&self) -> (usize, usize) {
+        (self.0.height as usize, self.0.width as usize)
+    }
+
+    /// The value of each sample of one channel, with numpy's types: the product in f64, all else in f32.
+    fn table(&self, channel: usize) -> [f32; 256] {
+        let fields = &self.0;
+        let (mean, std) = (fields.image_mean[channel] as f32, fields.image_std[channel] as f32);
+        std::array::from_fn(|sample| {
+            let sample = sample as f64;
+            let value = if fields.do_rescale { sample * fields.rescale_factor } else { sample } as f32;
+            if fields.do_normalize { (value - mean) / std } else { value }
+        })
+    }
+}
+
+/// Squashes the image to the model's size and normalises it.
+pub fn preprocess(image: &RgbImage, config: &PreprocessConfig) -> PixelValues {
+    let fields = &config.0;
+    let resized = resize(image, fields.width, fields.height, fields.resample, fields.resize_order);
+    let (height, width) = config.size();
+    let mut data = Vec::with_capacity(3 * height * width);
+    for channel in 0..3 {
+        let table = config.table(channel);
+        let samples = resized.data.iter().skip(channel).step_by(3);
+        data.extend(samples.map(|&sample| table[usize::from(sample)]));
+    }
+    PixelValues { height, width, data }
+}

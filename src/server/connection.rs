@@ -1,0 +1,181 @@
+//! One connection of HTTP/1.1 or h2c, from its first byte to its last.
+//!
+//! Every wait on a peer has an end: silent and idle connections are closed, headers have a time and a size.
+
+use std::{
+    convert::Infallible,
+    pin::{Pin, pin},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use axum::body::Body;
+use bytes::Bytes;
+use http::{Request, Response};
+use hyper::{
+    body::{Body as HttpBody, Frame, Incoming, SizeHint},
+    service::service_fn,
+};
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    server::conn::auto,
+};
+use tokio::{
+    net::TcpStream,
+    time::{Instant, MissedTickBehavior, interval},
+};
+use tower::ServiceExt;
+use tracing::debug;
+
+use super::{Application, listen::Signals};
+
+/// Requests at a time on one HTTP/2 connection.
+const MAX_STREAMS: u32 = 128;
+/// Bytes and number of a request's headers.
+const MAX_HEADER_BYTES: u32 = 32 << 10;
+const MAX_HEADERS: usize = 100;
+/// From the first byte of a request to the end of its headers; and from connecting to the first request.
+const HEADER_TIME: Duration = Duration::from_secs(10);
+/// A connection without a request in flight is closed after this.
+const IDLE_TIME: Duration = Duration::from_secs(75);
+/// Between two looks at whether a connection is idle.
+const IDLE_CHECK: Duration = Duration::from_secs(1);
+/// HTTP/2 pings find peers that vanished.
+const PING_INTERVAL: Duration = Duration::from_secs(30);
+const PING_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Serves one connection to its end.
+pub(super) async fn drive(stream: TcpStream, application: Application, signals: Signals) {
+    // Answers are small and complete: waiting for more to send gains nothing.
+    stream.set_nodelay(true).ok();
+    let activity = Arc::new(Activity::default());
+    let service = {
+        let activity = activity.clone();
+        service_fn(move |request: Request<Incoming>| answer(application.clone(), activity.clone(), request))
+    };
+    let builder = builder();
+    let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
+    let mut idle = IdleClock::new(activity);
+    let mut ticks = interval(IDLE_CHECK);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut is_closing = false;
+    loop {
+        tokio::select! {
+            result = connection.as_mut() => {
+                if let Err(error) = result {
+                    debug!(error, "connection ended");
+                }
+                return;
+            }
+            () = signals.draining.cancelled(), if !is_closing => {
+                is_closing = true;
+                connection.as_mut().graceful_shutdown();
+            }
+            () = signals.closed.cancelled() => return,
+            _ = ticks.tick() => match idle.state() {
+                Idle::No => {}
+                Idle::Long if !is_closing => {
+                    is_closing = true;
+                    connection.as_mut().graceful_shutdown();
+                }
+                Idle::Long => {}
+                Idle::TooLong => return,
+            },
+        }
+    }
+}
+
+fn builder() -> auto::Builder<TokioExecutor> {
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_TIME)
+        .max_buf_size(MAX_HEADER_BYTES as usize)
+        .max_headers(MAX_HEADERS);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(MAX_STREAMS)
+        .max_header_list_size(MAX_HEADER_BYTES)
+        .keep_alive_interval(PING_INTERVAL)
+        .keep_alive_timeout(PING_TIMEOUT)
+        .adaptive_window(true);
+    builder
+}
+
+async fn answer(
+    application: Application,
+    activity: Arc<Activity>,
+    request: Request<Incoming>,
+) -> Result<Response<Guarded>, Infallible> {
+    activity.had_request.store(true, Ordering::Relaxed);
+    let response = application.oneshot(request.map(Body::new)).await?;
+    Ok(response.map(|body| Guarded { body, _activity: activity }))
+}
+
+/// What a connection does; every request in flight holds one clone.
+#[derive(Debug, Default)]
+struct Activity {
+    had_request: AtomicBool,
+}
+
+/// Measures how long a connection has had nothing in flight.
+struct IdleClock {
+    activity: Arc<Activity>,
+    /// Clones that exist without any request: ours and the service's.
+    base: usize,
+    since: Instant,
+}
+
+enum Idle {
+    No,
+    Long,
+    TooLong,
+}
+
+impl IdleClock {
+    fn new(activity: Arc<Activity>) -> Self {
+        let base = Arc::strong_count(&activity);
+        Self { activity, base, since: Instant::now() }
+    }
+
+    fn state(&mut self) -> Idle {
+        if Arc::strong_count(&self.activity) > self.base {
+            self.since = Instant::now();
+        }
+        let limit = if self.activity.had_request.load(Ordering::Relaxed) { IDLE_TIME } else { HEADER_TIME };
+        match self.since.elapsed() {
+            elapsed if elapsed > limit + HEADER_TIME => Idle::TooLong,
+            elapsed if elapsed > limit => Idle::Long,
+            _ => Idle::No,
+        }
+    }
+}
+
+/// A response body that keeps its connection busy until it is sent.
+struct Guarded {
+    body: Body,
+    _activity: Arc<Activity>,
+}
+
+impl HttpBody for Guarded {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}

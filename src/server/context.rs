@@ -1,0 +1,176 @@
+//! What the layers learn about a request before it reaches a handler: its transport, its id and its kind.
+//!
+//! Layers and handlers find a [`RequestContext`] in the request's extensions and answer failures through it (`status.rs`),
+//! so that every failure looks the same wherever it was found.
+
+use std::{convert::Infallible, sync::Arc, time::Instant};
+
+use axum::{extract::FromRequestParts, response::Response};
+use http::{HeaderMap, HeaderName, Method, Request, header, request::Parts};
+
+use crate::error::CaptionError;
+
+/// Header and gRPC metadata key of the request id, both ways.
+pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// A client's request id above this length is replaced.
+const MAX_REQUEST_ID_BYTES: usize = 128;
+
+/// The protocol a request came in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Wire {
+    /// `content-type: application/grpc*`.
+    Grpc,
+    /// Everything else.
+    Rest,
+}
+
+/// What a request is for: decides whether it needs a key and a place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// Probes: neither key nor place, for kubelets carry no key and must be answered under load.
+    Health,
+    /// Metadata and reflection: a key, no place.
+    Metadata,
+    /// Work for the model, and everything unknown: a key and a place.
+    Inference,
+}
+
+/// One request as the layers see it.
+#[derive(Clone, Debug)]
+pub(crate) struct RequestContext {
+    /// How to answer.
+    pub(crate) wire: Wire,
+    /// What it is for.
+    pub(crate) kind: Kind,
+    /// The client's own id if it sent a sane one, else ours; visible ASCII.
+    pub(crate) request_id: Arc<str>,
+}
+
+/// When the answer must be there; an extension set by the deadline layer.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Deadline(pub(crate) Instant);
+
+impl RequestContext {
+    /// Reads the head of a request.
+    pub(crate) fn of<B>(request: &Request<B>) -> Self {
+        let wire = wire(request.headers());
+        let kind = match wire {
+            Wire::Grpc => grpc_kind(request.uri().path()),
+            Wire::Rest => rest_kind(request.method(), request.uri().path()),
+        };
+        Self { wire, kind, request_id: request_id(request.headers()) }
+    }
+
+    /// The context of a request that went through the chain; a fresh one for any other.
+    pub(crate) fn from_extensions(extensions: &http::Extensions) -> Self {
+        extensions.get::<Self>().cloned().unwrap_or_else(|| Self::of(&Request::new(())))
+    }
+}
+
+impl<S: Sync> FromRequestParts<S> for RequestContext {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
+        Ok(Self::from_extensions(&parts.extensions))
+    }
+}
+
+impl<S: Sync> FromRequestParts<S> for Deadline {
+    type Rejection = Response;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Response> {
+        let missing = || CaptionError::internal("the deadline layer did not run");
+        let context = || RequestContext::from_extensions(&parts.extensions);
+        parts.extensions.get::<Self>().copied().ok_or_else(|| context().response(&missing()))
+    }
+}
+
+fn wire(headers: &HeaderMap) -> Wire {
+    let content_type = headers.get(header::CONTENT_TYPE).map_or(&b""[..], |value| value.as_bytes());
+    let prefix = b"application/grpc";
+    let is_grpc = content_type.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix));
+    if is_grpc { Wire::Grpc } else { Wire::Rest }
+}
+
+fn grpc_kind(path: &str) -> Kind {
+    match path {
+        path if path.starts_with("/grpc.health.v1.") => Kind::Health,
+        path if path.starts_with("/grpc.reflection.") => Kind::Metadata,
+        _ => Kind::Inference,
+    }
+}
+
+fn rest_kind(method: &Method, path: &str) -> Kind {
+    if method != Method::GET && method != Method::HEAD {
+        return Kind::Inference;
+    }
+    let segments: Vec<&str> = path.split('/').skip(1).take(7).collect();
+    match segments[..] {
+        ["v2", "health", _] | ["v2", "models", _, "ready"] | ["v2", "models", _, "versions", _, "ready"] => {
+            Kind::Health
+        }
+        _ => Kind::Metadata,
+    }
+}
+
+fn request_id(headers: &HeaderMap) -> Arc<str> {
+    let given = headers.get(REQUEST_ID).and_then(|value| value.to_str().ok());
+    let is_sane = |id: &&str| {
+        !id.is_empty() && id.len() <= MAX_REQUEST_ID_BYTES && id.bytes().all(|byte| byte.is_ascii_graphic())
+    };
+    given.filter(is_sane).map_or_else(|| format!("{:032x}", rand::random::<u128>()).into(), Into::into)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn context(method: &str, path: &str, headers: &[(&str, &str)]) -> RequestContext {
+        let mut request = Request::builder().method(method).uri(path);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        RequestContext::of(&request.body(()).unwrap())
+    }
+
+    #[test]
+    fn only_probes_are_health() {
+        for (method, path, kind) in [
+            ("GET", "/v2/health/ready", Kind::Health),
+            ("GET", "/v2/models/m/ready", Kind::Health),
+            ("GET", "/v2/models/m/versions/1/ready", Kind::Health),
+            ("GET", "/v2/models/ready", Kind::Metadata),
+            ("GET", "/v2", Kind::Metadata),
+            ("POST", "/v2/models/m/ready", Kind::Inference),
+            ("POST", "/infer", Kind::Inference),
+        ] {
+            assert_eq!(context(method, path, &[]).kind, kind, "{method} {path}");
+        }
+    }
+
+    #[test]
+    fn the_content_type_decides_the_transport() {
+        for (value, wire) in [
+            ("application/grpc", Wire::Grpc),
+            ("Application/GRPC+proto", Wire::Grpc),
+            ("application/json", Wire::Rest),
+            ("application/gr", Wire::Rest),
+        ] {
+            assert_eq!(context("POST", "/infer", &[("content-type", value)]).wire, wire, "{value}");
+        }
+        assert_eq!(
+            context("POST", "/grpc.health.v1.Health/Check", &[("content-type", "application/grpc")]).kind,
+            Kind::Health
+        );
+    }
+
+    #[test]
+    fn a_sane_request_id_is_kept_and_any_other_replaced() {
+        assert_eq!(&*context("GET", "/", &[("x-request-id", "abc-1")]).request_id, "abc-1");
+        for bad in ["", "two words", &"x".repeat(MAX_REQUEST_ID_BYTES + 1)] {
+            let id = context("GET", "/", &[("x-request-id", bad)]).request_id;
+            assert_eq!(id.len(), 32, "{bad:?}");
+        }
+    }
+}

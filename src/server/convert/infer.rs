@@ -1,0 +1,212 @@
+//! What an Open Inference request means to us: images, prompts and generation parameters.
+//!
+//! N images give N (times `num_return_sequences`) rows, in the rank that the images came in.
+
+use std::collections::HashSet;
+
+use serde_json::Value;
+
+use crate::{
+    caption::{CaptionRequest, ImageSource},
+    error::{CaptionError, IMAGE_URL_REFUSED},
+    generation::GenerationParameters,
+    server::convert::{
+        ContentLimits,
+        answer::{AnswerForm, outputs},
+        echo, image,
+        oip::{InferInput, InferRequest},
+        parameters, prompt,
+    },
+};
+
+/// Images in one request.
+const MAX_IMAGES: usize = 32;
+
+/// Request-level parameters that other servers' clients send and that mean nothing here.
+const RESERVED: [&str; 7] =
+    ["sequence_id", "sequence_start", "sequence_end", "priority", "timeout", "headers", "binary_data_output"];
+
+/// An inference request with its meaning.
+#[derive(Debug)]
+pub(crate) struct Inference {
+    /// One per image.
+    pub(crate) requests: Vec<CaptionRequest>,
+    form: AnswerForm,
+}
+
+/// The inputs by their meaning.
+#[derive(Default)]
+struct Inputs {
+    images: Option<(Vec<ImageSource>, usize)>,
+    texts: Option<(String, Vec<Option<String>>)>,
+    parameters: GenerationParameters,
+}
+
+impl Inference {
+    /// Checks the content of `request`; `envelope` holds all that it does not say itself (model, deadline, ...).
+    pub(crate) fn new(
+        request: InferRequest,
+        envelope: &CaptionRequest,
+        limits: ContentLimits,
+    ) -> Result<Self, CaptionError> {
+        let model = envelope.model.as_deref().unwrap_or_default();
+        let mut inputs = Inputs::default();
+        let mut seen = HashSet::new();
+        for input in request.inputs {
+            let name = canonical(&input.name);
+            if !seen.insert(name.to_owned()) {
+                return Err(CaptionError::invalid(format!("{}.name", input.field), format!("'{name}' is given twice")));
+            }
+            inputs.add(name, &input, model, limits)?;
+        }
+        for (name, value) in &request.parameters {
+            let is_reserved = RESERVED.contains(&name.as_str()) || name.starts_with("triton_");
+            match parameters::set(&mut inputs.parameters, name, value) {
+                Some(outcome) => outcome?,
+                None if is_reserved => {}
+                None => {
+                    return Err(CaptionError::invalid(format!("parameters.{}", echo(name)), "is no known parameter"));
+                }
+            }
+        }
+        let outputs = outputs(&request.outputs, model)?;
+        let (images, rank) = inputs.images.ok_or_else(|| {
+            CaptionError::invalid("img_url", "missing required input 'img_url' (or 'image' with the bytes of a file)")
+        })?;
+        let prompts = spread(inputs.texts, images.len())?;
+        let of_image = |(image, prompt)| CaptionRequest {
+            image,
+            prompt,
+            parameters: inputs.parameters.clone(),
+            ..envelope.clone()
+        };
+        let requests = images.into_iter().zip(prompts).map(of_image).collect();
+        Ok(Self { requests, form: AnswerForm { id: request.id, rank, outputs } })
+    }
+
+    /// The requests, and how to write their answers.
+    pub(crate) fn into_parts(self) -> (Vec<CaptionRequest>, AnswerForm) {
+        (self.requests, self.form)
+    }
+}
+
+impl Inputs {
+    fn add(&mut self, name: &str, input: &InferInput, model: &str, limits: ContentLimits) -> Result<(), CaptionError> {
+        match name {
+            "img_url" => self.add_images(input, model, |text| image::from_url(text, limits)),
+            "image" => self.add_images(input, model, |text| image::from_base64(text, limits)),
+            "text" => {
+                let texts = strings(input, model)?.map(|text| prompt(&input.name, text));
+                self.texts = Some((input.name.clone(), texts.collect::<Result<_, _>>()?));
+                Ok(())
+            }
+            name => self.add_parameter(name, input, model),
+        }
+    }
+
+    fn add_images(
+        &mut self,
+        input: &InferInput,
+        model: &str,
+        read: impl Fn(&str) -> Result<ImageSource, CaptionError>,
+    ) -> Result<(), CaptionError> {
+        if self.images.is_some() {
+            return Err(CaptionError::invalid(input.name.clone(), "only one of img_url and image can be given"));
+        }
+        let count = input.data.len();
+        if count > MAX_IMAGES {
+            let reason = format!("has {count} elements, more than the limit of {MAX_IMAGES} images");
+            return Err(CaptionError::invalid(format!("{}.data", input.field), reason));
+        }
+        if input.shape.get(1).is_some_and(|width| *width != 1) {
+            let reason = format!("unexpected shape {:?} for '{}', expected [N] or [N, 1]", input.shape, input.name);
+            return Err(CaptionError::invalid(format!("{}.shape", input.field), reason));
+        }
+        let images = gather(strings(input, model)?.map(read))?;
+        self.images = Some((images, input.shape.len()));
+        Ok(())
+    }
+
+    fn add_parameter(&mut self, name: &str, input: &InferInput, model: &str) -> Result<(), CaptionError> {
+        let is_list = name == "bad_words";
+        if parameters::is_known(name) && !is_list && input.data.len() != 1 {
+            let reason = format!("has {} elements, '{name}' takes one", input.data.len());
+            return Err(CaptionError::invalid(format!("{}.data", input.field), reason));
+        }
+        let value = if is_list { Value::Array(input.data.clone()) } else { input.data[0].clone() };
+        parameters::set(&mut self.parameters, name, &value).unwrap_or_else(|| {
+            let reason = format!("unexpected inference input '{}' for model '{model}'", echo(name));
+            Err(CaptionError::invalid(format!("{}.name", input.field), reason))
+        })
+    }
+}
+
+/// The results in order, or all failures of images in one error that names their places.
+pub(crate) fn gather<T>(
+    results: impl ExactSizeIterator<Item = Result<T, CaptionError>>,
+) -> Result<Vec<T>, CaptionError> {
+    let count = results.len();
+    let mut values = Vec::with_capacity(count);
+    let mut failures: Vec<(String, String)> = vec![];
+    for (index, result) in results.enumerate() {
+        match result {
+            Ok(value) => values.push(value),
+            Err(error) if count == 1 => return Err(error),
+            Err(error) => failures.push(of_image(index, error)?),
+        }
+    }
+    let mut failures = failures.into_iter();
+    let Some((field, mut reason)) = failures.next() else { return Ok(values) };
+    for (field, more) in failures {
+        reason = format!("{reason}; {field}: {more}");
+    }
+    Err(CaptionError::invalid(field, reason))
+}
+
+/// Field and reason of an error that belongs to one image of several; any other error is the request's.
+fn of_image(index: usize, error: CaptionError) -> Result<(String, String), CaptionError> {
+    match error {
+        CaptionError::ImageUrl { reason, source } => {
+            tracing::debug!(index, reason, source = source.map(tracing::field::display), "image URL refused");
+            Ok((format!("img_url[{index}]"), IMAGE_URL_REFUSED.to_owned()))
+        }
+        CaptionError::InvalidArgument { field, reason }
+            if ["image", "img_url", "text", "prompt"].contains(&field.as_ref()) =>
+        {
+            Ok((format!("{field}[{index}]"), reason))
+        }
+        other => Err(other),
+    }
+}
+
+/// The one name of each input.
+fn canonical(name: &str) -> &str {
+    match name {
+        "image_url" => "img_url",
+        "prompt" => "text",
+        name => name,
+    }
+}
+
+fn strings<'a>(input: &'a InferInput, model: &str) -> Result<impl ExactSizeIterator<Item = &'a str>, CaptionError> {
+    if input.datatype != "BYTES" {
+        let (name, datatype) = (&input.name, &input.datatype);
+        let reason = format!("inference input '{name}' data-type is '{datatype}', but model '{model}' expects 'BYTES'");
+        return Err(CaptionError::invalid(format!("{}.datatype", input.field), reason));
+    }
+    // Elements of BYTES are strings: checked with the form.
+    Ok(input.data.iter().map(|value| value.as_str().unwrap_or_default()))
+}
+
+/// One prompt for each image: as many as there are images, or one for all.
+fn spread(texts: Option<(String, Vec<Option<String>>)>, images: usize) -> Result<Vec<Option<String>>, CaptionError> {
+    match texts {
+        None => Ok(vec![None; images]),
+        Some((_, texts)) if texts.len() == images => Ok(texts),
+        Some((_, texts)) if texts.len() == 1 => Ok(vec![texts[0].clone(); images]),
+        Some((name, texts)) => {
+            let reason = format!("has {} elements, expected 1 or one for each of the {images} images", texts.len());
+            Err(CaptionError::invalid(name, reason))
+        }
+    }
+}

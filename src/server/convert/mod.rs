@@ -1,0 +1,47 @@
+//! Wire <-> domain: every check of a request's form is made here, once; the rooms behind take what they get.
+//!
+//! `image` and `parameters` are shared by all surfaces, `oip` (form), `infer` (meaning) and
+//! `answer` are the Open Inference request, `typed` is `blip.v1`.
+
+pub(crate) mod answer;
+pub(crate) mod image;
+pub(crate) mod infer;
+pub(crate) mod oip;
+pub(crate) mod parameters;
+pub(crate) mod typed;
+
+use crate::{config::ServerConfig, error::CaptionError, server::status::shorten};
+
+/// Bytes of a prompt; the longest text a BLIP text decoder takes is far shorter.
+const MAX_PROMPT_BYTES: usize = 16_384;
+
+/// Bytes of a client's name that an error repeats.
+const MAX_ECHO_BYTES: usize = 64;
+
+/// Bounds of a request's content.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ContentLimits {
+    /// Bytes of one image file.
+    pub(crate) max_image_bytes: usize,
+}
+
+impl ContentLimits {
+    /// From the settings.
+    pub(crate) fn new(config: &ServerConfig) -> Self {
+        Self { max_image_bytes: config.max_image_bytes }
+    }
+}
+
+/// A prompt from the wire; an empty one is none. `field` is the client's name for it.
+pub(crate) fn prompt(field: &str, text: &str) -> Result<Option<String>, CaptionError> {
+    if text.len() > MAX_PROMPT_BYTES {
+        let reason = format!("must be at most {MAX_PROMPT_BYTES} bytes, got {}", text.len());
+        return Err(CaptionError::invalid(field.to_owned(), reason));
+    }
+    Ok((!text.is_empty()).then(|| text.to_owned()))
+}
+
+/// A client's name, shortened for an error.
+fn echo(name: &str) -> String {
+    shorten(name, MAX_ECHO_BYTES)
+}

@@ -1,0 +1,119 @@
+//! Readiness, and `grpc.health.v1` over it.
+//!
+//! One watch channel holds the [`Phase`] of the server; REST probes and this service both read it. Check of an unknown
+//! service is NOT_FOUND; Watch of one says SERVICE_UNKNOWN and stays open. A Watch ends by itself once it has said that the
+//! server is going away, so that an open stream never holds up a shutdown.
+
+use std::pin::Pin;
+
+use futures_util::{Stream, stream};
+use tokio::sync::watch;
+use tonic::{Request, Response, Status};
+use tonic_health::pb::{
+    HealthCheckRequest, HealthCheckResponse, health_check_response::ServingStatus, health_server::Health,
+};
+
+use crate::{error::CaptionError, server::context::RequestContext};
+
+/// Where the server is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// Not yet accepting.
+    Starting,
+    /// Ready.
+    Serving,
+    /// Told to stop; finishing what it has.
+    Draining,
+}
+
+/// The services whose status can be asked for; "" is the whole server.
+const SERVICES: [&str; 2] = ["", "blip.v1.CaptionService"];
+
+/// `grpc.health.v1.Health`.
+#[derive(Clone, Debug)]
+pub(crate) struct HealthService {
+    phase: watch::Receiver<Phase>,
+}
+
+impl HealthService {
+    /// Answers from `phase`.
+    pub(crate) fn new(phase: watch::Receiver<Phase>) -> Self {
+        Self { phase }
+    }
+}
+
+#[tonic::async_trait]
+impl Health for HealthService {
+    async fn check(&self, request: Request<HealthCheckRequest>) -> Result<Response<HealthCheckResponse>, Status> {
+        if !SERVICES.contains(&request.get_ref().service.as_str()) {
+            return Err(RequestContext::from_extensions(request.extensions()).status(&CaptionError::NotFound));
+        }
+        let status = serving_status(*self.phase.borrow());
+        Ok(Response::new(HealthCheckResponse { status: status.into() }))
+    }
+
+    type WatchStream = Pin<Box<dyn Stream<Item = Result<HealthCheckResponse, Status>> + Send>>;
+
+    async fn watch(&self, request: Request<HealthCheckRequest>) -> Result<Response<Self::WatchStream>, Status> {
+        let is_known = SERVICES.contains(&request.get_ref().service.as_str());
+        Ok(Response::new(Box::pin(statuses(self.phase.clone(), is_known))))
+    }
+}
+
+/// The status now, then every change of it, up to the end of the server.
+fn statuses(
+    phase: watch::Receiver<Phase>,
+    is_known: bool,
+) -> impl Stream<Item = Result<HealthCheckResponse, Status>> + Send {
+    stream::unfold((phase, None), move |(mut phase, mut last)| async move {
+        loop {
+            let now = *phase.borrow_and_update();
+            let status = if is_known { serving_status(now) } else { ServingStatus::ServiceUnknown };
+            if last.replace(status) != Some(status) {
+                return Some((Ok(HealthCheckResponse { status: status.into() }), (phase, last)));
+            }
+            if now == Phase::Draining || phase.changed().await.is_err() {
+                return None;
+            }
+        }
+    })
+}
+
+fn serving_status(phase: Phase) -> ServingStatus {
+    match phase {
+        Phase::Serving => ServingStatus::Serving,
+        Phase::Starting | Phase::Draining => ServingStatus::NotServing,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::{FutureExt, StreamExt};
+
+    use super::*;
+
+    async fn next(stream: &mut (impl Stream<Item = Result<HealthCheckResponse, Status>> + Unpin)) -> Option<i32> {
+        stream.next().await.map(|item| item.unwrap().status)
+    }
+
+    #[tokio::test]
+    async fn a_watch_tells_every_change_and_ends_with_the_server() {
+        let (sender, receiver) = watch::channel(Phase::Starting);
+        let mut stream = Box::pin(statuses(receiver, true));
+        assert_eq!(next(&mut stream).await, Some(ServingStatus::NotServing.into()));
+        sender.send_replace(Phase::Serving);
+        assert_eq!(next(&mut stream).await, Some(ServingStatus::Serving.into()));
+        assert!(next(&mut stream).now_or_never().is_none());
+        sender.send_replace(Phase::Draining);
+        assert_eq!(next(&mut stream).await, Some(ServingStatus::NotServing.into()));
+        assert_eq!(next(&mut stream).await, None);
+    }
+
+    #[tokio::test]
+    async fn a_watch_of_an_unknown_service_stays_open() {
+        let (_sender, receiver) = watch::channel(Phase::Serving);
+        let mut stream = Box::pin(statuses(receiver, false));
+        assert_eq!(next(&mut stream).await, Some(ServingStatus::ServiceUnknown.into()));
+        assert!(next(&mut stream).now_or_never().is_none());
+    }
+}

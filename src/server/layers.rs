@@ -1,0 +1,164 @@
+//! The one chain that every request of both transports passes, outermost first: identity (request id, span, log line,
+//! panics), API key, body limit, admission, deadline.
+//!
+//! Each layer is an async function around the next one and answers refusals through the request's context.
+
+use std::{panic::AssertUnwindSafe, str, sync::Arc, time::Duration};
+
+use axum::{
+    body::Body,
+    extract::{Request, State},
+    middleware::Next,
+    response::Response,
+};
+use futures_util::FutureExt;
+use http::{HeaderMap, HeaderValue, header};
+use tokio::{
+    sync::Semaphore,
+    time::{Instant, timeout_at},
+};
+use tokio_util::sync::CancellationToken;
+use tonic::{Code, Status};
+use tracing::{Instrument, debug, info_span};
+
+use crate::{
+    config::{ApiKeys, ServerConfig},
+    error::CaptionError,
+    server::{
+        body,
+        context::{Deadline, Kind, REQUEST_ID, RequestContext, Wire},
+        timeout::requested_timeout,
+    },
+};
+
+/// What a client that found the house full is told to wait.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// What the layers need to know; shared by all requests.
+#[derive(Debug)]
+pub(crate) struct Policy {
+    api_keys: ApiKeys,
+    max_body_bytes: usize,
+    places: Semaphore,
+    request_timeout: Duration,
+    closing: CancellationToken,
+}
+
+impl Policy {
+    /// `closing` ends every request that is still running when the grace of a shutdown is over.
+    pub(crate) fn new(config: &ServerConfig, closing: CancellationToken) -> Arc<Self> {
+        Arc::new(Self {
+            api_keys: config.api_keys.clone(),
+            max_body_bytes: config.max_body_bytes,
+            places: Semaphore::new(config.queue_capacity),
+            request_timeout: config.request_timeout,
+            closing,
+        })
+    }
+}
+
+/// Gives the request its context and its span, logs its end, turns a panic into an internal error.
+pub(crate) async fn identify(mut request: Request, next: Next) -> Response {
+    let context = RequestContext::of(&request);
+    let span = info_span!(
+        "request",
+        request_id = &*context.request_id,
+        wire = ?context.wire,
+        method = %request.method(),
+        path = request.uri().path(),
+    );
+    request.extensions_mut().insert(context.clone());
+    let started = Instant::now();
+    let answer = async {
+        let answer = AssertUnwindSafe(next.run(request)).catch_unwind().await;
+        let mut response = answer.unwrap_or_else(|_| context.response(&CaptionError::internal("a handler panicked")));
+        if let Ok(id) = HeaderValue::from_str(&context.request_id) {
+            response.headers_mut().insert(REQUEST_ID, id);
+        }
+        let elapsed_ms = started.elapsed().as_millis();
+        debug!(status = response.status().as_u16(), elapsed_ms, "request answered");
+        response
+    };
+    answer.instrument(span).await
+}
+
+/// Lets in whoever needs no key or has one.
+pub(crate) async fn authenticate(State(policy): State<Arc<Policy>>, request: Request, next: Next) -> Response {
+    let context = RequestContext::from_extensions(request.extensions());
+    let is_open = policy.api_keys.is_empty() || context.kind == Kind::Health;
+    if is_open || bearer_key(request.headers()).is_some_and(|key| policy.api_keys.contains(key)) {
+        return next.run(request).await;
+    }
+    refuse(request, &context, &CaptionError::Unauthenticated).await
+}
+
+/// Refuses bodies that announce too many bytes, and puts tonic's own refusals into our words.
+///
+/// REST handlers count the bytes as they read; tonic checks each message against the same limit.
+pub(crate) async fn limit_body(State(policy): State<Arc<Policy>>, request: Request, next: Next) -> Response {
+    let context = RequestContext::from_extensions(request.extensions());
+    let limit = policy.max_body_bytes as u64;
+    let too_large = CaptionError::BodyTooLarge { limit };
+    if body::announced_length(request.headers()).is_some_and(|length| length > limit) {
+        return refuse(request, &context, &too_large).await;
+    }
+    let response = next.run(request).await;
+    match foreign_error(&context, &response) {
+        Some(Code::OutOfRange | Code::ResourceExhausted) => context.response(&too_large),
+        Some(Code::Internal | Code::Unknown) => {
+            context.response(&CaptionError::invalid("message", "is not a valid gRPC message of this method"))
+        }
+        Some(Code::Unimplemented) => context.response(&CaptionError::Unimplemented("this method or encoding")),
+        _ => response,
+    }
+}
+
+/// Gives inference one of `queue_capacity` places in the house, or refuses at once.
+pub(crate) async fn admit(State(policy): State<Arc<Policy>>, request: Request, next: Next) -> Response {
+    let context = RequestContext::from_extensions(request.extensions());
+    if context.kind != Kind::Inference {
+        return next.run(request).await;
+    }
+    match policy.places.try_acquire() {
+        Ok(_place) => next.run(request).await,
+        Err(_) => refuse(request, &context, &CaptionError::Overloaded { retry_after: RETRY_AFTER }).await,
+    }
+}
+
+/// Sets the deadline, and answers when it passes or when the server closes.
+pub(crate) async fn expire(State(policy): State<Arc<Policy>>, mut request: Request, next: Next) -> Response {
+    let context = RequestContext::from_extensions(request.extensions());
+    let timeout = match requested_timeout(context.wire, request.headers()) {
+        Ok(timeout) => timeout.map_or(policy.request_timeout, |timeout| timeout.min(policy.request_timeout)),
+        Err(error) => return refuse(request, &context, &error).await,
+    };
+    let deadline = Instant::now() + timeout;
+    request.extensions_mut().insert(Deadline(deadline.into_std()));
+    tokio::select! {
+        answer = timeout_at(deadline, next.run(request)) => {
+            answer.unwrap_or_else(|_| context.response(&CaptionError::DeadlineExceeded))
+        }
+        () = policy.closing.cancelled() => {
+            context.response(&CaptionError::Unavailable("the server is shutting down"))
+        }
+    }
+}
+
+/// Answers a request whose body nobody has read.
+pub(crate) async fn refuse(request: Request<Body>, context: &RequestContext, error: &CaptionError) -> Response {
+    body::discard(request).await;
+    context.response(error)
+}
+
+fn bearer_key(headers: &HeaderMap) -> Option<&str> {
+    let (scheme, key) = headers.get(header::AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| key.trim())
+}
+
+/// The code of a gRPC failure that tonic answered by itself: ours always carry details.
+fn foreign_error(context: &RequestContext, response: &Response) -> Option<Code> {
+    if context.wire != Wire::Grpc || response.headers().contains_key("grpc-status-details-bin") {
+        return None;
+    }
+    Status::from_header_map(response.headers()).map(|status| status.code())
+}

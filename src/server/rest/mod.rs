@@ -1,0 +1,82 @@
+//! REST: the routes of the Open Inference Protocol, which are also those of the template's clients.
+//!
+//! Handlers return `Result<Response, CaptionError>`; [`answer`] turns the error into JSON.
+
+mod infer;
+mod metadata;
+
+use std::sync::Arc;
+
+use axum::{
+    Router,
+    extract::{FromRequestParts, RawPathParams, Request},
+    response::Response,
+    routing::{get, post},
+};
+use http::request::Parts;
+
+use crate::{
+    error::CaptionError,
+    server::{context::RequestContext, house::House, layers::refuse},
+};
+
+/// Every REST route; an unknown path is a JSON 404, a wrong verb a JSON 405.
+pub(crate) fn router(house: Arc<House>) -> Router {
+    health_routes()
+        .route("/v2", get(metadata::server))
+        .route("/v2/", get(metadata::server))
+        .route("/v2/models/{model}", get(metadata::model))
+        .route("/v2/models/{model}/versions/{version}", get(metadata::model))
+        .route("/v2/models/{model}/infer", post(infer::infer))
+        .route("/v2/models/{model}/versions/{version}/infer", post(infer::infer))
+        .route("/infer", post(infer::infer))
+        .fallback(not_found)
+        .method_not_allowed_fallback(wrong_verb)
+        .with_state(house)
+}
+
+/// Health alone, for the administrators' port.
+pub(crate) fn health_router(house: Arc<House>) -> Router {
+    health_routes().fallback(not_found).method_not_allowed_fallback(wrong_verb).with_state(house)
+}
+
+fn health_routes() -> Router<Arc<House>> {
+    Router::new()
+        .route("/v2/health/live", get(metadata::live))
+        .route("/v2/health/ready", get(metadata::ready))
+        .route("/v2/models/{model}/ready", get(metadata::model_ready))
+        .route("/v2/models/{model}/versions/{version}/ready", get(metadata::model_ready))
+}
+
+/// Model and version of a path; neither stands for the default model.
+#[derive(Clone, Debug, Default)]
+struct ModelPath {
+    model: Option<String>,
+    version: Option<String>,
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for ModelPath {
+    type Rejection = Response;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Response> {
+        // Refused where an escape is no UTF-8: there can be no such model.
+        let Ok(params) = RawPathParams::from_request_parts(parts, state).await else {
+            return Err(RequestContext::from_extensions(&parts.extensions).response(&CaptionError::NotFound));
+        };
+        let find = |wanted: &str| params.iter().find(|(name, _)| *name == wanted).map(|(_, value)| value.to_owned());
+        Ok(Self { model: find("model"), version: find("version") })
+    }
+}
+
+/// The response, or the error as JSON.
+fn answer(context: &RequestContext, result: Result<Response, CaptionError>) -> Response {
+    result.unwrap_or_else(|error| context.response(&error))
+}
+
+async fn not_found(context: RequestContext, request: Request) -> Response {
+    refuse(request, &context, &CaptionError::NotFound).await
+}
+
+async fn wrong_verb(context: RequestContext, request: Request) -> Response {
+    refuse(request, &context, &CaptionError::MethodNotAllowed).await
+}

@@ -1,0 +1,229 @@
+//! `blip.v1`, health and reflection with real gRPC clients.
+
+use std::time::Duration;
+
+use serde_json::json;
+use tonic::{Code, Request, Status, transport::Channel};
+use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
+use tonic_types::StatusExt;
+
+use crate::support::{
+    ImageServer, Server, model, pb,
+    pb::{caption_request::Source, caption_service_client::CaptionServiceClient},
+    png, post, refused_sentence, run,
+};
+
+async fn client(server: &Server) -> CaptionServiceClient<Channel> {
+    CaptionServiceClient::new(server.channel().await).max_encoding_message_size(usize::MAX)
+}
+
+fn picture() -> pb::CaptionRequest {
+    pb::CaptionRequest { source: Some(Source::Image(png().into())), ..Default::default() }
+}
+
+fn at(url: String) -> pb::CaptionRequest {
+    pb::CaptionRequest { source: Some(Source::ImageUrl(url)), ..Default::default() }
+}
+
+fn reason(status: &Status) -> String {
+    status.get_error_details().error_info().map(|info| info.reason.clone()).unwrap_or_default()
+}
+
+#[test]
+fn a_caption_is_the_same_over_both_transports() {
+    run(async {
+        let server = Server::start(&[]).await;
+        let images = ImageServer::start().await;
+        let mut client = client(&server).await;
+        let parameters = pb::GenerationParameters {
+            num_beams: Some(3),
+            num_return_sequences: Some(2),
+            repetition_penalty: Some(1.2),
+            early_stopping: Some("true".into()),
+            ..Default::default()
+        };
+        let asked = pb::CaptionRequest {
+            model: model().into(),
+            prompt: Some("a".into()),
+            parameters: Some(parameters),
+            id: "x".into(),
+            ..picture()
+        };
+        let reply = client.caption(asked.clone()).await.unwrap().into_inner();
+        assert_eq!((reply.id.as_str(), reply.model.as_str(), reply.model_version.as_str()), ("x", model(), "1"));
+        let by_url = pb::CaptionRequest { source: at(images.url("/cat.png")).source, ..asked };
+        assert_eq!(client.caption(by_url).await.unwrap().into_inner(), reply);
+        for caption in &reply.captions {
+            assert!(caption.token_ids.len() > 1 && caption.score.is_finite(), "{caption:?}");
+            assert_ne!(caption.finish_reason(), pb::FinishReason::Unspecified);
+        }
+        let input = |name: &str, text: &str| json!({"name": name, "shape": [1], "datatype": "BYTES", "data": [text]});
+        let body = json!({
+            "inputs": [input("img_url", &images.url("/cat.png")), input("text", "a")],
+            "parameters": {"num_beams": 3, "num_return_sequences": 2, "repetition_penalty": 1.2, "early_stopping": true},
+        });
+        let rest = post(server.address, "/infer", &[], &body.to_string()).await.captions();
+        assert_eq!(rest, reply.captions.iter().map(|caption| caption.text.clone()).collect::<Vec<_>>());
+    });
+}
+
+#[test]
+fn mistakes_are_invalid_arguments_with_their_field() {
+    run(async {
+        let server = Server::start(&[]).await;
+        let mut client = client(&server).await;
+        let with = |parameters| pb::CaptionRequest { parameters: Some(parameters), ..picture() };
+        let text = pb::CaptionRequest { source: Some(Source::Image("text".into())), ..Default::default() };
+        for (request, field) in [
+            (pb::CaptionRequest::default(), "image"),
+            (text, "image"),
+            (at("http://127.0.0.1:1/".into()), "img_url"),
+            (with(pb::GenerationParameters { num_beams: Some(0), ..Default::default() }), "num_beams"),
+            (
+                with(pb::GenerationParameters { early_stopping: Some("x".into()), ..Default::default() }),
+                "early_stopping",
+            ),
+            (
+                with(pb::GenerationParameters { top_p: Some(f32::NAN), do_sample: Some(true), ..Default::default() }),
+                "top_p",
+            ),
+        ] {
+            let status = client.caption(request).await.unwrap_err();
+            let details = status.get_error_details();
+            assert_eq!(status.code(), Code::InvalidArgument, "{status}");
+            assert_eq!(details.bad_request().unwrap().field_violations[0].field, field, "{status}");
+            assert!(status.message().starts_with(&format!("{field}: ")), "{status}");
+            assert_eq!(details.request_info().unwrap().request_id, status.metadata().get("x-request-id").unwrap());
+        }
+        let status = client.caption(at("ftp://x/".into())).await.unwrap_err();
+        assert_eq!((status.message(), reason(&status)), (refused_sentence().as_str(), "IMAGE_URL_REFUSED".into()));
+        let status = client.caption(pb::CaptionRequest { model: "none".into(), ..picture() }).await.unwrap_err();
+        assert_eq!((status.code(), reason(&status)), (Code::NotFound, "UNKNOWN_MODEL".into()));
+    });
+}
+
+#[test]
+fn keys_are_metadata_and_health_needs_none() {
+    run(async {
+        let server = Server::start(&["--api-keys=alpha"]).await;
+        let mut client = client(&server).await;
+        let status = client.caption(picture()).await.unwrap_err();
+        assert_eq!((status.code(), reason(&status)), (Code::Unauthenticated, "UNAUTHENTICATED".into()));
+        let mut request = Request::new(picture());
+        request.metadata_mut().insert("authorization", "Bearer alpha".parse().unwrap());
+        client.caption(request).await.unwrap();
+        HealthClient::new(server.channel().await).check(HealthCheckRequest::default()).await.unwrap();
+    });
+}
+
+#[test]
+fn deadlines_and_overload_have_their_codes() {
+    run(async {
+        let server = Server::start(&["--queue-capacity=1"]).await;
+        let images = ImageServer::start().await;
+        let mut client = client(&server).await;
+        let mut late = Request::new(at(images.url("/slow")));
+        // In the metadata only: the client itself would otherwise answer for the server.
+        late.metadata_mut().insert("grpc-timeout", "300m".parse().unwrap());
+        let mut other = client.clone();
+        let late = tokio::spawn(async move { other.caption(late).await.unwrap_err() });
+        images.slow_request().await;
+        let status = client.caption(picture()).await.unwrap_err();
+        assert_eq!((status.code(), reason(&status)), (Code::ResourceExhausted, "OVERLOADED".into()));
+        assert_eq!(status.get_error_details().retry_info().unwrap().retry_delay, Some(Duration::from_secs(1)));
+        let late = late.await.unwrap();
+        assert_eq!((late.code(), reason(&late)), (Code::DeadlineExceeded, "DEADLINE_EXCEEDED".into()));
+        let mut odd = Request::new(picture());
+        odd.metadata_mut().insert("grpc-timeout", "soon".parse().unwrap());
+        assert_eq!(client.caption(odd).await.unwrap_err().code(), Code::InvalidArgument);
+        client.caption(picture()).await.unwrap();
+    });
+}
+
+#[test]
+fn an_oversize_message_is_resource_exhausted() {
+    run(async {
+        let server = Server::start(&["--max-body-bytes=100000"]).await;
+        let large = pb::CaptionRequest { source: Some(Source::Image(vec![0; 5_000_000].into())), ..Default::default() };
+        let status = client(&server).await.caption(large).await.unwrap_err();
+        assert_eq!((status.code(), reason(&status)), (Code::ResourceExhausted, "BODY_TOO_LARGE".into()));
+        assert_eq!(status.message(), "request body is larger than 100000 bytes");
+    });
+}
+
+#[test]
+fn what_no_service_knows_is_unimplemented_and_garbage_is_refused() {
+    run(async {
+        let server = Server::start(&[]).await;
+        let call = async |path: &'static str, message: Vec<u8>| {
+            let mut client = tonic::client::Grpc::new(server.channel().await);
+            client.ready().await.unwrap();
+            let codec = tonic_prost::ProstCodec::<Bytes, Bytes>::default();
+            client.unary(Request::new(Bytes { field: message }), path.parse().unwrap(), codec).await.unwrap_err()
+        };
+        for path in ["/blip.v1.CaptionService/Nothing", "/nobody.Service/Nothing"] {
+            let status = call(path, vec![]).await;
+            assert_eq!((status.code(), reason(&status)), (Code::Unimplemented, "UNIMPLEMENTED".into()), "{path}");
+        }
+        // Field 1 is a string there, and these bytes are no UTF-8.
+        let status = call("/blip.v1.CaptionService/Caption", vec![0xff, 0xfe]).await;
+        assert_eq!(status.code(), Code::InvalidArgument, "{status}");
+        assert_eq!(status.message(), "message: is not a valid gRPC message of this method");
+    });
+}
+
+/// A message of one bytes field, to send what no well-behaved client would.
+#[derive(Clone, PartialEq, prost::Message)]
+struct Bytes {
+    #[prost(bytes = "vec", tag = "1")]
+    field: Vec<u8>,
+}
+
+#[test]
+fn health_follows_the_standard() {
+    run(async {
+        let server = Server::start(&[]).await;
+        let mut client = HealthClient::new(server.channel().await);
+        let ask = |service: &str| HealthCheckRequest { service: service.to_owned() };
+        for service in ["", "blip.v1.CaptionService"] {
+            let reply = client.check(ask(service)).await.unwrap().into_inner();
+            assert_eq!(reply.status(), ServingStatus::Serving, "{service}");
+        }
+        assert_eq!(client.check(ask("nobody")).await.unwrap_err().code(), Code::NotFound);
+    });
+}
+
+/// Asks one version of the reflection service for the names of all services.
+macro_rules! service_names {
+    ($version:ident, $channel:expr) => {{
+        use tonic_reflection::pb::$version::{
+            ServerReflectionRequest, server_reflection_client::ServerReflectionClient,
+            server_reflection_request::MessageRequest, server_reflection_response::MessageResponse,
+        };
+        let message_request = Some(MessageRequest::ListServices(String::new()));
+        let request = ServerReflectionRequest { message_request, ..Default::default() };
+        let mut client = ServerReflectionClient::new($channel);
+        let mut replies = client.server_reflection_info(tokio_stream::once(request)).await.unwrap().into_inner();
+        match replies.message().await.unwrap().unwrap().message_response {
+            Some(MessageResponse::ListServicesResponse(list)) => {
+                list.service.into_iter().map(|service| service.name).collect::<Vec<String>>()
+            }
+            other => panic!("{other:?}"),
+        }
+    }};
+}
+
+#[test]
+fn reflection_lists_every_service_in_both_versions() {
+    run(async {
+        let server = Server::start(&[]).await;
+        for (names, own) in [
+            (service_names!(v1, server.channel().await), "grpc.reflection.v1.ServerReflection"),
+            (service_names!(v1alpha, server.channel().await), "grpc.reflection.v1alpha.ServerReflection"),
+        ] {
+            for service in ["blip.v1.CaptionService", "grpc.health.v1.Health", own] {
+                assert!(names.iter().any(|name| name == service), "{service}: {names:?}");
+            }
+        }
+    });
+}

@@ -1,0 +1,118 @@
+//! Bounds: bodies, places, deadlines, and clients that go away; over REST. The same over gRPC is in `grpc`.
+
+use std::sync::atomic::Ordering;
+
+use serde_json::json;
+use tokio::time::{Duration, Instant, sleep};
+
+use crate::support::{ImageServer, Reply, Server, chunked_post, connect, exchange, get, post, read_reply, run};
+
+fn body(url: &str) -> String {
+    json!({"inputs": [{"name": "img_url", "shape": [1], "datatype": "BYTES", "data": [url]}]}).to_string()
+}
+
+fn request(url: &str) -> String {
+    let body = body(url);
+    format!("POST /infer HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}", body.len())
+}
+
+fn assert_too_large(reply: &Reply) {
+    assert_eq!((reply.status, reply.error().as_str()), (413, "request body is larger than 1000 bytes"));
+}
+
+#[test]
+fn an_oversize_body_gets_an_answer_and_not_a_reset() {
+    run(async {
+        let server = Server::start(&["--max-body-bytes=1000"]).await.address;
+        for size in [1001, 10_000_000] {
+            assert_too_large(&post(server, "/infer", &[], &"x".repeat(size)).await);
+            assert_too_large(&chunked_post(server, "/infer", &"x".repeat(size)).await);
+        }
+        let asked = "POST /infer HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\ncontent-length: 1001\r\nconnection: close\r\n\r\n";
+        assert_too_large(&exchange(server, asked).await);
+        let fits = post(server, "/infer", &[], &" ".repeat(1000)).await;
+        assert_eq!(fits.status, 400);
+    });
+}
+
+#[test]
+fn a_full_house_says_so_and_still_answers_probes() {
+    run(async {
+        let server = Server::start(&["--queue-capacity=1"]).await.address;
+        let images = ImageServer::start().await;
+        let mut first = connect(server, &request(&images.url("/slow"))).await;
+        images.slow_request().await;
+        let second = exchange(server, &request(&images.url("/cat.png"))).await;
+        assert_eq!((second.status, second.headers["retry-after"].as_str()), (429, "1"));
+        assert_eq!(second.error(), "the server is at its capacity, try again later");
+        for path in ["/v2/health/live", "/v2/health/ready", "/v2"] {
+            assert_eq!(get(server, path, &[]).await.status, 200, "{path}");
+        }
+        images.release();
+        assert_eq!(read_reply(&mut first).await.status, 200);
+        assert_eq!(exchange(server, &request(&images.url("/cat.png"))).await.status, 200);
+    });
+}
+
+#[test]
+fn a_client_that_goes_away_frees_its_place() {
+    run(async {
+        let server = Server::start(&["--queue-capacity=1"]).await.address;
+        let images = ImageServer::start().await;
+        let first = connect(server, &request(&images.url("/slow"))).await;
+        images.slow_request().await;
+        drop(first);
+        let give_up = Instant::now() + Duration::from_secs(3);
+        loop {
+            let reply = exchange(server, &request(&images.url("/cat.png"))).await;
+            if reply.status == 200 {
+                break;
+            }
+            assert!(reply.status == 429 && Instant::now() < give_up, "{reply:?}");
+            sleep(Duration::from_millis(20)).await;
+        }
+        assert_eq!(images.slow_requests.load(Ordering::SeqCst), 1);
+    });
+}
+
+#[test]
+fn the_deadline_is_the_client_s_or_the_server_s() {
+    run(async {
+        let images = ImageServer::start().await;
+        let slow = body(&images.url("/slow"));
+        let patient = Server::start(&[]).await.address;
+        let hasty = Server::start(&["--request-timeout=0.1"]).await.address;
+        for (server, headers) in
+            [(patient, &["x-request-timeout-ms: 100"][..]), (hasty, &[]), (hasty, &["x-request-timeout-ms: 100000"])]
+        {
+            let started = Instant::now();
+            let reply = post(server, "/infer", headers, &slow).await;
+            assert_eq!((reply.status, reply.error().as_str()), (504, "deadline exceeded"));
+            assert!(started.elapsed() < Duration::from_secs(4));
+        }
+        let reply = post(patient, "/infer", &["x-request-timeout-ms: soon"], &slow).await;
+        assert!(reply.status == 400 && reply.error().starts_with("x-request-timeout-ms: "), "{reply:?}");
+    });
+}
+
+#[test]
+fn a_body_that_never_comes_is_given_up() {
+    run(async {
+        let server = Server::start(&["--request-timeout=0.2"]).await.address;
+        let half = "POST /infer HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: 100\r\n\r\n{";
+        let reply = exchange(server, half).await;
+        assert_eq!(reply.status, 504);
+    });
+}
+
+#[test]
+fn headers_are_bounded() {
+    run(async {
+        let server = Server::start(&[]).await.address;
+        let long = format!("x-long: {}", "y".repeat(100_000));
+        assert_eq!(get(server, "/v2", &[&long]).await.status, 431);
+        let many: Vec<String> = (0..200).map(|index| format!("x-{index}: y")).collect();
+        let many: Vec<&str> = many.iter().map(String::as_str).collect();
+        assert_eq!(get(server, "/v2", &many).await.status, 431);
+    });
+}

@@ -1,0 +1,121 @@
+//! A web server with one good picture and every kind of bad answer.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    sync::Notify,
+};
+
+/// Serves until the end of the test process.
+pub(crate) struct ImageServer {
+    address: String,
+    /// Requests for `/slow` that have come.
+    pub(crate) slow_requests: Arc<AtomicUsize>,
+    arrived: Arc<Notify>,
+    release: Arc<Notify>,
+}
+
+impl ImageServer {
+    /// On a free port.
+    pub(crate) async fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let server = Self {
+            address: listener.local_addr().unwrap().to_string(),
+            slow_requests: Arc::default(),
+            arrived: Arc::default(),
+            release: Arc::default(),
+        };
+        let (count, arrived, release) = (server.slow_requests.clone(), server.arrived.clone(), server.release.clone());
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                tokio::spawn(answer(stream, count.clone(), arrived.clone(), release.clone()));
+            }
+        });
+        server
+    }
+
+    /// The URL of one of the paths of `answer`.
+    pub(crate) fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.address)
+    }
+
+    /// Waits until somebody waits for `/slow`.
+    pub(crate) async fn slow_request(&self) {
+        self.arrived.notified().await;
+    }
+
+    /// Answers one request for `/slow`.
+    pub(crate) fn release(&self) {
+        self.release.notify_one();
+    }
+}
+
+async fn answer(mut stream: TcpStream, count: Arc<AtomicUsize>, arrived: Arc<Notify>, release: Arc<Notify>) {
+    let mut head = vec![];
+    while !head.ends_with(b"\r\n\r\n") {
+        match stream.read_u8().await {
+            Ok(byte) => head.push(byte),
+            Err(_) => return,
+        }
+    }
+    let head = String::from_utf8(head).unwrap();
+    let path = head.split(' ').nth(1).unwrap_or_default();
+    if path == "/slow" {
+        count.fetch_add(1, Ordering::SeqCst);
+        arrived.notify_one();
+        release.notified().await;
+    }
+    // A fetcher that has seen enough hangs up.
+    stream.write_all(&response(path)).await.ok();
+    if path == "/endless" {
+        while stream.write_all(b"10000\r\n").await.is_ok() && stream.write_all(&[7; 0x10002]).await.is_ok() {}
+    }
+}
+
+fn response(path: &str) -> Vec<u8> {
+    let (path, query) = path.split_once('?').unwrap_or((path, ""));
+    let redirect =
+        |target: &str| format!("HTTP/1.1 302 Found\r\nlocation: {target}\r\ncontent-length: 0\r\n\r\n").into();
+    let ok = |headers: &str, body: &[u8]| {
+        let length = body.len();
+        [format!("HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: {length}\r\n{headers}\r\n").as_bytes(), body]
+            .concat()
+    };
+    match path {
+        "/cat.png" | "/slow" => ok("content-type: image/png\r\n", &png()),
+        "/mislabelled" => ok("content-type: text/html\r\n", &png()),
+        "/text" => ok("content-type: image/png\r\n", b"this is no picture"),
+        "/empty" => ok("", b""),
+        "/encoded" => ok("content-encoding: gzip\r\n", &png()),
+        "/announced" => b"HTTP/1.1 200 OK\r\ncontent-length: 99999999999\r\n\r\n".to_vec(),
+        "/endless" => b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n".to_vec(),
+        "/short" => b"HTTP/1.1 200 OK\r\ncontent-length: 1000\r\nconnection: close\r\n\r\nonly this".to_vec(),
+        "/partial" => b"HTTP/1.1 206 Partial Content\r\ncontent-length: 1\r\n\r\nx".to_vec(),
+        "/garbage" => b"\x16\x03\x01 no HTTP at all\r\n\r\n".to_vec(),
+        "/redirect" => redirect(query),
+        "/loop" => redirect("/loop"),
+        "/nowhere" => b"HTTP/1.1 302 Found\r\ncontent-length: 0\r\n\r\n".to_vec(),
+        _ => b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n".to_vec(),
+    }
+}
+
+/// A small picture with some content.
+pub(crate) fn png() -> Vec<u8> {
+    let (width, height) = (64_u32, 48_u32);
+    let pixel = |index: u32| {
+        let (x, y) = (index % width, index / width);
+        let is_inside = (x.abs_diff(32)).pow(2) + (y.abs_diff(24)).pow(2) < 300;
+        if is_inside { [230, 60, 20] } else { [x as u8 * 2, 120, y as u8 * 4] }
+    };
+    let pixels: Vec<u8> = (0..width * height).flat_map(pixel).collect();
+    let mut file = vec![];
+    let mut encoder = png::Encoder::new(&mut file, width, height);
+    encoder.set_color(png::ColorType::Rgb);
+    encoder.write_header().unwrap().write_image_data(&pixels).unwrap();
+    file
+}

@@ -1,0 +1,120 @@
+//! What every test needs: one loaded model, servers on free ports, plain clients.
+
+mod http;
+mod image_server;
+
+use std::{env, net::SocketAddr, path::PathBuf, sync::LazyLock, time::Duration};
+
+use blip_serve::{
+    blip::Runtime,
+    captioner::Captioner,
+    catalogue::{Catalogue, ModelEntry},
+    config::{ImageConfig, ServerArgs},
+    registry::Registry,
+    server::serve,
+};
+use clap::{Args, Command, FromArgMatches};
+use tokio::{net::TcpListener, runtime, sync::oneshot, task::JoinHandle, time::timeout};
+use tonic::transport::Channel;
+
+pub(crate) use self::{
+    http::{Reply, chunked_post, connect, exchange, get, post, read_reply},
+    image_server::{ImageServer, png},
+};
+
+/// The messages and clients of `proto/`.
+#[allow(clippy::pedantic, missing_docs)]
+pub(crate) mod pb {
+    tonic::include_proto!("blip.v1");
+}
+
+/// Longer than any step of a test takes, shorter than a person waits.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The other name of the model under test.
+pub(crate) const ALIAS: &str = "scenes_0123abcd";
+
+/// One runtime for all tests: the HTTP client of the captioner keeps connections between them.
+static RUNTIME: LazyLock<runtime::Runtime> =
+    LazyLock::new(|| runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap());
+
+/// The model is loaded once.
+static CAPTIONER: LazyLock<Captioner> = LazyLock::new(|| {
+    let registry = RUNTIME
+        .handle()
+        .block_on(async { Registry::load(&catalogue(), &Runtime::load(None).unwrap(), 64).await.unwrap() });
+    Captioner::new(registry, &parse::<ImageConfig>(&["--allow-private-networks", "--fetch-timeout=5"])).unwrap()
+});
+
+/// Runs a test on the shared runtime, with an end.
+pub(crate) fn run<T>(test: impl Future<Output = T>) -> T {
+    // Loaded outside the runtime: the load blocks on it.
+    LazyLock::force(&CAPTIONER);
+    RUNTIME.block_on(async { timeout(PATIENCE, test).await.expect("the test hangs") })
+}
+
+/// A server of this process.
+pub(crate) struct Server {
+    pub(crate) address: SocketAddr,
+    shutdown: Option<oneshot::Sender<()>>,
+    task: JoinHandle<()>,
+}
+
+impl Server {
+    /// With these flags besides the tests' own.
+    pub(crate) async fn start(flags: &[&str]) -> Self {
+        let main = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = main.local_addr().unwrap();
+        let (shutdown, stop) = oneshot::channel::<()>();
+        let images: ImageConfig = parse(&["--max-image-bytes=2000000"]);
+        let config = parse::<ServerArgs>(flags).resolve(&images).unwrap();
+        let task = tokio::spawn(async move {
+            let stop = async { stop.await.unwrap_or_default() };
+            serve(main, None, config, CAPTIONER.clone(), stop).await.unwrap();
+        });
+        Self { address, shutdown: Some(shutdown), task }
+    }
+
+    /// A gRPC channel to it.
+    pub(crate) async fn channel(&self) -> Channel {
+        Channel::from_shared(format!("http://{}", self.address)).unwrap().connect().await.unwrap()
+    }
+
+    /// Tells it to stop.
+    pub(crate) fn shut_down(&mut self) {
+        self.shutdown.take().unwrap().send(()).unwrap();
+    }
+
+    /// Waits until it has stopped.
+    pub(crate) async fn stopped(self) {
+        self.task.await.unwrap();
+    }
+}
+
+/// The name of the model under test.
+pub(crate) fn model() -> &'static str {
+    &CAPTIONER.registry().default_model().name
+}
+
+/// The sentence that answers every image URL that cannot be used.
+pub(crate) fn refused_sentence() -> String {
+    format!("img_url: {}", blip_serve::error::IMAGE_URL_REFUSED)
+}
+
+/// Settings as the command line would give them.
+pub(crate) fn parse<T: Args + FromArgMatches>(flags: &[&str]) -> T {
+    let command = T::augment_args(Command::new("test").no_binary_name(true));
+    T::from_arg_matches(&command.get_matches_from(flags)).unwrap()
+}
+
+fn catalogue() -> Catalogue {
+    let entry = ModelEntry { aliases: vec![ALIAS.to_owned()], threads: 2, ..ModelEntry::of_folder(&bundle()) };
+    Catalogue { default: entry.name.clone(), models: vec![entry] }
+}
+
+/// The embedded model, or another bundle to test with.
+#[allow(clippy::disallowed_methods, reason = "a test has no command line of its own")]
+fn bundle() -> PathBuf {
+    let embedded = || concat!(env!("CARGO_MANIFEST_DIR"), "/models/scenes").into();
+    env::var_os("BLIP_TEST_BUNDLE").map_or_else(embedded, PathBuf::from)
+}

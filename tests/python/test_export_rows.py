@@ -1,0 +1,80 @@
+"""Rows of one decoder step do not touch each other: the same bits alone and in any company."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import TINY
+from onnx_generate import Bundle, KeyValues
+
+
+@pytest.fixture(scope="module")
+def loaded_bundle(bundle: Path) -> Bundle:
+    return Bundle(bundle, threads=2)
+
+
+@pytest.fixture(scope="module")
+def cross(loaded_bundle: Bundle) -> KeyValues:
+    """Keys and values of 16 images of noise."""
+    shape = (16, 3, TINY.image_size, TINY.image_size)
+    return loaded_bundle.encode(np.random.default_rng(0).standard_normal(shape, np.float32))
+
+
+def random_rows(bundle: Bundle, rows: int, cap: int) -> tuple[np.ndarray, np.ndarray, KeyValues]:
+    """New ids, past lengths below `cap` and a cache filled up to them."""
+    rng = np.random.default_rng(rows * 100 + cap)
+    past = rng.integers(0, cap, rows)
+    cache = bundle.empty_cache(rows, cap)
+    for tensors in cache:
+        for tensor in tensors:
+            for row, length in enumerate(past):
+                tensor[row, :, :length] = rng.standard_normal(tensor[row, :, :length].shape)
+    return rng.integers(1000, 30000, (rows, 1)), past, cache
+
+
+def rows_of(cache: KeyValues, rows: slice) -> KeyValues:
+    return [(key[rows].copy(), value[rows].copy()) for key, value in cache]
+
+
+def test_images_are_encoded_alike_alone_and_in_company(
+    loaded_bundle: Bundle, cross: KeyValues
+) -> None:
+    shape = (16, 3, TINY.image_size, TINY.image_size)
+    pixels = np.random.default_rng(0).standard_normal(shape, np.float32)
+    for image in range(16):
+        one = slice(image, image + 1)
+        for alone, together in zip(loaded_bundle.encode(pixels[one]), cross, strict=True):
+            assert np.array_equal(alone[0], together[0][one])
+            assert np.array_equal(alone[1], together[1][one])
+
+
+@pytest.mark.parametrize(
+    ("images", "beams"),
+    [(16, 1), (7, 1), (2, 1)] + [(images, beams) for images in (2, 4) for beams in (2, 3, 4, 5)],
+)
+def test_an_images_rows_are_bit_equal_alone_and_in_company(
+    loaded_bundle: Bundle, cross: KeyValues, images: int, beams: int
+) -> None:
+    ids, past, cache = random_rows(loaded_bundle, images * beams, cap=32)
+    everything = rows_of(cache, slice(None))
+    together = loaded_bundle.step(ids, past, everything, rows_of(cross, slice(images)))
+    for image in range(images):
+        own = slice(image * beams, (image + 1) * beams)
+        own_cross = rows_of(cross, slice(image, image + 1))
+        alone = loaded_bundle.step(ids[own], past[own], rows_of(cache, own), own_cross)
+        assert np.array_equal(alone, together[own])
+
+
+def test_rows_are_bit_equal_whatever_the_capacity_of_the_cache(
+    loaded_bundle: Bundle, cross: KeyValues
+) -> None:
+    ids, past, cache = random_rows(loaded_bundle, rows=6, cap=8)
+    own_cross = rows_of(cross, slice(2))
+    expected = loaded_bundle.step(ids, past, rows_of(cache, slice(None)), own_cross)
+    for cap in (9, 12, 16, 17, 31, 32, 48, 64):
+        larger = loaded_bundle.empty_cache(6, cap)
+        for (key, value), (small_key, small_value) in zip(larger, cache, strict=True):
+            key[:, :, :8], value[:, :, :8] = small_key, small_value
+        assert np.array_equal(loaded_bundle.step(ids, past, larger, own_cross), expected)
