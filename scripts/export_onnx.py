@@ -174,7 +174,7 @@ def main() -> int:
         return 1
     figures = manifest["verification"]
     logger.info(
-        "%s: %d captions of %d images equal transformers token for token (%d tokens), "
+        "%s: verified against transformers, %d captions of %d images (%d tokens), "
         "largest logit difference %.3g",
         config.output,
         figures["cases"],

@@ -26,7 +26,9 @@ def main() -> int:
             return done.returncode
         for file in sorted(bundle.iterdir()):
             shutil.move(file, MODEL / file.name)
-            logging.info("%9d  %s", (MODEL / file.name).stat().st_size, MODEL.name + "/" + file.name)
+            logging.info(
+                "%9d  %s", (MODEL / file.name).stat().st_size, MODEL.name + "/" + file.name
+            )
     return 0
 
 

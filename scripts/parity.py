@@ -111,14 +111,14 @@ def run_all(run: Run, kinds: list[str], cases: int, sweep: int) -> None:
 
 def run_large(run: Run) -> None:
     """BLIP-large's shape with random weights: a handful of cases."""
+    threads = parity_models.available_cores()
     with run.step("checkpoint of BLIP-large's shape"):
-        large = parity_models.make_checkpoint("large", run.seed, run.work)
+        large = parity_models.make_checkpoint("large", run.seed, run.work, threads)
     with run.step("export"):
-        parity_models.export(large)
+        parity_models.export(large, threads)
     parity_report.sizes(large)
     images = write_images(run.seed, 6, run.work / "images")["corpus"]
     cases = draw_large(run.seed, large.name, images)
-    threads = parity_models.available_cores()
     parity_oracle.load({large.name: large.checkpoint}, run.work / "images", threads)
     with run.step(f"oracle, {len(cases)} cases"):
         expected = [parity_oracle.answer(case) for case in cases]

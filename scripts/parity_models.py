@@ -44,25 +44,25 @@ def embedded() -> Subject:
     return Subject(EMBEDDED, folder / "checkpoint", folder)
 
 
-def make_checkpoint(kind: str, seed: int, work: Path) -> Subject:
+def make_checkpoint(kind: str, seed: int, work: Path, threads: int) -> Subject:
     """A random checkpoint of one kind; its bundle is still to be exported."""
     subject = Subject(kind, work / "checkpoints" / kind, work / "bundles" / kind)
     subject.checkpoint.parent.mkdir(parents=True, exist_ok=True)
-    _run("random_checkpoint.py", kind=kind, seed=seed, output=subject.checkpoint)
+    _run("random_checkpoint.py", threads, kind=kind, seed=seed, output=subject.checkpoint)
     return subject
 
 
-def export(subject: Subject) -> None:
+def export(subject: Subject, threads: int) -> None:
     """The bundle of a checkpoint."""
-    _run("export_onnx.py", model=subject.checkpoint, output=subject.bundle)
+    _run("export_onnx.py", threads, model=subject.checkpoint, output=subject.bundle)
 
 
 def make_all(kinds: list[str], seed: int, work: Path) -> list[Subject]:
-    """Random models of these kinds with their bundles, two at a time."""
+    """Random models of these kinds with their bundles, two at a time on one thread each."""
 
     def make(kind: str) -> Subject:
-        subject = make_checkpoint(kind, seed, work)
-        export(subject)
+        subject = make_checkpoint(kind, seed, work, threads=1)
+        export(subject, threads=1)
         return subject
 
     with ThreadPoolExecutor(2) as pool:
@@ -74,10 +74,11 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def _run(script: str, **options: object) -> None:
+def _run(script: str, threads: int, **options: object) -> None:
     flags = [text for name, value in options.items() for text in (f"--{name}", str(value))]
     command = [sys.executable, str(ROOT / "scripts" / script), *flags]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise RuntimeError(f"{' '.join(command)} failed:\n{done.stdout}{done.stderr}"[-3000:])
     if figures := done.stdout.strip():

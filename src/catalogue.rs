@@ -25,13 +25,15 @@ pub enum CatalogueError {
         source: std::io::Error,
     },
     /// Not TOML, an unknown key, or a value of the wrong type.
-    #[error("{path}: line {line}: {reason}")]
+    #[error("{path}: line {number} (`{line}`): {reason}")]
     Malformed {
         /// The file.
         path: PathBuf,
         /// Where, from 1.
-        line: usize,
-        /// The key and what is wrong.
+        number: usize,
+        /// What stands there: the parser does not name the key of a value of the wrong type.
+        line: String,
+        /// What is wrong.
         reason: String,
     },
     /// A value that makes no sense.
@@ -111,11 +113,7 @@ impl Catalogue {
     pub fn load(path: &Path) -> Result<Self, CatalogueError> {
         let text = fs::read_to_string(path)
             .map_err(|source| CatalogueError::Unreadable { path: path.to_path_buf(), source })?;
-        let mut catalogue: Self = toml::from_str(&text).map_err(|error| CatalogueError::Malformed {
-            path: path.to_path_buf(),
-            line: error.span().map_or(1, |span| 1 + text[..span.start].matches('\n').count()),
-            reason: error.message().replace('\n', " "),
-        })?;
+        let mut catalogue: Self = toml::from_str(&text).map_err(|error| malformed(path, &text, &error))?;
         catalogue
             .check()
             .map_err(|(key, reason)| CatalogueError::Invalid { path: path.to_path_buf(), key, reason })?;
@@ -188,6 +186,17 @@ impl ModelEntry {
             max_rows: default_max_rows(),
             generation: GenerationParameters::default(),
         }
+    }
+}
+
+fn malformed(path: &Path, text: &str, error: &toml::de::Error) -> CatalogueError {
+    let before = text.get(..error.span().map_or(0, |span| span.start)).unwrap_or("");
+    let index = before.matches('\n').count();
+    CatalogueError::Malformed {
+        path: path.to_path_buf(),
+        number: index + 1,
+        line: text.lines().nth(index).unwrap_or("").trim().chars().take(80).collect(),
+        reason: error.message().replace('\n', " "),
     }
 }
 

@@ -20,6 +20,7 @@ from blip_onnx.manifest import preprocess, prompt_ids
 
 _PROMPTS = (None, "a picture of")
 _BEAMS = (1, 3)
+_NEW_TOKENS = 20
 # A mismatch is excused below this multiple of the largest logit difference.
 _MARGIN_FACTOR = 4
 # Largest logit difference relative to the largest logit; beyond it the graphs are wrong even if
@@ -101,8 +102,10 @@ def _compare_tokens(
 ) -> _Case:
     """Caption once on either side; a difference is recorded with the oracle's margin."""
     (pixels, cross), (prompt, beams) = encoded, what
-    config = SearchConfig(bundle.manifest["text"]["eos_token_id"], beams)
+    text = bundle.manifest["text"]
     prompt_tokens = prompt_ids(checkpoint.tokenizer, bundle.manifest, prompt)
+    new_tokens = min(_NEW_TOKENS, text["max_position_embeddings"] - len(prompt_tokens))
+    config = SearchConfig(text["eos_token_id"], beams, new_tokens)
     theirs = oracle.caption(checkpoint, pixels, prompt, config)
     decoder = CachedDecoder(bundle, cross, len(prompt_tokens) + config.max_new_tokens)
     ours = oracle.search(decoder, prompt_tokens, config)
@@ -110,8 +113,8 @@ def _compare_tokens(
     report.tokens += len(theirs.ids) - len(prompt_tokens)
     if ours != theirs.ids:
         margin = oracle.margin(checkpoint, pixels, decoder, prompt_tokens, config)
-        text = f"prompt {prompt!r}, {beams} beams: {ours} instead of {theirs.ids}"
-        report.mismatches.append((text, margin))
+        label = f"prompt {prompt!r}, {beams} beams: {ours} instead of {theirs.ids}"
+        report.mismatches.append((label, margin))
     return _Case(pixels, len(prompt_tokens), theirs.ids, theirs.logits)
 
 

@@ -99,3 +99,54 @@ fn clean_up_tokenization(text: &str) -> String {
     ];
     REPLACEMENTS.iter().fold(text.to_owned(), |text, (from, to)| text.replace(from, to))
 }
+
+#[cfg(test)]
+mod tests {
+    use serde::Deserialize;
+
+    use super::*;
+
+    /// `tests/golden/tokenizer.json`, from transformers (`scripts/make_golden.py`).
+    #[derive(Deserialize)]
+    struct Golden {
+        prompts: Vec<GoldenPrompt>,
+        texts: Vec<GoldenText>,
+    }
+
+    #[derive(Deserialize)]
+    struct GoldenPrompt {
+        prompt: String,
+        input_ids: Vec<TokenId>,
+        word_ids: Vec<TokenId>,
+        text: String,
+    }
+
+    #[derive(Deserialize)]
+    struct GoldenText {
+        ids: Vec<TokenId>,
+        text: String,
+    }
+
+    #[test]
+    fn ids_and_texts_are_those_of_transformers() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let bundle = root.join("models/scenes");
+        let tokenizer = Tokenizer::load(&bundle, &Manifest::load(&bundle).unwrap()).unwrap();
+        let golden = std::fs::read(root.join("tests/golden/tokenizer.json")).unwrap();
+        let golden: Golden = serde_json::from_slice(&golden).unwrap();
+        assert!(golden.prompts.len() > 100 && golden.texts.len() > 20);
+        for case in golden.prompts {
+            assert_eq!(tokenizer.encode_prompt(Some(&case.prompt)).unwrap(), case.input_ids, "{:?}", case.prompt);
+            assert_eq!(tokenizer.encode_word(&case.prompt).unwrap(), case.word_ids, "{:?}", case.prompt);
+            assert_eq!(tokenizer.decode(&case.input_ids).unwrap(), case.text, "{:?}", case.prompt);
+        }
+        for case in golden.texts {
+            assert_eq!(tokenizer.decode(&case.ids).unwrap(), case.text, "{:?}", case.ids);
+        }
+    }
+
+    #[test]
+    fn cleaning_up_joins_what_belongs_together() {
+        assert_eq!(clean_up_tokenization("a dog , it 's big . i do not"), "a dog, it's big. i don't");
+    }
+}

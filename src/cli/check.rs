@@ -29,7 +29,7 @@ impl Check {
         let runtime = Runtime::load(self.model_args.ort_library.as_deref())?;
         small_runtime()?.block_on(async {
             for entry in &catalogue.models {
-                ServedModel::load(entry, &runtime, 1).await.map_err(|error| format!("{}: {error}", entry.name))?;
+                ServedModel::load(entry, &runtime).await.map_err(|error| format!("{}: {error}", entry.name))?;
                 writeln!(io::stdout(), "{}: ok", entry.name)?;
             }
             Ok(ExitCode::SUCCESS)

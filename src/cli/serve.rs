@@ -71,7 +71,7 @@ impl Serve {
     async fn load(&self) -> Result<Captioner, CommandError> {
         let catalogue = Catalogue::load(&self.model_args.models)?;
         let runtime = Runtime::load(self.model_args.ort_library.as_deref())?;
-        let registry = Registry::load(&catalogue, &runtime, self.server.queue_capacity as usize).await?;
+        let registry = Registry::load(&catalogue, &runtime).await?;
         Ok(Captioner::new(registry, &self.image).map_err(|error| error.to_string())?)
     }
 }

@@ -18,14 +18,8 @@ use crate::{
     image::PixelValues,
 };
 
-/// How an engine shares its steps.
-#[derive(Clone, Copy, Debug)]
-pub struct EngineConfig {
-    /// Rows that decode together at most; an image with more rows decodes alone.
-    pub max_rows: usize,
-    /// Jobs that may wait.
-    pub queue_capacity: usize,
-}
+/// Jobs inside the engine's channel. Those behind them wait in their senders, in order; admission bounds them.
+const CHANNEL_CAPACITY: usize = 16;
 
 /// One image to caption, with everything checked.
 #[derive(Debug)]
@@ -64,30 +58,30 @@ struct Reply {
 }
 
 impl Engine {
-    /// Starts the thread, which takes the model.
+    /// Starts the thread, which takes the model. At most `max_rows` rows decode together; an image with more rows
+    /// decodes alone.
     ///
     /// # Errors
     /// The operating system gives no thread.
-    pub fn spawn(name: &str, model: BlipModel, config: EngineConfig) -> std::io::Result<Self> {
-        let (sender, receiver) = mpsc::channel(config.queue_capacity.max(1));
+    pub fn spawn(name: &str, model: BlipModel, max_rows: usize) -> std::io::Result<Self> {
+        let (sender, receiver) = mpsc::channel(CHANNEL_CAPACITY);
         thread::Builder::new()
             .name(format!("engine-{name}"))
-            .spawn(move || worker::Worker::new(model, config.max_rows, receiver).run())?;
+            .spawn(move || worker::Worker::new(model, max_rows, receiver).run())?;
         Ok(Self { sender })
     }
 
     /// Decodes one image, in company if there is any.
     ///
     /// # Errors
-    /// Overloaded, cancelled, too late, or a run of a graph failed.
+    /// Cancelled, too late, a run of a graph failed, or the engine is gone.
     pub async fn run(&self, job: Job) -> Result<Vec<Sequence>, CaptionError> {
         let (sender, receiver) = oneshot::channel();
         let reply =
             Reply { sender, deadline: job.deadline, cancelled: job.cancelled.clone(), span: Span::current() };
-        self.sender.try_send(Entry { job, reply }).map_err(|error| match error {
-            mpsc::error::TrySendError::Full(_) => CaptionError::overloaded(),
-            mpsc::error::TrySendError::Closed(_) => CaptionError::Unavailable(NOT_SERVING),
-        })?;
+        // Waiting here is bounded: whoever calls was admitted, and drops this future when its time is over.
+        let sent = self.sender.send(Entry { job, reply }).await;
+        sent.map_err(|_| CaptionError::Unavailable(NOT_SERVING))?;
         receiver.await.unwrap_or(Err(CaptionError::Unavailable(NOT_SERVING)))
     }
 

@@ -7,6 +7,7 @@
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc::{self, error::TryRecvError};
+use tracing::debug;
 
 use super::{Entry, Job, batch::Batch};
 use crate::{
@@ -77,10 +78,12 @@ impl Worker {
             return reply.send(Err(error));
         }
         let Job { pixel_values, prompt, mut search, .. } = job;
+        let start = Instant::now();
         let image = match self.model.encode(&pixel_values) {
             Ok(image) => image,
             Err(error) => return reply.send(Err(CaptionError::internal(error))),
         };
+        debug!(elapsed_ms = start.elapsed().as_secs_f64() * 1e3, "image encoded");
         if let Some(error) = reply.unwanted() {
             return reply.send(Err(error));
         }

@@ -84,7 +84,7 @@ fn mistakes_are_invalid_arguments_with_their_field() {
                 "early_stopping",
             ),
             (
-                with(pb::GenerationParameters { top_p: Some(f32::NAN), do_sample: Some(true), ..Default::default() }),
+                with(pb::GenerationParameters { top_p: Some(f64::NAN), do_sample: Some(true), ..Default::default() }),
                 "top_p",
             ),
         ] {
@@ -93,7 +93,7 @@ fn mistakes_are_invalid_arguments_with_their_field() {
             assert_eq!(status.code(), Code::InvalidArgument, "{status}");
             assert_eq!(details.bad_request().unwrap().field_violations[0].field, field, "{status}");
             assert!(status.message().starts_with(&format!("{field}: ")), "{status}");
-            assert_eq!(details.request_info().unwrap().request_id, status.metadata().get("x-request-id").unwrap());
+            assert_eq!(details.request_info().unwrap().request_id, status.metadata().get("x-request-id").unwrap().to_str().unwrap());
         }
         let status = client.caption(at("ftp://x/".into())).await.unwrap_err();
         assert_eq!((status.message(), reason(&status)), (refused_sentence().as_str(), "IMAGE_URL_REFUSED".into()));

@@ -5,6 +5,7 @@
 mod fetch;
 mod grpc;
 mod infer;
+mod layering;
 mod limits;
 mod rest;
 mod shutdown;

@@ -45,9 +45,7 @@ TEMPLATE_BODY = """{
                     }
                 ]
                 }"""
-TEMPLATE_IMAGE = (
-    "https://storage.googleapis.com/sfr-vision-language-research/BLIP/demo.jpg"
-)
+TEMPLATE_IMAGE = "https://storage.googleapis.com/sfr-vision-language-research/BLIP/demo.jpg"
 
 
 class QuietHandler(http.server.SimpleHTTPRequestHandler):
@@ -97,9 +95,7 @@ def curl(*arguments: str) -> tuple[int, dict[str, Any]]:
         "\n%{http_code}",
         *arguments,
     ]
-    output = subprocess.run(
-        command, check=True, capture_output=True, text=True, timeout=60
-    ).stdout
+    output = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout
     body, status = output.rsplit("\n", 1)
     return int(status), json.loads(body)
 
@@ -133,15 +129,11 @@ def test_the_template_s_curl_works_unchanged(
 def test_rest_speaks_http_2_on_the_same_port(
     service: Service, image_url: str, caption: str
 ) -> None:
-    _, body = template_curl(
-        service.url + "/infer", image_url, "--http2-prior-knowledge"
-    )
+    _, body = template_curl(service.url + "/infer", image_url, "--http2-prior-knowledge")
     assert body["outputs"][0]["data"] == [caption]
 
 
-def test_curl_reads_the_answer_to_an_oversize_body(
-    service: Service, tmp_path: Path
-) -> None:
+def test_curl_reads_the_answer_to_an_oversize_body(service: Service, tmp_path: Path) -> None:
     large = tmp_path / "large"
     large.write_bytes(b" " * (40 << 20))
     for version in ("--http1.1", "--http2-prior-knowledge"):
@@ -170,24 +162,16 @@ def test_the_inferless_client_works_unchanged(
     batch = inferless.call(url=url, workspace_api_key="key", data=data, is_batch=True)
     assert batch["outputs"][0] == {**body["outputs"][0], "shape": [1, 1]}
     typed = {**data, "num_beams": 3, "length_penalty": 0.5, "do_sample": False}
-    assert inferless.call(url=url, workspace_api_key="key", data=typed)["outputs"][0][
-        "data"
-    ]
-    with pytest.raises(
-        Exception, match="status code 400.*unexpected inference input 'img_ulr'"
-    ):
+    assert inferless.call(url=url, workspace_api_key="key", data=typed)["outputs"][0]["data"]
+    with pytest.raises(Exception, match="status code 400.*unexpected inference input 'img_ulr'"):
         inferless.call(url=url, workspace_api_key="key", data={"img_ulr": image_url})
 
 
 def test_grpcio_gets_the_caption_and_the_details_of_mistakes(
     service: Service, image_url: str, caption: str
 ) -> None:
-    request = service.messages.CaptionRequest(
-        image_url=image_url, prompt=PROMPT, id="7"
-    )
-    reply, call = service.stub.Caption.with_call(
-        request, metadata=[("x-request-id", "abc")]
-    )
+    request = service.messages.CaptionRequest(image_url=image_url, prompt=PROMPT, id="7")
+    reply, call = service.stub.Caption.with_call(request, metadata=[("x-request-id", "abc")])
     assert (reply.id, reply.model, reply.model_version) == ("7", "scenes", "1")
     assert [each.text for each in reply.captions] == [caption]
     assert dict(call.initial_metadata())["x-request-id"] == "abc"
@@ -222,9 +206,7 @@ def test_health_answers_check_and_watch(service: Service) -> None:
 
 def test_reflection_describes_every_service(service: Service) -> None:
     database = ProtoReflectionDescriptorDatabase(service.channel)
-    assert {"blip.v1.CaptionService", "grpc.health.v1.Health"} <= set(
-        database.get_services()
-    )
+    assert {"blip.v1.CaptionService", "grpc.health.v1.Health"} <= set(database.get_services())
     described = DescriptorPool(database).FindServiceByName("blip.v1.CaptionService")
     assert [method.name for method in described.methods] == ["Caption"]
 

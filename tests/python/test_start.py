@@ -1,4 +1,4 @@
-"""What the program says when it cannot start: one clear line that names what to do, and a non-zero exit."""
+"""What the program says when it cannot start: one clear line that says what to do."""
 
 import json
 import os
@@ -171,8 +171,19 @@ def test_caption_prints_an_error_for_each_bad_image_and_goes_on(tmp_path: Path) 
     done = run("caption", bad, PICTURE)
     assert done.returncode != 0
     assert str(bad) in done.stderr and done.stdout.startswith(f"{PICTURE}\t")
-    objects = [json.loads(line) for line in run("caption", "--json", bad, PICTURE).stdout.splitlines()]
+    objects = [
+        json.loads(line) for line in run("caption", "--json", bad, PICTURE).stdout.splitlines()
+    ]
     assert [sorted(item) for item in objects] == [
         ["error", "image"],
         ["caption", "finish_reason", "image", "score", "sequence_index", "token_ids"],
     ]
+
+
+def test_the_encoder_runs_once_per_image_whatever_the_beams() -> None:
+    pictures = sorted((ROOT / "examples" / "images").iterdir())[:3]
+    flags = ["--num-beams", "5", "--log", "blip_serve=debug"]
+    done = run("caption", *flags, *pictures)
+    assert done.returncode == 0 and len(done.stdout.splitlines()) == 3
+    # One more for the self-test image.
+    assert done.stderr.count("image encoded") == 4

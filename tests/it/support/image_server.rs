@@ -104,18 +104,7 @@ fn response(path: &str) -> Vec<u8> {
     }
 }
 
-/// A small picture with some content.
+/// A picture of the samples.
 pub(crate) fn png() -> Vec<u8> {
-    let (width, height) = (64_u32, 48_u32);
-    let pixel = |index: u32| {
-        let (x, y) = (index % width, index / width);
-        let is_inside = (x.abs_diff(32)).pow(2) + (y.abs_diff(24)).pow(2) < 300;
-        if is_inside { [230, 60, 20] } else { [x as u8 * 2, 120, y as u8 * 4] }
-    };
-    let pixels: Vec<u8> = (0..width * height).flat_map(pixel).collect();
-    let mut file = vec![];
-    let mut encoder = png::Encoder::new(&mut file, width, height);
-    encoder.set_color(png::ColorType::Rgb);
-    encoder.write_header().unwrap().write_image_data(&pixels).unwrap();
-    file
+    include_bytes!("../../../examples/images/tree-cat.png").to_vec()
 }

@@ -42,7 +42,7 @@ static RUNTIME: LazyLock<runtime::Runtime> =
 static CAPTIONER: LazyLock<Captioner> = LazyLock::new(|| {
     let registry = RUNTIME
         .handle()
-        .block_on(async { Registry::load(&catalogue(), &Runtime::load(None).unwrap(), 64).await.unwrap() });
+        .block_on(async { Registry::load(&catalogue(), &Runtime::load(None).unwrap()).await.unwrap() });
     Captioner::new(registry, &parse::<ImageConfig>(&["--allow-private-networks", "--fetch-timeout=5"])).unwrap()
 });
 

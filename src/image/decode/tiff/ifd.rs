@@ -106,6 +106,7 @@ impl<'a> Ifd<'a> {
         ifd.regular &= DIMENSIONS.iter().all(|&tag| !ifd.has(tag) || ifd.is_single(tag))
             && uniform(tag::BITS_PER_SAMPLE)
             && uniform(tag::COMPRESSION)
+            && ifd.value(tag::PLANAR_CONFIGURATION)?.is_none_or(|value| value == 1 || value == 2)
             && (!big || bytes.get(4..8) == Some(&[8, 0, 0, 0]));
         Ok(ifd)
     }

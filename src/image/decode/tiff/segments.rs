@@ -117,7 +117,7 @@ fn read_compressed(
     size: &Size,
     canvas: &mut Canvas,
 ) -> Result<(), DecodeError> {
-    let planes = if layout.planar { planes_for_libtiff(ifd, layout)? } else { 1 };
+    let planes = if layout.planar { planes_for_libtiff(layout)? } else { 1 };
     let row = size.width * if layout.planar { 1 } else { layout.samples };
     let (across, down) = (canvas.width.div_ceil(size.width), canvas.height.div_ceil(size.height));
     let total = across * down * if layout.planar { layout.samples } else { 1 };
@@ -141,9 +141,8 @@ fn read_compressed(
 }
 
 /// How many planes count. A single channel is read from the first, whatever follows.
-fn planes_for_libtiff(ifd: &Ifd, layout: &Layout) -> Result<usize, DecodeError> {
+fn planes_for_libtiff(layout: &Layout) -> Result<usize, DecodeError> {
     match layout.kind {
-        _ if !matches!(ifd.value(tag::PLANAR_CONFIGURATION)?, None | Some(1 | 2)) => Err(DAMAGED),
         Kind::GrayAlpha | Kind::PaletteAlpha => {
             // Pillow puts the alpha where it does not look for it.
             Err(DecodeError::Unsupported("TIFF with a separate plane of alpha"))

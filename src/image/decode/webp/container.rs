@@ -176,6 +176,11 @@ impl<'a> Walker<'a> {
     ) -> Result<Option<Frame<'a>>, DecodeError> {
         let header: &[u8; 16] = body.first_chunk().ok_or(DAMAGED)?;
         let (left, top) = (2 * le24(header), 2 * le24(&header[3..]));
+        // The size that stands here is only checked for its area; the one of the image is what counts.
+        let area = u64::from(1 + le24(&header[6..])) * u64::from(1 + le24(&header[9..]));
+        if area >= 1 << 32 {
+            return Err(DAMAGED);
+        }
         let end = self.position;
         self.position = start + 8 + header.len();
         let image = self.image()?;

@@ -1,6 +1,6 @@
-//! The models that are served: catalogue -> verified bundles -> engines.
+//! One model: a verified bundle, its tokenizer, its engine, and the checks of a request that need them.
 
-use std::{path::Path, sync::Arc};
+use std::time::Instant;
 
 use thiserror::Error;
 use tokio_util::sync::CancellationToken;
@@ -9,8 +9,8 @@ use tracing::info;
 use crate::{
     blip::{BlipModel, BundleError, Manifest, Runtime, SessionConfig, Tokenizer},
     caption::Caption,
-    catalogue::{Catalogue, ModelEntry},
-    engine::{Engine, EngineConfig, Job},
+    catalogue::ModelEntry,
+    engine::{Engine, Job},
     error::CaptionError,
     generation::{GenerationConfig, GenerationLimits, GenerationParameters, Search, Sequence, TokenId, Vocabulary},
     image::{PixelValues, PreprocessConfig},
@@ -46,13 +46,6 @@ pub enum LoadError {
     },
 }
 
-/// All served models.
-#[derive(Debug)]
-pub struct Registry {
-    default: usize,
-    models: Vec<Arc<ServedModel>>,
-}
-
 /// One served model.
 #[derive(Debug)]
 pub struct ServedModel {
@@ -79,69 +72,12 @@ pub struct Plan {
     search: Search,
 }
 
-impl Registry {
-    /// Loads every model of the catalogue; each has captioned a self-test image when this returns.
-    ///
-    /// # Errors
-    /// The first model that cannot be served.
-    pub async fn load(catalogue: &Catalogue, runtime: &Runtime, queue_capacity: usize) -> Result<Self, LoadError> {
-        let mut models = Vec::new();
-        for entry in &catalogue.models {
-            models.push(Arc::new(ServedModel::load(entry, runtime, queue_capacity).await?));
-        }
-        let default = catalogue.models.iter().position(|entry| entry.name == catalogue.default).unwrap_or(0);
-        Ok(Self { default, models })
-    }
-
-    /// A registry of one model.
-    pub fn of_one(model: ServedModel) -> Self {
-        Self { default: 0, models: vec![Arc::new(model)] }
-    }
-
-    /// The model of this name or alias; `None` or empty means the default. A model has one version.
-    ///
-    /// # Errors
-    /// There is none.
-    pub fn resolve(&self, name: Option<&str>, version: Option<&str>) -> Result<&Arc<ServedModel>, CaptionError> {
-        let model = match name.filter(|name| !name.is_empty()) {
-            None => self.default_model(),
-            Some(name) => {
-                let known = |model: &&Arc<ServedModel>| model.name == name || model.aliases.iter().any(|a| a == name);
-                let unknown = || CaptionError::UnknownModel { name: shorten(name) };
-                self.models.iter().find(known).ok_or_else(unknown)?
-            }
-        };
-        match version.filter(|version| !version.is_empty() && *version != model.version) {
-            None => Ok(model),
-            Some(version) => {
-                let name = shorten(name.unwrap_or(&model.name));
-                Err(CaptionError::UnknownVersion { name, version: shorten(version) })
-            }
-        }
-    }
-
-    /// What requests without a model's name get.
-    pub fn default_model(&self) -> &Arc<ServedModel> {
-        &self.models[self.default]
-    }
-
-    /// All of them, in the catalogue's order.
-    pub fn models(&self) -> impl Iterator<Item = &Arc<ServedModel>> {
-        self.models.iter()
-    }
-
-    /// True while every engine runs.
-    pub fn is_serving(&self) -> bool {
-        self.models.iter().all(|model| model.engine.is_running())
-    }
-}
-
 impl ServedModel {
     /// Verifies the bundle, loads it, starts its engine and lets it caption a self-test image.
     ///
     /// # Errors
     /// Any of that failed.
-    pub async fn load(entry: &ModelEntry, runtime: &Runtime, queue_capacity: usize) -> Result<Self, LoadError> {
+    pub async fn load(entry: &ModelEntry, runtime: &Runtime) -> Result<Self, LoadError> {
         let manifest = Manifest::load(&entry.path)?;
         manifest.verify_files(&entry.path)?;
         let defaults = entry.generation.or(&manifest.generation);
@@ -150,7 +86,7 @@ impl ServedModel {
         let tokenizer = Tokenizer::load(&entry.path, &manifest)?;
         let blip = BlipModel::load(runtime, &entry.path, &manifest, &session_config(entry))?;
         let vocabulary = blip.vocabulary();
-        let engine = Engine::spawn(&entry.name, blip, EngineConfig { max_rows: entry.max_rows, queue_capacity })?;
+        let engine = Engine::spawn(&entry.name, blip, entry.max_rows)?;
         let model = Self {
             name: entry.name.clone(),
             version: entry.version.clone(),
@@ -200,17 +136,22 @@ impl ServedModel {
     /// Captions a preprocessed image.
     ///
     /// # Errors
-    /// Overloaded, cancelled, too late, or a run failed.
+    /// Cancelled, too late, or a run failed.
     pub async fn caption(
         &self,
         plan: Plan,
         pixel_values: PixelValues,
-        deadline: Option<std::time::Instant>,
+        deadline: Option<Instant>,
         cancelled: CancellationToken,
     ) -> Result<Vec<Caption>, CaptionError> {
         let Plan { prompt, search } = plan;
         let sequences = self.engine.run(Job { pixel_values, prompt, search, deadline, cancelled }).await?;
         sequences.into_iter().map(|sequence| self.detokenise(sequence)).collect()
+    }
+
+    /// True while its engine runs.
+    pub fn is_serving(&self) -> bool {
+        self.engine.is_running()
     }
 
     fn detokenise(&self, sequence: Sequence) -> Result<Caption, CaptionError> {
@@ -242,17 +183,4 @@ fn session_config(entry: &ModelEntry) -> SessionConfig {
         gpu_mem_limit: entry.gpu_mem_limit,
         threads: entry.threads,
     }
-}
-
-/// What a client sent, for an error text.
-fn shorten(name: &str) -> String {
-    name.chars().filter(|c| !c.is_control()).take(64).collect()
-}
-
-/// The preprocessing of a bundle whose graphs are not needed.
-///
-/// # Errors
-/// There is no usable manifest.
-pub fn preprocess_config(bundle: &Path) -> Result<PreprocessConfig, BundleError> {
-    Ok(Manifest::load(bundle)?.preprocessor)
 }
