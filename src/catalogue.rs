@@ -114,9 +114,7 @@ impl Catalogue {
         let text = fs::read_to_string(path)
             .map_err(|source| CatalogueError::Unreadable { path: path.to_path_buf(), source })?;
         let mut catalogue: Self = toml::from_str(&text).map_err(|error| malformed(path, &text, &error))?;
-        catalogue
-            .check()
-            .map_err(|(key, reason)| CatalogueError::Invalid { path: path.to_path_buf(), key, reason })?;
+        catalogue.check().map_err(|(key, reason)| CatalogueError::Invalid { path: path.to_path_buf(), key, reason })?;
         let folder = path.parent().unwrap_or(Path::new(""));
         for entry in &mut catalogue.models {
             entry.path = folder.join(&entry.path);
@@ -143,7 +141,11 @@ impl Catalogue {
         for (index, entry) in self.models.iter().enumerate() {
             let at = |key: &str| format!("models[{index}].{key}");
             for name in std::iter::once(&entry.name).chain(&entry.aliases) {
-                if name.is_empty() || name.len() > 128 || name.contains(['/', '?', '#', '%']) || name.contains(char::is_whitespace) {
+                if name.is_empty()
+                    || name.len() > 128
+                    || name.contains(['/', '?', '#', '%'])
+                    || name.contains(char::is_whitespace)
+                {
                     return Err((at("name"), format!("'{name}' cannot be part of a URL")));
                 }
                 if !names.insert(name) {
@@ -220,7 +222,9 @@ mod tests {
         let catalogue: Result<Catalogue, _> = toml::from_str(text);
         match catalogue {
             Err(error) => error.to_string(),
-            Ok(catalogue) => catalogue.check().map_or_else(|(key, reason)| format!("{key}: {reason}"), |()| String::new()),
+            Ok(catalogue) => {
+                catalogue.check().map_or_else(|(key, reason)| format!("{key}: {reason}"), |()| String::new())
+            }
         }
     }
 

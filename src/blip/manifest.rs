@@ -5,6 +5,7 @@
 
 use std::{
     collections::BTreeMap,
+    fmt::Write,
     fs::File,
     io::{self, Read},
     path::{Component, Path, PathBuf},
@@ -45,7 +46,9 @@ pub enum BundleError {
         reason: String,
     },
     /// A file is not the one that was exported.
-    #[error("bundle {path}: the checksum is not the manifest's; the file is damaged or was changed, export or copy it again")]
+    #[error(
+        "bundle {path}: the checksum is not the manifest's; the file is damaged or was changed, export or copy it again"
+    )]
     Checksum {
         /// The file.
         path: PathBuf,
@@ -153,7 +156,11 @@ impl Manifest {
         let path = bundle.join(FILE_NAME);
         let unreadable = |source| BundleError::Unreadable { path: path.clone(), source };
         let mut text = String::new();
-        File::open(&path).map_err(unreadable)?.take(MAX_MANIFEST_BYTES).read_to_string(&mut text).map_err(unreadable)?;
+        File::open(&path)
+            .map_err(unreadable)?
+            .take(MAX_MANIFEST_BYTES)
+            .read_to_string(&mut text)
+            .map_err(unreadable)?;
         let malformed = |reason: String| BundleError::Malformed { path: path.clone(), reason };
         let manifest: Self = serde_json::from_str(&text).map_err(|error| malformed(error.to_string()))?;
         manifest.check().map_err(malformed)?;
@@ -239,5 +246,9 @@ fn digest(path: &Path) -> io::Result<(String, u64)> {
 }
 
 fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        // Writing to a string cannot fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
 }

@@ -26,7 +26,9 @@ pub enum RuntimeError {
     )]
     Missing,
     /// Too old, not a library, or for another machine.
-    #[error("ONNX Runtime cannot be used: {reason}; give the library of the PyPI wheel onnxruntime 1.31.1 with --ort-library")]
+    #[error(
+        "ONNX Runtime cannot be used: {reason}; give the library of the PyPI wheel onnxruntime 1.31.1 with --ort-library"
+    )]
     Unusable {
         /// The loader's words, in one line.
         reason: String,
@@ -64,7 +66,10 @@ impl Runtime {
     }
 }
 
-#[allow(clippy::disallowed_methods, reason = "ORT_DYLIB_PATH is the name that ort's users know; it has no flag of ours")]
+#[allow(
+    clippy::disallowed_methods,
+    reason = "ORT_DYLIB_PATH is the name that ort's users know; it has no flag of ours"
+)]
 fn find(flag: Option<&Path>) -> Option<PathBuf> {
     if let Some(path) = flag {
         return Some(path.to_path_buf());

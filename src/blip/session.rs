@@ -52,7 +52,8 @@ pub(super) fn open(
     outputs: &[Expected],
 ) -> Result<Session, BundleError> {
     let session = commit(runtime, &path, config)?;
-    let problem = mismatch("input", session.inputs(), inputs).or_else(|| mismatch("output", session.outputs(), outputs));
+    let problem =
+        mismatch("input", session.inputs(), inputs).or_else(|| mismatch("output", session.outputs(), outputs));
     match problem {
         Some(reason) => Err(BundleError::Malformed { path, reason }),
         None => Ok(session),

@@ -81,7 +81,8 @@ impl TextDecoder {
             inputs.push((name.into(), cross.into()));
         }
         for name in &self.names.past_decoder {
-            inputs.push((name.into(), TensorRef::from_array_view((self.no_past_shape, self.no_past.as_slice()))?.into()));
+            inputs
+                .push((name.into(), TensorRef::from_array_view((self.no_past_shape, self.no_past.as_slice()))?.into()));
         }
         let mut outputs = self.session.run(inputs)?;
         let missing = || ort::Error::new("the text decoder gave no tensor of this name");

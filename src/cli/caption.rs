@@ -112,7 +112,10 @@ impl CaptionImages {
         }
         let size = Path::new(image).metadata().map_err(|error| error.to_string())?.len();
         if size > self.image.max_image_bytes as u64 {
-            return Err(format!("the file has {size} bytes, more than --max-image-bytes {}", self.image.max_image_bytes));
+            return Err(format!(
+                "the file has {size} bytes, more than --max-image-bytes {}",
+                self.image.max_image_bytes
+            ));
         }
         let bytes = std::fs::read(image).map_err(|error| error.to_string())?;
         Ok(ImageSource::Bytes { bytes: bytes.into(), field: "image" })

@@ -13,6 +13,7 @@ use crate::{
 
 /// Write what the model sees of an image: `pixel_values`, float32 `[1, 3, H, W]`, as .npy.
 #[derive(Debug, Args)]
+#[allow(clippy::struct_field_names, reason = "the flag has the server's name")]
 pub(super) struct Pixels {
     /// An image file
     image: PathBuf,

@@ -77,8 +77,7 @@ impl Engine {
     /// Cancelled, too late, a run of a graph failed, or the engine is gone.
     pub async fn run(&self, job: Job) -> Result<Vec<Sequence>, CaptionError> {
         let (sender, receiver) = oneshot::channel();
-        let reply =
-            Reply { sender, deadline: job.deadline, cancelled: job.cancelled.clone(), span: Span::current() };
+        let reply = Reply { sender, deadline: job.deadline, cancelled: job.cancelled.clone(), span: Span::current() };
         // Waiting here is bounded: whoever calls was admitted, and drops this future when its time is over.
         let sent = self.sender.send(Entry { job, reply }).await;
         sent.map_err(|_| CaptionError::Unavailable(NOT_SERVING))?;

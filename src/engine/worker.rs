@@ -27,6 +27,16 @@ pub(super) struct Worker {
     owed: Duration,
 }
 
+/// What comes before the next step.
+enum Turn {
+    /// A job is let in.
+    Admit(Box<Entry>),
+    /// Nothing: others decode.
+    Step,
+    /// Every handle is gone and every job is done.
+    End,
+}
+
 impl Worker {
     pub(super) fn new(model: BlipModel, max_rows: usize, receiver: mpsc::Receiver<Entry>) -> Self {
         Self { model, max_rows, receiver, batches: Vec::new(), waiting: None, owed: Duration::ZERO }
@@ -34,11 +44,15 @@ impl Worker {
 
     /// Until every handle is dropped and every job is done.
     pub(super) fn run(mut self) {
-        while let Some(entry) = self.next() {
-            if let Some(entry) = entry {
-                let start = Instant::now();
-                self.admit(entry);
-                self.owed += start.elapsed();
+        loop {
+            match self.next() {
+                Turn::End => return,
+                Turn::Admit(entry) => {
+                    let start = Instant::now();
+                    self.admit(*entry);
+                    self.owed += start.elapsed();
+                }
+                Turn::Step => {}
             }
             let start = Instant::now();
             self.step();
@@ -46,28 +60,31 @@ impl Worker {
         }
     }
 
-    /// The next job to let in now: `Some(None)` if there is none but others decode, `None` at the end. Blocks when idle.
-    fn next(&mut self) -> Option<Option<Entry>> {
+    /// Whether to let in a job before the next step. Blocks when idle.
+    fn next(&mut self) -> Turn {
         let live_rows: usize = self.batches.iter().map(Batch::rows).sum();
         let idle = live_rows == 0;
         if idle {
             self.owed = Duration::ZERO;
         } else if self.owed > Duration::ZERO || live_rows >= self.max_rows {
-            return Some(None);
+            return Turn::Step;
         }
         let entry = match self.waiting.take() {
             Some(entry) => entry,
-            None if idle => self.receiver.blocking_recv()?,
+            None if idle => match self.receiver.blocking_recv() {
+                Some(entry) => entry,
+                None => return Turn::End,
+            },
             None => match self.receiver.try_recv() {
                 Ok(entry) => entry,
-                Err(TryRecvError::Empty | TryRecvError::Disconnected) => return Some(None),
+                Err(TryRecvError::Empty | TryRecvError::Disconnected) => return Turn::Step,
             },
         };
         if !idle && live_rows + entry.job.search.rows() > self.max_rows {
             self.waiting = Some(entry);
-            return Some(None);
+            return Turn::Step;
         }
-        Some(Some(entry))
+        Turn::Admit(Box::new(entry))
     }
 
     /// Encodes an image, runs its prompt and puts it into a batch; or answers at once, if that is all.

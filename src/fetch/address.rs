@@ -35,11 +35,11 @@ const SPECIAL_V4: [([u8; 4], u32); 17] = [
     ([240, 0, 0, 0], 4),
 ];
 
-/// Blocks inside 2000::/3 that are not public: IETF protocols (Teredo, benchmarking, ORCHID), documentation, 6to4.
+/// Blocks inside `2000::/3` that are not public: IETF protocols (Teredo, benchmarking, ORCHID), documentation, 6to4.
 const SPECIAL_V6: [(u128, u32); 4] =
     [(0x2001_0000 << 96, 23), (0x2001_0db8 << 96, 32), (0x2002_0000 << 96, 16), (0x3fff_0000 << 96, 20)];
 
-/// The well-known NAT64 prefix 64:ff9b::/96: the last 32 bits are an IPv4 address.
+/// The well-known NAT64 prefix `64:ff9b::/96`: the last 32 bits are an IPv4 address.
 const NAT64: u128 = 0x0064_ff9b << 96;
 
 fn is_global_v4(address: Ipv4Addr) -> bool {

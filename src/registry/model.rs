@@ -17,12 +17,8 @@ use crate::{
 };
 
 /// Bounds of generation parameters; not a model's matter.
-const LIMITS: GenerationLimits = GenerationLimits {
-    max_new_tokens: 512,
-    max_num_beams: 32,
-    max_num_return_sequences: 32,
-    max_bad_words: 1000,
-};
+const LIMITS: GenerationLimits =
+    GenerationLimits { max_new_tokens: 512, max_num_beams: 32, max_num_return_sequences: 32, max_bad_words: 1000 };
 
 /// Why a model cannot be served.
 #[derive(Debug, Error)]
@@ -98,7 +94,8 @@ impl ServedModel {
             engine,
             manifest,
         };
-        let caption = model.self_test().await.map_err(|source| LoadError::SelfTest { name: model.name.clone(), source })?;
+        let caption =
+            model.self_test().await.map_err(|source| LoadError::SelfTest { name: model.name.clone(), source })?;
         info!(
             model = model.name,
             bundle = %entry.path.display(),
@@ -167,7 +164,8 @@ impl ServedModel {
     /// Captions a flat image with the model's defaults: proof that the graphs run, and their warm-up.
     async fn self_test(&self) -> Result<Caption, CaptionError> {
         let plan = self.plan(None, &GenerationParameters::default())?;
-        let mut captions = self.caption(plan, PixelValues::flat(&self.preprocess), None, CancellationToken::new()).await?;
+        let mut captions =
+            self.caption(plan, PixelValues::flat(&self.preprocess), None, CancellationToken::new()).await?;
         match captions.pop() {
             Some(caption) if caption.score.is_finite() => Ok(caption),
             _ => Err(CaptionError::internal("the graphs give no finite numbers")),

@@ -77,12 +77,11 @@ pub(super) async fn drive(stream: TcpStream, application: Application, signals: 
             }
             () = signals.closed.cancelled() => return,
             _ = ticks.tick() => match idle.state() {
-                Idle::No => {}
                 Idle::Long if !is_closing => {
                     is_closing = true;
                     connection.as_mut().graceful_shutdown();
                 }
-                Idle::Long => {}
+                Idle::No | Idle::Long => {}
                 Idle::TooLong => return,
             },
         }

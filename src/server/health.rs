@@ -1,8 +1,8 @@
 //! Readiness, and `grpc.health.v1` over it.
 //!
 //! One watch channel holds the [`Phase`] of the server; REST probes and this service both read it. Check of an unknown
-//! service is NOT_FOUND; Watch of one says SERVICE_UNKNOWN and stays open. A Watch ends by itself once it has said that the
-//! server is going away, so that an open stream never holds up a shutdown.
+//! service is `NOT_FOUND`; Watch of one says `SERVICE_UNKNOWN` and stays open. A Watch ends by itself once it has said that
+//! the server is going away, so that an open stream never holds up a shutdown.
 
 use std::pin::Pin;
 

@@ -1,6 +1,6 @@
 //! How long a client will wait: the header `x-request-timeout-ms` of REST, `grpc-timeout` of gRPC.
 //!
-//! `grpc-timeout` is read here and not by tonic, which would answer CANCELLED instead of DEADLINE_EXCEEDED.
+//! `grpc-timeout` is read here and not by tonic, which would answer CANCELLED instead of `DEADLINE_EXCEEDED`.
 
 use std::time::Duration;
 
@@ -58,8 +58,8 @@ mod tests {
     #[test]
     fn reads_every_unit_of_grpc() {
         for (text, expected) in [
-            ("2H", Duration::from_secs(7200)),
-            ("3M", Duration::from_secs(180)),
+            ("2H", Duration::from_hours(2)),
+            ("3M", Duration::from_mins(3)),
             ("4S", Duration::from_secs(4)),
             ("5m", Duration::from_millis(5)),
             ("6u", Duration::from_micros(6)),

@@ -1,10 +1,15 @@
-//! `blip.v1`, health and reflection with real gRPC clients.
+//! `blip.v1` with a real gRPC client.
 
 use std::time::Duration;
 
+use http_body_util::Full;
+use hyper::client::conn::http2::handshake;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use prost::Message;
 use serde_json::json;
+use tokio::net::TcpStream;
 use tonic::{Code, Request, Status, transport::Channel};
-use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
+use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 use tonic_types::StatusExt;
 
 use crate::support::{
@@ -93,7 +98,10 @@ fn mistakes_are_invalid_arguments_with_their_field() {
             assert_eq!(status.code(), Code::InvalidArgument, "{status}");
             assert_eq!(details.bad_request().unwrap().field_violations[0].field, field, "{status}");
             assert!(status.message().starts_with(&format!("{field}: ")), "{status}");
-            assert_eq!(details.request_info().unwrap().request_id, status.metadata().get("x-request-id").unwrap().to_str().unwrap());
+            assert_eq!(
+                details.request_info().unwrap().request_id,
+                status.metadata().get("x-request-id").unwrap().to_str().unwrap()
+            );
         }
         let status = client.caption(at("ftp://x/".into())).await.unwrap_err();
         assert_eq!((status.message(), reason(&status)), (refused_sentence().as_str(), "IMAGE_URL_REFUSED".into()));
@@ -116,26 +124,50 @@ fn keys_are_metadata_and_health_needs_none() {
     });
 }
 
+/// One call by hand: a gRPC client with a deadline would answer for the server.
+async fn call_with_timeout(server: &Server, message: &pb::CaptionRequest, timeout: &str) -> Status {
+    let stream = TokioIo::new(TcpStream::connect(server.address).await.unwrap());
+    let (mut sender, connection) = handshake(TokioExecutor::new(), stream).await.unwrap();
+    tokio::spawn(connection);
+    let message = message.encode_to_vec();
+    let frame = [&[0][..], &(message.len() as u32).to_be_bytes(), &message].concat();
+    let request = http::Request::post(format!("http://{}/blip.v1.CaptionService/Caption", server.address))
+        .header("content-type", "application/grpc")
+        .header("te", "trailers")
+        .header("grpc-timeout", timeout)
+        .body(Full::new(bytes::Bytes::from(frame)))
+        .unwrap();
+    let response = sender.send_request(request).await.unwrap();
+    Status::from_header_map(response.headers()).unwrap()
+}
+
 #[test]
-fn deadlines_and_overload_have_their_codes() {
+fn deadlines_have_their_code() {
+    run(async {
+        let server = Server::start(&[]).await;
+        let slow = at(ImageServer::start().await.url("/slow"));
+        let late = call_with_timeout(&server, &slow, "200m").await;
+        assert_eq!((late.code(), reason(&late)), (Code::DeadlineExceeded, "DEADLINE_EXCEEDED".into()));
+        let odd = call_with_timeout(&server, &slow, "soon").await;
+        assert_eq!(odd.code(), Code::InvalidArgument);
+        assert!(odd.message().starts_with("grpc-timeout: must be"), "{odd}");
+    });
+}
+
+#[test]
+fn a_full_house_is_resource_exhausted_with_a_time_to_come_back() {
     run(async {
         let server = Server::start(&["--queue-capacity=1"]).await;
         let images = ImageServer::start().await;
         let mut client = client(&server).await;
-        let mut late = Request::new(at(images.url("/slow")));
-        // In the metadata only: the client itself would otherwise answer for the server.
-        late.metadata_mut().insert("grpc-timeout", "300m".parse().unwrap());
-        let mut other = client.clone();
-        let late = tokio::spawn(async move { other.caption(late).await.unwrap_err() });
+        let (mut other, slow) = (client.clone(), at(images.url("/slow")));
+        let first = tokio::spawn(async move { other.caption(slow).await });
         images.slow_request().await;
         let status = client.caption(picture()).await.unwrap_err();
         assert_eq!((status.code(), reason(&status)), (Code::ResourceExhausted, "OVERLOADED".into()));
         assert_eq!(status.get_error_details().retry_info().unwrap().retry_delay, Some(Duration::from_secs(1)));
-        let late = late.await.unwrap();
-        assert_eq!((late.code(), reason(&late)), (Code::DeadlineExceeded, "DEADLINE_EXCEEDED".into()));
-        let mut odd = Request::new(picture());
-        odd.metadata_mut().insert("grpc-timeout", "soon".parse().unwrap());
-        assert_eq!(client.caption(odd).await.unwrap_err().code(), Code::InvalidArgument);
+        images.release();
+        first.await.unwrap().unwrap();
         client.caption(picture()).await.unwrap();
     });
 }
@@ -177,53 +209,4 @@ fn what_no_service_knows_is_unimplemented_and_garbage_is_refused() {
 struct Bytes {
     #[prost(bytes = "vec", tag = "1")]
     field: Vec<u8>,
-}
-
-#[test]
-fn health_follows_the_standard() {
-    run(async {
-        let server = Server::start(&[]).await;
-        let mut client = HealthClient::new(server.channel().await);
-        let ask = |service: &str| HealthCheckRequest { service: service.to_owned() };
-        for service in ["", "blip.v1.CaptionService"] {
-            let reply = client.check(ask(service)).await.unwrap().into_inner();
-            assert_eq!(reply.status(), ServingStatus::Serving, "{service}");
-        }
-        assert_eq!(client.check(ask("nobody")).await.unwrap_err().code(), Code::NotFound);
-    });
-}
-
-/// Asks one version of the reflection service for the names of all services.
-macro_rules! service_names {
-    ($version:ident, $channel:expr) => {{
-        use tonic_reflection::pb::$version::{
-            ServerReflectionRequest, server_reflection_client::ServerReflectionClient,
-            server_reflection_request::MessageRequest, server_reflection_response::MessageResponse,
-        };
-        let message_request = Some(MessageRequest::ListServices(String::new()));
-        let request = ServerReflectionRequest { message_request, ..Default::default() };
-        let mut client = ServerReflectionClient::new($channel);
-        let mut replies = client.server_reflection_info(tokio_stream::once(request)).await.unwrap().into_inner();
-        match replies.message().await.unwrap().unwrap().message_response {
-            Some(MessageResponse::ListServicesResponse(list)) => {
-                list.service.into_iter().map(|service| service.name).collect::<Vec<String>>()
-            }
-            other => panic!("{other:?}"),
-        }
-    }};
-}
-
-#[test]
-fn reflection_lists_every_service_in_both_versions() {
-    run(async {
-        let server = Server::start(&[]).await;
-        for (names, own) in [
-            (service_names!(v1, server.channel().await), "grpc.reflection.v1.ServerReflection"),
-            (service_names!(v1alpha, server.channel().await), "grpc.reflection.v1alpha.ServerReflection"),
-        ] {
-            for service in ["blip.v1.CaptionService", "grpc.health.v1.Health", own] {
-                assert!(names.iter().any(|name| name == service), "{service}: {names:?}");
-            }
-        }
-    });
 }

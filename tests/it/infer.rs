@@ -49,13 +49,13 @@ impl House {
 
     /// The picture as an input, with one more member of the request.
     fn with(&self, key: &str, value: Value) -> Value {
-        let mut body = json!({"inputs": [input("img_url", json!([self.images.url("/cat.png")]))]});
+        let mut body = json!({"inputs": [input("img_url", &json!([self.images.url("/cat.png")]))]});
         body[key] = value;
         body
     }
 }
 
-fn input(name: &str, data: Value) -> Value {
+fn input(name: &str, data: &Value) -> Value {
     json!({"name": name, "shape": [data.as_array().unwrap().len()], "datatype": "BYTES", "data": data})
 }
 
@@ -101,7 +101,7 @@ fn a_picture_has_the_same_caption_however_it_comes() {
             ("img_url", format!("data:image/png;base64,{file}")),
             ("image", file.clone()),
         ] {
-            captions.extend(house.infer(&json!({"inputs": [input(name, json!([data]))]})).await.captions());
+            captions.extend(house.infer(&json!({"inputs": [input(name, &json!([data]))]})).await.captions());
         }
         assert_eq!(captions.len(), 5);
         captions.dedup();
@@ -114,14 +114,14 @@ fn several_images_are_answered_in_order_and_in_the_rank_asked() {
     run(async {
         let house = House::open().await;
         let url = house.images.url("/cat.png");
-        let images = input("img_url", json!([url, url, url]));
+        let images = input("img_url", &json!([url, url, url]));
         let alone = house.infer(&json!({"inputs": [images]})).await;
         assert_eq!(alone.json()["outputs"][0]["shape"], json!([3]));
-        let texts = input("prompt", json!(["a", "", "the"]));
+        let texts = input("prompt", &json!(["a", "", "the"]));
         let with_texts = house.infer(&json!({"inputs": [images, texts]})).await.captions();
         assert!(with_texts[0].starts_with('a') && with_texts[2].starts_with("the"), "{with_texts:?}");
         assert_eq!(with_texts[1], alone.captions()[1]);
-        let one_text = house.infer(&json!({"inputs": [images, input("text", json!(["the"]))]})).await.captions();
+        let one_text = house.infer(&json!({"inputs": [images, input("text", &json!(["the"]))]})).await.captions();
         assert_eq!(one_text, vec![with_texts[2].clone(); 3]);
         for data in [json!([[url], [url]]), json!([url, url])] {
             let column = json!({"name": "img_url", "shape": [2, 1], "datatype": "BYTES", "data": data});
@@ -187,7 +187,7 @@ fn a_wrong_tensor_is_a_400_that_names_its_field() {
                 tensor(json!([33]), "BYTES", json!(vec!["x"; 33])),
                 "inputs[0].data: has 33 elements, more than".to_owned(),
             ),
-            (json!({"inputs": [input("nope", json!(["x"]))]}), {
+            (json!({"inputs": [input("nope", &json!(["x"]))]}), {
                 format!("inputs[0].name: unexpected inference input 'nope' for model '{m}'")
             }),
             (house.with("outputs", json!([{"name": "bad"}])), {
@@ -204,7 +204,7 @@ fn a_wrong_combination_or_value_is_a_400_that_names_its_field() {
     run(async {
         let house = House::open().await;
         let good = STANDARD.encode(png());
-        let image = input("image", json!([good]));
+        let image = input("image", &json!([good]));
         let and = |other: Value| json!({ "inputs": [image, other] });
         let beams = |value: Value| json!({"inputs": [image], "parameters": {"num_beams": value}});
         let urls = json!([house.images.url("/cat.png"), house.images.url("/404"), house.images.url("/text")]);
@@ -212,19 +212,19 @@ fn a_wrong_combination_or_value_is_a_400_that_names_its_field() {
         let rows = [
             (json!({"inputs": []}), "img_url: missing required input 'img_url'"),
             (and(image.clone()), "inputs[1].name: 'image' is given twice"),
-            (and(input("img_url", json!(["http://x/"]))), "img_url: only one of img_url and image"),
-            (and(input("text", json!(["a", "b"]))), "text: has 2 elements"),
-            (and(input("text", json!(["x".repeat(20_000)]))), "text: must be at most 16384 bytes"),
+            (and(input("img_url", &json!(["http://x/"]))), "img_url: only one of img_url and image"),
+            (and(input("text", &json!(["a", "b"]))), "text: has 2 elements"),
+            (and(input("text", &json!(["x".repeat(20_000)]))), "text: must be at most 16384 bytes"),
             (beams(json!("5")), "num_beams: must be an integer"),
             (beams(json!(5.5)), "num_beams: must be an integer"),
             (beams(json!(0)), "num_beams: "),
             (json!({"inputs": [image], "parameters": {"beams": 5}}), "parameters.beams: is no known parameter"),
-            (json!({"inputs": [input("image", json!(["?"]))]}), "image: is not valid base64"),
-            (json!({"inputs": [input("image", json!(["dGV4dA=="]))]}), "image: not an image"),
-            (json!({"inputs": [input("image", json!([good, "dGV4dA=="]))]}), "image[1]: not an image"),
-            (json!({"inputs": [input("img_url", json!(["ftp://x/"]))]}), &sentence),
+            (json!({"inputs": [input("image", &json!(["?"]))]}), "image: is not valid base64"),
+            (json!({"inputs": [input("image", &json!(["dGV4dA=="]))]}), "image: not an image"),
+            (json!({"inputs": [input("image", &json!([good, "dGV4dA=="]))]}), "image[1]: not an image"),
+            (json!({"inputs": [input("img_url", &json!(["ftp://x/"]))]}), &sentence),
             (
-                json!({"inputs": [input("img_url", urls)]}),
+                json!({"inputs": [input("img_url", &urls)]}),
                 "img_url[1]: the image could not be fetched from this URL; img_url[2]: ",
             ),
         ];

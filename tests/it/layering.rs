@@ -20,7 +20,21 @@ const MAY_USE: [(&str, &[&str]); 15] = [
     ("caption", &["generation"]),
     ("error", &["generation", "image"]),
     ("telemetry", &[]),
-    ("cli", &["blip", "caption", "captioner", "catalogue", "config", "generation", "image", "registry", "server", "telemetry"]),
+    (
+        "cli",
+        &[
+            "blip",
+            "caption",
+            "captioner",
+            "catalogue",
+            "config",
+            "generation",
+            "image",
+            "registry",
+            "server",
+            "telemetry",
+        ],
+    ),
     ("main", &[]),
 ];
 
@@ -42,7 +56,11 @@ fn no_room_names_a_room_it_must_not_know() {
         let allowed = MAY_USE.iter().find(|(name, _)| *name == room).map(|(_, rooms)| *rooms);
         let allowed = allowed.unwrap_or_else(|| panic!("{} is in no room of the list", file.display()));
         for named in rooms_named(&line) {
-            assert!(named == room || allowed.contains(&named.as_str()), "{}: {room} names {named}: {line}", file.display());
+            assert!(
+                named == room || allowed.contains(&named.as_str()),
+                "{}: {room} names {named}: {line}",
+                file.display()
+            );
         }
     }
 }
@@ -51,7 +69,9 @@ fn no_room_names_a_room_it_must_not_know() {
 fn each_library_stays_in_its_room() {
     for (room, file, line) in source_lines() {
         for (library, rooms) in ONLY_IN {
-            let names_it = line.split(|c: char| !(c.is_alphanumeric() || c == '_' || c == ':')).any(|word| word.starts_with(library));
+            let names_it = line
+                .split(|c: char| !(c.is_alphanumeric() || c == '_' || c == ':'))
+                .any(|word| word.starts_with(library));
             assert!(!names_it || rooms.contains(&room.as_str()), "{}: {room} uses {library} {line}", file.display());
         }
     }
@@ -71,7 +91,8 @@ fn source_lines() -> Vec<(String, PathBuf, String)> {
             continue;
         }
         // One statement a line, however rustfmt broke it.
-        let text: String = fs::read_to_string(&file).unwrap().lines().filter(|l| !l.trim_start().starts_with("//")).collect();
+        let text: String =
+            fs::read_to_string(&file).unwrap().lines().filter(|l| !l.trim_start().starts_with("//")).collect();
         lines.extend(text.split(';').map(|statement| (room.clone(), file.clone(), statement.trim().to_owned())));
     }
     lines
@@ -110,7 +131,8 @@ fn rooms_named(statement: &str) -> Vec<String> {
             rooms.push(rest.to_owned());
         }
     }
-    let first = |path: String| path.trim().split(|c: char| !(c.is_alphanumeric() || c == '_')).next().unwrap_or("").to_owned();
+    let first =
+        |path: String| path.trim().split(|c: char| !(c.is_alphanumeric() || c == '_')).next().unwrap_or("").to_owned();
     rooms.into_iter().map(first).filter(|room| !room.is_empty()).collect()
 }
 

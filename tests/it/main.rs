@@ -1,6 +1,7 @@
 //! The server as its clients see it: real sockets, a real model, an image server of our own.
 //!
 //! Captions themselves are compared with the oracle elsewhere; here a caption only has to be the same over every surface.
+#![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used, reason = "a helper that fails, fails its test")]
 
 mod fetch;
 mod grpc;
@@ -8,5 +9,6 @@ mod infer;
 mod layering;
 mod limits;
 mod rest;
+mod services;
 mod shutdown;
 mod support;

@@ -179,7 +179,7 @@ mod tests {
 
     use super::*;
 
-    fn data(shape: Value, data: Value) -> Result<Vec<Value>, String> {
+    fn data(shape: &Value, data: &Value) -> Result<Vec<Value>, String> {
         let input = json!({"name": "n", "datatype": "BYTES", "shape": shape, "data": data, "optional": true});
         InferInput::parse("inputs[3]".to_owned(), input).map(|input| input.data).map_err(|error| error.to_string())
     }
@@ -193,7 +193,7 @@ mod tests {
             (json!([2, 1]), json!([["a"], ["b"]])),
             (json!([1, 2]), json!([["a", "b"]])),
         ] {
-            assert_eq!(data(shape, given), two);
+            assert_eq!(data(&shape, &given), two);
         }
         for (shape, given) in [
             (json!([2]), json!(["a"])),
@@ -204,7 +204,7 @@ mod tests {
             (json!([u64::MAX, u64::MAX]), json!(["a"])),
             (json!([1]), json!("a")),
         ] {
-            assert!(data(shape, given.clone()).unwrap_err().starts_with("inputs[3].data: "), "{given}");
+            assert!(data(&shape, &given).unwrap_err().starts_with("inputs[3].data: "), "{given}");
         }
     }
 
@@ -213,7 +213,7 @@ mod tests {
         for shape in
             [json!([]), json!([-1]), json!([0]), json!([1.5]), json!(["1"]), json!(1), json!([1, 1, 1]), json!(null)]
         {
-            let text = data(shape.clone(), json!(["a"])).unwrap_err();
+            let text = data(&shape, &json!(["a"])).unwrap_err();
             assert_eq!(text, "inputs[3].shape: must be an array of one or two positive integers", "{shape}");
         }
     }

@@ -101,9 +101,9 @@ mod tests {
 
     use super::*;
 
-    fn one(name: &str, value: Value) -> Result<GenerationParameters, String> {
+    fn one(name: &str, value: &Value) -> Result<GenerationParameters, String> {
         let mut parameters = GenerationParameters::default();
-        set(&mut parameters, name, &value).unwrap().map_err(|error| error.to_string())?;
+        set(&mut parameters, name, value).unwrap().map_err(|error| error.to_string())?;
         Ok(parameters)
     }
 
@@ -120,35 +120,35 @@ mod tests {
 
     #[test]
     fn a_whole_float_passes_for_an_integer_and_nothing_else_does() {
-        assert_eq!(one("num_beams", json!(5.0)).unwrap().num_beams, Some(5));
-        assert_eq!(one("seed", json!(u64::MAX)).unwrap().seed, Some(u64::MAX));
+        assert_eq!(one("num_beams", &json!(5.0)).unwrap().num_beams, Some(5));
+        assert_eq!(one("seed", &json!(u64::MAX)).unwrap().seed, Some(u64::MAX));
         for bad in [json!(5.5), json!("5"), json!(-1), json!(true), json!(null), json!([5]), json!(4_294_967_296_u64)] {
-            let text = one("num_beams", bad.clone()).unwrap_err();
+            let text = one("num_beams", &bad).unwrap_err();
             assert!(text.starts_with("num_beams: must be an integer"), "{bad}: {text}");
         }
-        assert!(one("seed", json!(1e300)).is_err());
+        assert!(one("seed", &json!(1e300)).is_err());
     }
 
     #[test]
     fn types_are_strict() {
-        assert_eq!(one("length_penalty", json!(-1)).unwrap().length_penalty, Some(-1.0));
-        assert_eq!(one("early_stopping", json!("never")).unwrap().early_stopping, Some(EarlyStopping::Never));
-        assert_eq!(one("early_stopping", json!(true)).unwrap().early_stopping, Some(EarlyStopping::True));
-        assert_eq!(one("bad_words", json!(["a", "b"])).unwrap().bad_words.unwrap(), ["a", "b"]);
-        assert_eq!(one("bad_words", json!("a")).unwrap().bad_words.unwrap(), ["a"]);
+        assert_eq!(one("length_penalty", &json!(-1)).unwrap().length_penalty, Some(-1.0));
+        assert_eq!(one("early_stopping", &json!("never")).unwrap().early_stopping, Some(EarlyStopping::Never));
+        assert_eq!(one("early_stopping", &json!(true)).unwrap().early_stopping, Some(EarlyStopping::True));
+        assert_eq!(one("bad_words", &json!(["a", "b"])).unwrap().bad_words.unwrap(), ["a", "b"]);
+        assert_eq!(one("bad_words", &json!("a")).unwrap().bad_words.unwrap(), ["a"]);
         for (name, bad) in [
             ("length_penalty", json!("1")),
             ("do_sample", json!(1)),
             ("early_stopping", json!("x")),
             ("bad_words", json!([1])),
         ] {
-            assert!(one(name, bad).unwrap_err().starts_with(&format!("{name}: must be ")), "{name}");
+            assert!(one(name, &bad).unwrap_err().starts_with(&format!("{name}: must be ")), "{name}");
         }
     }
 
     #[test]
     fn twice_is_a_mistake() {
-        let mut parameters = one("top_k", json!(1)).unwrap();
+        let mut parameters = one("top_k", &json!(1)).unwrap();
         let error = set(&mut parameters, "top_k", &json!(2)).unwrap().unwrap_err();
         assert_eq!(error.to_string(), "top_k: is given more than once");
     }

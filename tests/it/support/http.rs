@@ -80,5 +80,5 @@ pub(crate) async fn chunked_post(server: SocketAddr, path: &str, body: &str) -> 
 }
 
 fn lines(headers: &[&str]) -> String {
-    headers.iter().map(|header| format!("{header}\r\n")).collect()
+    headers.iter().flat_map(|header| [header, "\r\n"]).collect()
 }

@@ -73,7 +73,8 @@ async fn answer(mut stream: TcpStream, count: Arc<AtomicUsize>, arrived: Arc<Not
     // A fetcher that has seen enough hangs up.
     stream.write_all(&response(path)).await.ok();
     if path == "/endless" {
-        while stream.write_all(b"10000\r\n").await.is_ok() && stream.write_all(&[7; 0x10002]).await.is_ok() {}
+        let chunk = [b"1000\r\n", &[7; 0x1000][..], b"\r\n"].concat();
+        while stream.write_all(&chunk).await.is_ok() {}
     }
 }
 

@@ -18,16 +18,13 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
 );
 
 /// Whether `text` is a `data:` URI, well-formed or not.
-pub fn is_data_url(text: &str) -> bool {
+pub(crate) fn is_data_url(text: &str) -> bool {
     text.get(..5).is_some_and(|scheme| scheme.eq_ignore_ascii_case("data:"))
 }
 
 /// The bytes in `data:[mediatype][;base64],data`: at least one, at most `limit`. The media type is ignored, since images
 /// are known by their content.
-///
-/// # Errors
-/// [`CaptionError::ImageUrl`].
-pub fn decode_data_url(text: &str, limit: usize) -> Result<Bytes, CaptionError> {
+pub(crate) fn decode_data_url(text: &str, limit: usize) -> Result<Bytes, CaptionError> {
     let uri = text.get(5..).filter(|_| is_data_url(text));
     let bytes = uri.and_then(|uri| decode(uri, limit));
     bytes.ok_or(CaptionError::ImageUrl { reason: "data_url", source: None })
