@@ -18,7 +18,7 @@ test: build venv $(ORT_GPU)
 	$(MAKE) test-rust test-python
 
 test-rust: $(ORT)
-	cargo test --locked
+	cargo test --release --locked
 
 test-python: build venv $(ORT_GPU)
 	$(PYTHON) -m pytest tests/python -q
@@ -36,9 +36,9 @@ lint: venv
 	.venv/bin/ruff format --check scripts tests
 	.venv/bin/ruff check scripts tests
 
-# The advisories database is not needed for these; `cargo deny check` with network looks at it too.
+# Without network: the advisories are not looked at. `cargo deny check` with network does that too.
 deny:
-	command -v cargo-deny >/dev/null || cargo install --locked cargo-deny
+	cargo deny --version >/dev/null 2>&1 || cargo install --quiet --locked --debug --version 0.20.2 cargo-deny
 	cargo deny --offline check bans licenses sources
 
 venv: .venv/installed

@@ -29,7 +29,7 @@ import parity_sweep
 from parity_cases import Case, Pool, draw_cases, draw_large, draw_sampled
 from parity_images import write_images
 from parity_models import EMBEDDED, KINDS, Subject
-from parity_oracle import Workers, common_words, workers
+from parity_oracle import Workers, words_said, workers
 from parity_verdict import MISMATCH, brief, compare, read_replay, write_replay
 from service import ROOT, Service, default_binary, models_toml
 
@@ -149,7 +149,11 @@ def compare_captions(run: Run, subjects: list[Subject], total: int) -> None:
 def _pool(model: str, names: dict[str, list[str]], oracle: Workers) -> Pool:
     images = names["scenes" if model == EMBEDDED else "corpus"]
     plain = [Case("words", model, image, None) for image in images[:WORD_SAMPLE]]
-    return Pool(images, common_words(oracle.answers(plain)))
+    said = {
+        case.image: words_said(answer)
+        for case, answer in zip(plain, oracle.answers(plain), strict=True)
+    }
+    return Pool(images, said)
 
 
 def judge(

@@ -92,14 +92,22 @@ def _returned(rng: random.Random) -> dict[str, Any]:
     return {"num_beams": beams, "num_return_sequences": rng.randint(2, beams)}
 
 
+def _stopped(rng: random.Random) -> dict[str, Any]:
+    """All hypotheses are asked for, and short or long ones favoured: else the rules agree."""
+    beams = rng.randint(2, 6)
+    chosen = {"num_beams": beams, "num_return_sequences": beams, "max_new_tokens": 24}
+    chosen["early_stopping"] = rng.choice([True, True, True, "never", "never", False])
+    return chosen | {"length_penalty": rng.choice([0.0, 1.0, 2.0])}
+
+
 ALONE: dict[str, Draw] = {
     "max_new_tokens": _one("max_new_tokens", [1, 2, 3, 5, 8, 12, 16, 24, 32], 0.3),
-    "min_new_tokens": _one("min_new_tokens", range(1, 19), 0.3),
-    "min_length": _one("min_length", range(1, 19), 0.3),
+    "min_new_tokens": _one("min_new_tokens", range(5, 21), 0.3),
+    "min_length": _one("min_length", range(5, 21), 0.3),
     "num_beams": _one("num_beams", [2, 3, 4, 5, 6, 8], 0.0),
     "num_return_sequences": _returned,
     "length_penalty": _one("length_penalty", [-1.5, -0.5, 0.0, 0.3, 0.6, 1.4, 2.0, 3.0], 0.85),
-    "early_stopping": _one("early_stopping", [False, True, "never"], 1.0),
+    "early_stopping": _stopped,
     "repetition_penalty": _one("repetition_penalty", [0.7, 0.9, 1.05, 1.2, 1.5, 2.0, 5.0], 0.4),
     "no_repeat_ngram_size": _one("no_repeat_ngram_size", [1, 2, 3, 4], 0.4),
 }
@@ -108,16 +116,19 @@ ALONE: dict[str, Draw] = {
 
 @dataclass(frozen=True)
 class Pool:
-    """What one model's cases draw from: image names, and words its captions use."""
+    """What one model's cases draw from."""
 
     images: Sequence[str]
-    words: Sequence[str]
+    said: dict[str, list[str]]
+    """Words, and pairs of words, of the plain captions of some images: worth banning."""
 
-    def bad_words(self, rng: random.Random) -> list[str]:
-        return rng.sample(list(self.words), k=min(rng.randint(1, 5), len(self.words)))
+    def ban(self, rng: random.Random) -> tuple[str, list[str]]:
+        """An image, and words that its plain caption has."""
+        image = rng.choice(sorted(image for image, words in self.said.items() if words))
+        return image, rng.sample(self.said[image], k=min(rng.randint(1, 4), len(self.said[image])))
 
 
-def draw_combination(rng: random.Random, pool: Pool) -> dict[str, Any]:
+def draw_combination(rng: random.Random) -> dict[str, Any]:
     """A random handful of parameters that transformers accepts together."""
     chosen: dict[str, Any] = {}
     if rng.random() < 0.6:
@@ -140,7 +151,7 @@ def draw_combination(rng: random.Random, pool: Pool) -> dict[str, Any]:
         # Not above what max_new_tokens allows without a prompt: longer is a contradiction.
         chosen["min_length"] = rng.randint(1, chosen.get("max_new_tokens", 20) + 1)
     if rng.random() < 0.35:
-        chosen["bad_words"] = pool.bad_words(rng)
+        chosen["bad_words"] = []  # filled when the image is drawn
     return chosen
 
 
@@ -151,26 +162,24 @@ def draw_cases(seed: int, total: int, pools: dict[str, Pool]) -> list[Case]:
     each = max(1, -(-total * 32 // 1000))
     cases: list[Case] = []
 
-    def add(group: str, count: int, parameters: Callable[[Pool], dict], prompted: float) -> None:
+    def add(group: str, count: int, parameters: Draw, prompted: float) -> None:
         for number in range(count):
             model = models[number % len(models)]
-            pool = pools[model]
+            image = rng.choice(pools[model].images)
             prompt = draw_prompt(rng) if rng.random() < prompted else None
-            cases.append(Case(group, model, rng.choice(pool.images), prompt, parameters(pool)))
+            chosen = parameters(rng)
+            if "bad_words" in chosen:
+                image, chosen["bad_words"] = pools[model].ban(rng)
+            cases.append(Case(group, model, image, prompt, chosen))
 
     for group, draw in ALONE.items():
-        add(group, each, lambda _pool, draw=draw: draw(rng), 0.25)
-    add("bad_words", each, lambda pool: _bad_words(rng, pool), 0.25)
-    add("prompt", 2 * each, lambda _pool: {}, 1.0)
-    add("top_k=1", each, lambda _pool: {"do_sample": True, "top_k": 1}, 0.3)
-    add("combined", total * 3 // 10, lambda pool: draw_combination(rng, pool), 0.5)
+        add(group, each, draw, 0.25)
+    add("bad_words", each, _one("bad_words", [()], 0.4), 0.1)
+    add("prompt", 2 * each, lambda _rng: {}, 1.0)
+    add("top_k=1", each, lambda _rng: {"do_sample": True, "top_k": 1}, 0.3)
+    add("combined", total * 3 // 10, draw_combination, 0.5)
     cases.extend(_plain(max(0, total - len(cases)), pools))
     return cases
-
-
-def _bad_words(rng: random.Random, pool: Pool) -> dict[str, Any]:
-    beams = {"num_beams": rng.randint(2, 5)} if rng.random() < 0.4 else {}
-    return beams | {"bad_words": pool.bad_words(rng)}
 
 
 def _plain(count: int, pools: dict[str, Pool]) -> Iterator[Case]:

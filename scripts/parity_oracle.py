@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
@@ -91,12 +90,9 @@ def workers(checkpoints: dict[str, Path], images: Path) -> Iterator[Workers]:
         yield Workers(pool)
 
 
-def common_words(answers: Sequence[Expected], count: int = 60) -> list[str]:
-    """Words and pairs of words of some captions, the frequent ones first: worth banning."""
-    seen: Counter[str] = Counter()
-    for captions in answers:
-        for caption in captions if isinstance(captions, list) else ():
-            words = caption.text.split()
-            seen.update(words)
-            seen.update(f"{a} {b}" for a, b in pairwise(words))
-    return [word for word, _ in seen.most_common(count)]
+def words_said(captions: Expected) -> list[str]:
+    """Words, and pairs of words, of the first caption."""
+    if isinstance(captions, str):
+        return []
+    words = captions[0].text.split()
+    return sorted({*words, *(f"{a} {b}" for a, b in pairwise(words))})

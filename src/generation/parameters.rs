@@ -9,7 +9,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 /// What may be asked for. `None` leaves the choice to the next layer, in the end to transformers' default.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
+#[serde(default, deny_unknown_fields)]
 pub struct GenerationParameters {
     /// At most so many ids after the prompt, the end token included. Default 20.
     pub max_new_tokens: Option<u32>,

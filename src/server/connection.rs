@@ -38,10 +38,12 @@ const MAX_STREAMS: u32 = 128;
 /// Bytes and number of a request's headers.
 const MAX_HEADER_BYTES: u32 = 32 << 10;
 const MAX_HEADERS: usize = 100;
-/// From the first byte of a request to the end of its headers; and from connecting to the first request.
-const HEADER_TIME: Duration = Duration::from_secs(10);
-/// A connection without a request in flight is closed after this.
+/// From connecting to the end of the first request's headers.
+const FIRST_REQUEST_TIME: Duration = Duration::from_secs(10);
+/// Between requests, to the end of the next one's headers; above the minute that load balancers keep connections.
 const IDLE_TIME: Duration = Duration::from_secs(75);
+/// For a peer to take notice that its idle connection is closed.
+const CLOSING_TIME: Duration = Duration::from_secs(5);
 /// Between two looks at whether a connection is idle.
 const IDLE_CHECK: Duration = Duration::from_secs(1);
 /// HTTP/2 pings find peers that vanished.
@@ -93,7 +95,7 @@ fn builder() -> auto::Builder<TokioExecutor> {
     builder
         .http1()
         .timer(TokioTimer::new())
-        .header_read_timeout(HEADER_TIME)
+        .header_read_timeout(IDLE_TIME)
         .max_buf_size(MAX_HEADER_BYTES as usize)
         .max_headers(MAX_HEADERS);
     builder
@@ -147,9 +149,9 @@ impl IdleClock {
         if Arc::strong_count(&self.activity) > self.base {
             self.since = Instant::now();
         }
-        let limit = if self.activity.had_request.load(Ordering::Relaxed) { IDLE_TIME } else { HEADER_TIME };
+        let limit = if self.activity.had_request.load(Ordering::Relaxed) { IDLE_TIME } else { FIRST_REQUEST_TIME };
         match self.since.elapsed() {
-            elapsed if elapsed > limit + HEADER_TIME => Idle::TooLong,
+            elapsed if elapsed > limit + CLOSING_TIME => Idle::TooLong,
             elapsed if elapsed > limit => Idle::Long,
             _ => Idle::No,
         }

@@ -162,3 +162,36 @@ fn foreign_error(context: &RequestContext, response: &Response) -> Option<Code> 
     }
     Status::from_header_map(response.headers()).map(|status| status.code())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use axum::middleware::from_fn;
+    use tower::{ServiceBuilder, ServiceExt, service_fn};
+
+    use super::*;
+
+    /// What a client gets from a handler that panics.
+    async fn answer_to_a_panic(content_type: &str) -> Response {
+        let handler = service_fn(|_: Request| async {
+            // A condition that the compiler cannot see through, so that the block has a type.
+            assert!(std::hint::black_box(false), "secret");
+            Ok::<_, Infallible>(Response::new(Body::empty()))
+        });
+        let request = Request::builder().header("content-type", content_type).header("x-request-id", "r1");
+        let chain = ServiceBuilder::new().layer(from_fn(identify)).service(handler);
+        chain.oneshot(request.body(Body::empty()).unwrap()).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_panic_is_an_internal_error_on_both_transports() {
+        let rest = answer_to_a_panic("application/json").await;
+        assert_eq!((rest.status().as_u16(), &rest.headers()["x-request-id"]), (500, &HeaderValue::from_static("r1")));
+        let body = body::read(rest.into_body(), 1000).await.unwrap();
+        assert_eq!(body, r#"{"error":"internal error","request_id":"r1"}"#);
+        let grpc = answer_to_a_panic("application/grpc").await;
+        let status = Status::from_header_map(grpc.headers()).unwrap();
+        assert_eq!((status.code(), status.message()), (Code::Internal, "internal error"));
+    }
+}

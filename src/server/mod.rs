@@ -82,12 +82,13 @@ pub async fn serve(
     let main = layered(&policy, rest::router(house.clone()), grpc::router(house.clone(), watcher.clone())?);
     let health = layered(&policy, rest::health_router(house), grpc::health_router(watcher));
 
+    // The models are loaded; whoever gets in finds the server ready.
+    phase.send_replace(Phase::Serving);
     let listeners = Listeners::new(closing);
     listeners.spawn(listener, main);
     if let Some(admin) = admin {
         listeners.spawn(admin, health);
     }
-    phase.send_replace(Phase::Serving);
     let outcome = tokio::select! {
         () = shutdown => Ok(()),
         () = engine_death(&captioner) => Err(ServeError::EngineStopped),

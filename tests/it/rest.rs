@@ -113,6 +113,18 @@ fn keys_guard_everything_but_health() {
 }
 
 #[test]
+fn the_administrators_port_answers_probes_and_nothing_else() {
+    run(async {
+        let server = Server::start(&["--api-keys=alpha"]).await;
+        assert_eq!(get(server.admin, "/v2/health/live", &[]).await.json(), json!({"live": true}));
+        assert_eq!(get(server.admin, &format!("/v2/models/{}/ready", model()), &[]).await.status, 200);
+        let key = &["authorization: Bearer alpha"];
+        assert_eq!(get(server.admin, "/v2", key).await.status, 404);
+        assert_eq!(post(server.admin, "/infer", key, "{}").await.status, 404);
+    });
+}
+
+#[test]
 fn a_request_id_is_returned_or_made() {
     run(async {
         let server = Server::start(&[]).await.address;

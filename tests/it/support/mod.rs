@@ -55,6 +55,8 @@ pub(crate) fn run<T>(test: impl Future<Output = T>) -> T {
 /// A server of this process.
 pub(crate) struct Server {
     pub(crate) address: SocketAddr,
+    /// The administrators' port.
+    pub(crate) admin: SocketAddr,
     shutdown: Option<oneshot::Sender<()>>,
     task: JoinHandle<()>,
 }
@@ -63,7 +65,8 @@ impl Server {
     /// With these flags besides the tests' own.
     pub(crate) async fn start(flags: &[&str]) -> Self {
         let main = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = main.local_addr().unwrap();
+        let admin = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (address, admin_address) = (main.local_addr().unwrap(), admin.local_addr().unwrap());
         let (shutdown, stop) = oneshot::channel::<()>();
         let images: ImageConfig = parse(&["--max-image-bytes=2000000"]);
         let config = parse::<ServerArgs>(flags).resolve(&images).unwrap();
@@ -74,9 +77,9 @@ impl Server {
                     std::future::pending::<()>().await;
                 }
             };
-            serve(main, None, config, CAPTIONER.clone(), stop).await.unwrap();
+            serve(main, Some(admin), config, CAPTIONER.clone(), stop).await.unwrap();
         });
-        Self { address, shutdown: Some(shutdown), task }
+        Self { address, admin: admin_address, shutdown: Some(shutdown), task }
     }
 
     /// A gRPC channel to it.
