@@ -93,11 +93,11 @@ def _returned(rng: random.Random) -> dict[str, Any]:
 
 
 def _stopped(rng: random.Random) -> dict[str, Any]:
-    """All hypotheses are asked for, and short or long ones favoured: else the rules agree."""
+    """All hypotheses are asked for, and longer ones favoured: else the rules agree."""
     beams = rng.randint(2, 6)
     chosen = {"num_beams": beams, "num_return_sequences": beams, "max_new_tokens": 24}
     chosen["early_stopping"] = rng.choice([True, True, True, "never", "never", False])
-    return chosen | {"length_penalty": rng.choice([0.0, 1.0, 2.0])}
+    return chosen | {"length_penalty": rng.choice([1.0, 2.0, 2.0, 3.0])}
 
 
 ALONE: dict[str, Draw] = {
