@@ -18,6 +18,7 @@ use crate::{
     captioner::Captioner,
     catalogue::Catalogue,
     config::ImageConfig,
+    fetch::{decode_data_url, is_data_url},
     generation::{FinishReason, GenerationParameters, TokenId},
     registry::{Registry, ServedModel},
     telemetry::{self, Verbosity},
@@ -26,7 +27,7 @@ use crate::{
 /// Caption images: one line each, path<TAB>caption.
 #[derive(Debug, Args)]
 pub(super) struct CaptionImages {
-    /// Files, or http and https URLs
+    /// Files, or http, https and data: URLs
     #[arg(required = true, value_name = "IMAGE_OR_URL")]
     images: Vec<String>,
 
@@ -109,6 +110,10 @@ impl CaptionImages {
     fn source(&self, image: &str) -> Result<ImageSource, String> {
         if let Some(url) = Url::parse(image).ok().filter(|url| matches!(url.scheme(), "http" | "https")) {
             return Ok(ImageSource::Url(url));
+        }
+        if is_data_url(image) {
+            let bytes = decode_data_url(image, self.image.max_image_bytes).map_err(|error| error.to_string())?;
+            return Ok(ImageSource::Bytes { bytes, field: "image" });
         }
         let size = Path::new(image).metadata().map_err(|error| error.to_string())?.len();
         if size > self.image.max_image_bytes as u64 {

@@ -5,6 +5,7 @@
 //! the log.
 
 mod address;
+mod data_url;
 mod resolver;
 
 use std::{error::Error, net::IpAddr, sync::Arc, time::Duration};
@@ -21,6 +22,7 @@ use crate::{
     error::{CaptionError, Cause},
 };
 
+pub(crate) use self::data_url::{decode_base64, decode_data_url, is_data_url, least_decoded_length};
 use self::{
     address::is_global,
     resolver::{PrivateAddress, PublicResolver, Unresolvable},

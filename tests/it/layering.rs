@@ -7,7 +7,7 @@ use std::{
 
 /// A room and the rooms of this crate that it may name, besides itself.
 const MAY_USE: [(&str, &[&str]); 15] = [
-    ("server", &["caption", "captioner", "config", "error", "generation", "registry"]),
+    ("server", &["caption", "captioner", "config", "error", "fetch", "generation", "registry"]),
     ("captioner", &["caption", "config", "error", "fetch", "image", "registry"]),
     ("fetch", &["config", "error"]),
     ("image", &[]),
@@ -28,6 +28,7 @@ const MAY_USE: [(&str, &[&str]); 15] = [
             "captioner",
             "catalogue",
             "config",
+            "fetch",
             "generation",
             "image",
             "registry",

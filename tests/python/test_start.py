@@ -1,5 +1,6 @@
 """What the program says when it cannot start: one clear line that says what to do."""
 
+import base64
 import json
 import os
 import shutil
@@ -187,3 +188,10 @@ def test_the_encoder_runs_once_per_image_whatever_the_beams() -> None:
     assert done.returncode == 0 and len(done.stdout.splitlines()) == 3
     # One more for the self-test image.
     assert done.stderr.count("image encoded") == 4
+
+
+def test_caption_takes_a_data_url() -> None:
+    url = "data:image/png;base64," + base64.b64encode(PICTURE.read_bytes()).decode()
+    done = run("caption", url, PICTURE)
+    from_url, from_file = done.stdout.splitlines()
+    assert from_url.split("\t")[1] == from_file.split("\t")[1]

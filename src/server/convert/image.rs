@@ -8,10 +8,8 @@ use url::Url;
 use crate::{
     caption::ImageSource,
     error::CaptionError,
-    server::convert::{
-        ContentLimits,
-        data_url::{decode_base64, decode_data_url, is_data_url, least_decoded_length},
-    },
+    fetch::{decode_base64, decode_data_url, is_data_url, least_decoded_length},
+    server::convert::ContentLimits,
 };
 
 /// A URL longer than this is refused; `data:` URIs are bounded by the image's size instead.

@@ -4,7 +4,6 @@
 //! `answer` are the Open Inference request, `typed` is `blip.v1`.
 
 pub(crate) mod answer;
-mod data_url;
 pub(crate) mod image;
 pub(crate) mod infer;
 pub(crate) mod oip;
