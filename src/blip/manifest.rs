@@ -128,9 +128,9 @@ pub struct Text {
 /// From the tokenizer's ids to the decoder's.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Prompt {
-    /// Takes the place of the tokenizer's first id ([CLS]).
+    /// Takes the place of the tokenizer's first id (`[CLS]`).
     pub replace_first_with: TokenId,
-    /// The tokenizer's last id ([SEP]) is dropped.
+    /// The tokenizer's last id (`[SEP]`) is dropped.
     pub drop_last: bool,
 }
 

@@ -24,7 +24,7 @@ use crate::{
     telemetry::{self, Verbosity},
 };
 
-/// Caption images: one line each, path<TAB>caption.
+/// Caption images: one line each, path, tab, caption.
 #[derive(Debug, Args)]
 pub(super) struct CaptionImages {
     /// Files, or http, https and data: URLs

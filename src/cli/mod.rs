@@ -28,7 +28,7 @@ struct Cli {
 enum Command {
     /// Serve REST and gRPC on one port (the default command)
     Serve(Box<serve::Serve>),
-    /// Caption images: one line each, path<TAB>caption
+    /// Caption images: one line each, path, tab, caption
     Caption(Box<caption::CaptionImages>),
     /// Write what the model sees of an image: pixel_values, float32 [1, 3, H, W], as .npy
     Pixels(pixels::Pixels),

@@ -5,7 +5,7 @@
 
 use thiserror::Error;
 
-/// Why [`decode`](crate::image::decode) refused some bytes. `Display` is safe to show to a client.
+/// Why [`decode`](crate::image::decode()) refused some bytes. `Display` is safe to show to a client.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum DecodeError {

@@ -1,6 +1,6 @@
 //! From the bytes of an image file to `pixel_values`, exactly as Pillow and transformers do it.
 //!
-//! Three steps: [`decode`] (bytes -> RGB), `resample` (Pillow's resize) and [`preprocess`] (normalised floats). This room
+//! Three steps: [`decode()`] (bytes -> RGB), `resample` (Pillow's resize) and [`preprocess()`] (normalised floats). This room
 //! knows nothing of models, ONNX Runtime or the network.
 
 mod decode;

@@ -89,7 +89,7 @@ impl PreprocessConfig {
         Ok(Self(fields))
     }
 
-    /// What becomes of transparent pixels; for [`decode`](super::decode).
+    /// What becomes of transparent pixels; for [`decode`](super::decode()).
     pub fn alpha(&self) -> AlphaPolicy {
         self.0.alpha
     }
