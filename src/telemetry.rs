@@ -1,6 +1,6 @@
 //! Logs: structured, on stderr. Standard output belongs to the commands' results.
 
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 
 use clap::{Args, ValueEnum};
 use tracing_subscriber::{EnvFilter, filter::ParseError};
@@ -46,7 +46,8 @@ pub fn init(config: &LogConfig, verbosity: Verbosity) -> Result<(), ParseError> 
         Verbosity::Info => "info,ort=warn",
     };
     let filter = EnvFilter::builder().parse(config.log.as_deref().unwrap_or(default))?;
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
+    let colours = io::stderr().is_terminal();
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(colours);
     let result = match config.log_format {
         LogFormat::Text => builder.try_init(),
         LogFormat::Json => builder.json().flatten_event(true).try_init(),
