@@ -40,10 +40,11 @@ pub enum Verbosity {
 /// # Errors
 /// The filter is malformed.
 pub fn init(config: &LogConfig, verbosity: Verbosity) -> Result<(), ParseError> {
-    // ONNX Runtime's own lines come through `ort`; below warning they are about its graph passes.
+    // ONNX Runtime's own lines come through `ort`; below warning they are about its graph passes. Its loader says which
+    // library and version it found.
     let default = match verbosity {
         Verbosity::Quiet => "warn",
-        Verbosity::Info => "info,ort=warn",
+        Verbosity::Info => "info,ort=warn,ort::load_dynamic=info",
     };
     let filter = EnvFilter::builder().parse(config.log.as_deref().unwrap_or(default))?;
     let colours = io::stderr().is_terminal();
