@@ -5,7 +5,7 @@ use std::{num::NonZero, sync::Arc, thread::available_parallelism, time::Instant}
 use bytes::Bytes;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
-use tracing::Span;
+use tracing::{Span, info};
 
 use crate::{
     caption::{CaptionReply, CaptionRequest, ImageSource},
@@ -60,6 +60,12 @@ impl Captioner {
             Ok(CaptionReply { model: model.name.clone(), model_version: model.version.clone(), captions })
         })
         .await
+        .inspect_err(|error| {
+            if let CaptionError::ImageUrl { reason, source } = error {
+                // The client is told one sentence; the operator must be able to see why.
+                info!(reason, cause = source.as_ref().map(tracing::field::display), "image URL refused");
+            }
+        })
     }
 
     /// What a model with this preprocessing sees of an image.

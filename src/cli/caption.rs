@@ -18,6 +18,7 @@ use crate::{
     captioner::Captioner,
     catalogue::Catalogue,
     config::ImageConfig,
+    error::CaptionError,
     fetch::{decode_data_url, is_data_url},
     generation::{FinishReason, GenerationParameters, TokenId},
     registry::{Registry, ServedModel},
@@ -92,7 +93,7 @@ impl CaptionImages {
                         deadline: None,
                         cancelled: CancellationToken::new(),
                     };
-                    captioner.caption(request).await.map_err(|error| error.to_string())
+                    captioner.caption(request).await.map_err(|error| explain(&error))
                 }
                 Err(error) => Err(error),
             };
@@ -156,5 +157,17 @@ impl CaptionImages {
         }
         telemetry::say(&format!("{image}: {error}"));
         Ok(())
+    }
+}
+
+/// An error for whoever runs the command: unlike a client of the service, they may know why a URL failed.
+fn explain(error: &CaptionError) -> String {
+    match error {
+        CaptionError::ImageUrl { reason: "private_address", .. } => {
+            format!("{error}: it leads to a private address, see --allow-private-networks")
+        }
+        CaptionError::ImageUrl { reason, source: Some(source) } => format!("{error}: {reason}: {source}"),
+        CaptionError::ImageUrl { reason, source: None } => format!("{error}: {reason}"),
+        _ => error.to_string(),
     }
 }

@@ -28,6 +28,7 @@ const MAY_USE: [(&str, &[&str]); 15] = [
             "captioner",
             "catalogue",
             "config",
+            "error",
             "fetch",
             "generation",
             "image",
