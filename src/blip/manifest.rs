@@ -183,16 +183,6 @@ impl Manifest {
         Ok(())
     }
 
-    /// A digest of the whole bundle: of the checksums of its files.
-    pub fn bundle_hash(&self) -> String {
-        let mut hash = Sha256::new();
-        for (name, entry) in &self.files {
-            hash.update(name);
-            hash.update(&entry.sha256);
-        }
-        hex(&hash.finalize())
-    }
-
     fn check(&self) -> Result<(), String> {
         if self.format_version != FORMAT_VERSION {
             return Err(format!("format_version is {}, this version reads {FORMAT_VERSION}", self.format_version));
