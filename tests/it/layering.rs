@@ -70,6 +70,8 @@ fn no_room_names_a_room_it_must_not_know() {
 #[test]
 fn each_library_stays_in_its_room() {
     for (room, file, line) in source_lines() {
+        // Not what stands inside quotes: a log filter names crates too.
+        let line = line.split('"').step_by(2).collect::<Vec<_>>().join("\"");
         for (library, rooms) in ONLY_IN {
             let names_it = line
                 .split(|c: char| !(c.is_alphanumeric() || c == '_' || c == ':'))
