@@ -151,11 +151,6 @@ impl CaptionError {
         Self::InvalidArgument { field: field.into(), reason: reason.into() }
     }
 
-    /// All places are taken.
-    pub fn overloaded() -> Self {
-        Self::Overloaded { retry_after: Duration::from_secs(1) }
-    }
-
     /// An internal error with its cause for the log.
     pub fn internal(source: impl Into<Cause>) -> Self {
         Self::Internal(source.into())

@@ -113,7 +113,7 @@ impl CaptionImages {
             return Ok(ImageSource::Url(url));
         }
         if is_data_url(image) {
-            let bytes = decode_data_url(image, self.image.max_image_bytes).map_err(|error| error.to_string())?;
+            let bytes = decode_data_url(image, self.image.max_image_bytes).map_err(|error| explain(&error))?;
             return Ok(ImageSource::Bytes { bytes, field: "image" });
         }
         let size = Path::new(image).metadata().map_err(|error| error.to_string())?.len();
