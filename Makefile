@@ -5,6 +5,8 @@ PYTHON := .venv/bin/python
 BINARY := target/release/blip-serve
 ORT := .onnxruntime/lib/libonnxruntime.so
 ORT_GPU := .onnxruntime-gpu/lib/libonnxruntime.so
+RUST_TESTS := cargo test --release --locked --no-fail-fast
+PYTHON_TESTS := $(PYTHON) -m pytest tests/python -q
 
 .PHONY: build demo test test-rust test-python parity parity-large lint deny venv ort ort-gpu export-scenes lock clean
 
@@ -14,14 +16,15 @@ build: $(ORT)
 demo: build venv
 	$(PYTHON) scripts/demo.py --binary $(BINARY)
 
+# Ends with one line for both suites: `N passed, M failed`.
 test: build venv $(ORT_GPU)
-	$(MAKE) test-rust test-python
+	@$(PYTHON) scripts/run_tests.py '$(RUST_TESTS)' '$(PYTHON_TESTS)'
 
 test-rust: $(ORT)
-	cargo test --release --locked
+	$(RUST_TESTS)
 
 test-python: build venv $(ORT_GPU)
-	$(PYTHON) -m pytest tests/python -q
+	$(PYTHON_TESTS)
 
 parity: build venv
 	$(PYTHON) scripts/parity.py --binary $(BINARY)
@@ -33,8 +36,8 @@ lint: venv
 	cargo fmt --check
 	cargo clippy --locked --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --document-private-items
-	.venv/bin/ruff format --check scripts tests
-	.venv/bin/ruff check scripts tests
+	.venv/bin/ruff format --check scripts tests examples
+	.venv/bin/ruff check scripts tests examples
 
 # Without network: the advisories are not looked at. `cargo deny check` with network does that too.
 deny:
@@ -42,9 +45,10 @@ deny:
 	cargo deny --offline check bans licenses sources
 
 venv: .venv/installed
+# The list is complete, so no dependencies are looked up (and overrides.txt holds).
 .venv/installed: requirements/scripts.txt
 	python3 -m venv .venv
-	.venv/bin/pip install --quiet --disable-pip-version-check --no-input --require-hashes -r requirements/scripts.txt
+	.venv/bin/pip install --quiet --disable-pip-version-check --no-input --no-deps --require-hashes -r requirements/scripts.txt
 	touch $@
 
 ort: $(ORT)
@@ -60,7 +64,8 @@ export-scenes: venv
 
 # Resolves requirements/scripts.in anew; needs uv.
 lock:
-	uv pip compile --quiet --generate-hashes --python-version 3.11 requirements/scripts.in --output-file requirements/scripts.txt
+	uv pip compile --quiet --generate-hashes --python-version 3.11 --override requirements/overrides.txt \
+		requirements/scripts.in --output-file requirements/scripts.txt
 
 clean:
 	rm -rf target build .venv .onnxruntime .onnxruntime-gpu

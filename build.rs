@@ -14,10 +14,29 @@ fn main() -> Result<(), Box<dyn Error>> {
 
 fn compile_protos() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=proto");
-    let descriptors = protox::compile(["blip/v1/caption.proto"], ["proto"])?;
+    let services = ["blip/v1/caption.proto", "inference/grpc_service.proto", "grpc/health/v1/health.proto"];
+    let descriptors = protox::compile(services, ["proto"])?;
     let path = PathBuf::from(env::var("OUT_DIR")?).join("descriptors.bin");
     fs::write(path, descriptors.encode_to_vec())?;
-    tonic_prost_build::configure().build_transport(false).bytes(".blip.v1").compile_fds(descriptors)?;
+    tonic_prost_build::configure()
+        .build_transport(false)
+        .bytes(".")
+        // REST gives the same descriptions as JSON, with the names of the messages' fields.
+        .type_attribute("inference.ModelMetadataResponse", "#[derive(serde::Serialize)]")
+        .type_attribute("inference.ModelMetadataResponse.TensorMetadata", "#[derive(serde::Serialize)]")
+        .type_attribute("inference.ModelConfig", "#[derive(serde::Serialize)]")
+        .type_attribute("inference.ModelInput", "#[derive(serde::Serialize)]")
+        .type_attribute("inference.ModelOutput", "#[derive(serde::Serialize)]")
+        .type_attribute("inference.ModelDynamicBatching", "#[derive(serde::Serialize)]")
+        .type_attribute("inference.ModelTransactionPolicy", "#[derive(serde::Serialize)]")
+        .type_attribute("inference.ModelStatistics", "#[derive(serde::Serialize)]")
+        .type_attribute("inference.InferStatistics", "#[derive(serde::Serialize)]")
+        .type_attribute("inference.InferBatchStatistics", "#[derive(serde::Serialize)]")
+        .type_attribute("inference.StatisticDuration", "#[derive(serde::Serialize)]")
+        .type_attribute("inference.RepositoryIndexResponse.ModelIndex", "#[derive(serde::Serialize)]")
+        .field_attribute("data_type", "#[serde(serialize_with = \"super::data_type_name\")]")
+        .extern_path(".google.rpc.Status", "::tonic_types::Status")
+        .compile_fds(descriptors)?;
     Ok(())
 }
 

@@ -24,6 +24,7 @@ from types import ModuleType, TracebackType
 from typing import Any, Self
 
 import grpc
+import grpc_tools
 from grpc_tools import protoc
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -49,7 +50,8 @@ def stubs() -> tuple[ModuleType, ModuleType]:
     if "blip.v1.caption_pb2" not in sys.modules:
         folder = tempfile.mkdtemp(prefix="blip-stubs-")
         proto = str(ROOT / "proto" / "blip" / "v1" / "caption.proto")
-        arguments = ["protoc", f"-I{ROOT / 'proto'}", f"--python_out={folder}"]
+        well_known = Path(grpc_tools.__file__).parent / "_proto"
+        arguments = ["protoc", f"-I{ROOT / 'proto'}", f"-I{well_known}", f"--python_out={folder}"]
         if protoc.main([*arguments, f"--grpc_python_out={folder}", proto]) != 0:
             raise ServiceError(f"protoc refused {proto}")
         sys.path.insert(0, folder)

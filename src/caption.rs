@@ -1,6 +1,6 @@
 //! The domain's nouns: what comes in, what goes out. No wire format, no tensor.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tokio_util::sync::CancellationToken;
@@ -50,6 +50,30 @@ pub struct CaptionReply {
     pub model_version: String,
     /// `num_return_sequences` captions.
     pub captions: Vec<Caption>,
+    /// Where the time went.
+    pub timings: Timings,
+}
+
+/// Where the time of one image went.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Timings {
+    /// Fetching, decoding and resizing it.
+    pub compute_input: Duration,
+    /// Waiting for the engine.
+    pub queue: Duration,
+    /// From the first run of a graph to the last token.
+    pub compute_infer: Duration,
+    /// From token ids to text.
+    pub compute_output: Duration,
+}
+
+/// What a client that reads along is told.
+#[derive(Clone, Debug)]
+pub enum CaptionEvent {
+    /// The next piece of the text; the pieces joined are the caption's text.
+    Piece(String),
+    /// The end.
+    Reply(CaptionReply),
 }
 
 /// One caption.

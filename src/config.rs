@@ -3,11 +3,12 @@
 //! Parsed once by clap into [`ServerArgs`] and [`ImageConfig`]; past that nothing reads the environment. Settings of a model are in
 //! the catalogue (`models.toml`).
 
-use std::{fmt, fs, net::SocketAddr, path::PathBuf, time::Duration};
+use std::{fmt, fs, net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
 
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 use thiserror::Error;
+use url::Url;
 
 /// Settings that cannot be used; the text names the setting.
 #[derive(Debug, Error)]
@@ -70,6 +71,10 @@ pub struct ServerArgs {
     /// Name that GET /v2 gives; the default model's name if not set
     #[arg(long, env = "BLIP_SERVER_NAME")]
     pub server_name: Option<String>,
+
+    /// Origins whose web pages may call REST, separated by commas, e.g. https://example.com; * is every one
+    #[arg(long, env = "BLIP_CORS_ORIGINS", value_delimiter = ',')]
+    pub cors_origins: Vec<Origin>,
 }
 
 /// Settings of the server room, resolved.
@@ -87,8 +92,10 @@ pub struct ServerConfig {
     pub shutdown_grace: Duration,
     /// Longest time for a request.
     pub request_timeout: Duration,
-    /// `None`: the default model's name.
-    pub server_name: Option<String>,
+    /// Name of the server in its metadata.
+    pub server_name: String,
+    /// Web pages that may call; empty: none.
+    pub cors_origins: Vec<Origin>,
 }
 
 /// How images get in: the same flags for `serve` and `caption`.
@@ -111,6 +118,15 @@ pub struct ImageConfig {
     pub fetch_timeout: Duration,
 }
 
+/// Where web pages come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// `*`.
+    Any,
+    /// Scheme, host and port, as browsers write them.
+    One(String),
+}
+
 /// A text that never gets into a log.
 #[derive(Clone)]
 pub struct Secret(String);
@@ -122,11 +138,12 @@ pub struct ApiKeys {
 }
 
 impl ServerArgs {
-    /// What the server room needs, with the keys read.
+    /// What the server room needs, with the keys read. A server without a name is called after its default model:
+    /// importers use the name in the paths that follow.
     ///
     /// # Errors
     /// The file of keys cannot be read, or a key is empty or has white space in it.
-    pub fn resolve(self, image: &ImageConfig) -> Result<ServerConfig, ConfigError> {
+    pub fn resolve(self, image: &ImageConfig, default_model: &str) -> Result<ServerConfig, ConfigError> {
         Ok(ServerConfig {
             api_keys: self.load_api_keys()?,
             max_body_bytes: self.max_body_bytes,
@@ -134,7 +151,8 @@ impl ServerArgs {
             queue_capacity: self.queue_capacity as usize,
             shutdown_grace: self.shutdown_grace,
             request_timeout: self.request_timeout,
-            server_name: self.server_name,
+            server_name: self.server_name.unwrap_or_else(|| default_model.to_owned()),
+            cors_origins: self.cors_origins,
         })
     }
 
@@ -189,6 +207,21 @@ fn seconds(text: &str) -> Result<Duration, String> {
     }
 }
 
+impl FromStr for Origin {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "*" {
+            return Ok(Self::Any);
+        }
+        let origin = Url::parse(text).map(|url| url.origin().ascii_serialization());
+        match origin {
+            Ok(origin) if origin == text => Ok(Self::One(origin)),
+            _ => Err(format!("'{text}' is no origin such as https://example.com")),
+        }
+    }
+}
+
 impl From<String> for Secret {
     fn from(text: String) -> Self {
         Self(text)
@@ -216,6 +249,16 @@ mod tests {
     #[test]
     fn a_secret_is_not_shown() {
         assert_eq!(format!("{:?}", Secret::from("key".to_string())), "***");
+    }
+
+    #[test]
+    fn an_origin_is_what_a_browser_sends() {
+        assert_eq!("*".parse(), Ok(Origin::Any));
+        assert_eq!("http://localhost:3000".parse(), Ok(Origin::One("http://localhost:3000".into())));
+        for bad in ["example.com", "https://example.com/", "https://example.com:443", "https://Example.com", "null", ""]
+        {
+            assert!(bad.parse::<Origin>().is_err(), "{bad}");
+        }
     }
 
     #[test]

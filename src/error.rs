@@ -67,7 +67,7 @@ pub enum CaptionError {
     MethodNotAllowed,
     /// The method is known and not offered.
     #[error("{0} is not implemented")]
-    Unimplemented(&'static str),
+    Unimplemented(String),
     /// A header or encoding that the server cannot read.
     #[error("{0}")]
     UnsupportedMediaType(&'static str),

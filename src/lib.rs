@@ -13,7 +13,7 @@
 //! - [`blip`]: the graphs; the only room that knows ONNX Runtime.
 //! - [`generation`]: which token comes next. Pure arithmetic.
 //!
-//! Around them: [`cli`], [`config`] (settings), [`telemetry`] (logs).
+//! Around them: [`cli`], [`config`] (settings), [`telemetry`] (logs), [`statistics`] (counts).
 
 pub mod blip;
 pub mod caption;
@@ -28,4 +28,5 @@ pub mod generation;
 pub mod image;
 pub mod registry;
 pub mod server;
+pub mod statistics;
 pub mod telemetry;

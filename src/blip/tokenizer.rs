@@ -80,24 +80,47 @@ impl Tokenizer {
         let text = self.inner.decode(ids, true).map_err(|_| TokenizeError)?;
         Ok(if self.clean_up_tokenization_spaces { clean_up_tokenization(&text) } else { text })
     }
+
+    /// The beginning of the text that stays as it is whatever ids follow.
+    ///
+    /// # Errors
+    /// The tokenizer refuses the ids.
+    pub fn decode_decided(&self, ids: &[TokenId]) -> Result<String, TokenizeError> {
+        let mut text = self.decode(ids)?;
+        if self.clean_up_tokenization_spaces {
+            text.truncate(decided_len(&text));
+        }
+        Ok(text)
+    }
 }
 
-/// transformers' `clean_up_tokenization`, the same replacements in the same order.
+/// Those of transformers' `clean_up_tokenization`, in its order.
+const REPLACEMENTS: [(&str, &str); 11] = [
+    (" .", "."),
+    (" ?", "?"),
+    (" !", "!"),
+    (" ,", ","),
+    (" ' ", "'"),
+    (" n't", "n't"),
+    (" 'm", "'m"),
+    (" 's", "'s"),
+    (" 've", "'ve"),
+    (" 're", "'re"),
+    (" do not", " don't"),
+];
+
 fn clean_up_tokenization(text: &str) -> String {
-    const REPLACEMENTS: [(&str, &str); 11] = [
-        (" .", "."),
-        (" ?", "?"),
-        (" !", "!"),
-        (" ,", ","),
-        (" ' ", "'"),
-        (" n't", "n't"),
-        (" 'm", "'m"),
-        (" 's", "'s"),
-        (" 've", "'ve"),
-        (" 're", "'re"),
-        (" do not", " don't"),
-    ];
     REPLACEMENTS.iter().fold(text.to_owned(), |text, (from, to)| text.replace(from, to))
+}
+
+/// Where in a cleaned-up text the part begins that further text could still make a replacement of.
+fn decided_len(text: &str) -> usize {
+    let open = |(from, to): &(&str, &str)| {
+        let starts = (1..from.len()).rev().map(|len| &from[..len]);
+        let start = starts.filter(|start| !to.starts_with(start)).find(|start| text.ends_with(start));
+        start.map_or(text.len(), |start| text.len() - start.len())
+    };
+    REPLACEMENTS.iter().map(open).min().unwrap_or(text.len())
 }
 
 #[cfg(test)]
@@ -143,6 +166,35 @@ mod tests {
         for case in golden.texts {
             assert_eq!(tokenizer.decode(&case.ids).unwrap(), case.text, "{:?}", case.ids);
         }
+    }
+
+    #[test]
+    fn what_is_decided_is_how_the_text_goes_on() {
+        let bundle = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/scenes");
+        let tokenizer = Tokenizer::load(&bundle, &Manifest::load(&bundle).unwrap()).unwrap();
+        // Words that the clean-up joins, their pieces, and any others.
+        let odd: Vec<TokenId> =
+            ["'", "n", "t", "s", "m", "##m", "do", "no", "##t", "not", ".", ",", "v", "##e", "re", "a", "[SEP]"]
+                .iter()
+                .map(|word| tokenizer.inner.token_to_id(word).unwrap())
+                .collect();
+        let mut seed = 7_u32;
+        let mut draw = |n: usize| {
+            seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (seed >> 8) as usize % n
+        };
+        for _ in 0..3000 {
+            let ids: Vec<TokenId> =
+                (0..8).map(|_| if draw(8) == 0 { draw(30_000) as TokenId } else { odd[draw(odd.len())] }).collect();
+            let whole = tokenizer.decode(&ids).unwrap();
+            for len in 0..=ids.len() {
+                let decided = tokenizer.decode_decided(&ids[..len]).unwrap();
+                assert!(whole.starts_with(&decided), "{ids:?}: {decided:?} / {whole:?}");
+            }
+        }
+        assert_eq!(decided_len("a dog"), 5);
+        assert_eq!(decided_len("it '"), 2);
+        assert_eq!(decided_len("i do"), 4);
     }
 
     #[test]

@@ -1,11 +1,13 @@
 //! `blip-serve serve`: the service.
 
-use std::process::ExitCode;
+use std::{path::PathBuf, process::ExitCode};
 
 use clap::Args;
 use tokio::{
     net::TcpListener,
+    runtime::Handle,
     signal::unix::{SignalKind, signal},
+    task,
 };
 use tracing::info;
 
@@ -15,6 +17,7 @@ use crate::{
     captioner::Captioner,
     catalogue::Catalogue,
     config::{ImageConfig, ServerArgs},
+    error::Cause,
     registry::Registry,
     server,
     telemetry::{self, Verbosity},
@@ -51,12 +54,8 @@ impl Serve {
                 _ = interrupt.recv() => info!("interrupted: draining"),
             }
         };
-        tokio::pin!(stop);
-        let config = self.server.clone().resolve(&self.image)?;
-        let captioner = tokio::select! {
-            captioner = self.load() => captioner?,
-            () = &mut stop => return Ok(()),
-        };
+        let catalogue = Catalogue::load(&self.model_args.models)?;
+        let config = self.server.clone().resolve(&self.image, &catalogue.default)?;
         let bind = |address| async move {
             TcpListener::bind(address).await.map_err(|error| format!("--listen {address}: {error}"))
         };
@@ -65,13 +64,16 @@ impl Serve {
             Some(address) => Some(bind(address).await?),
             None => None,
         };
+        let (library, image) = (self.model_args.ort_library, self.image);
+        // Checksums and graphs keep a thread busy for a while: not one that answers probes.
+        let loading = task::spawn_blocking(move || Handle::current().block_on(load(&catalogue, library, &image)));
+        let captioner = async { loading.await? };
         Ok(server::serve(listener, admin, config, captioner, stop).await?)
     }
+}
 
-    async fn load(&self) -> Result<Captioner, CommandError> {
-        let catalogue = Catalogue::load(&self.model_args.models)?;
-        let runtime = Runtime::load(self.model_args.ort_library.as_deref())?;
-        let registry = Registry::load(&catalogue, &runtime).await?;
-        Ok(Captioner::new(registry, &self.image).map_err(|error| error.to_string())?)
-    }
+async fn load(catalogue: &Catalogue, library: Option<PathBuf>, image: &ImageConfig) -> Result<Captioner, Cause> {
+    let runtime = Runtime::load(library.as_deref())?;
+    let registry = Registry::load(catalogue, &runtime).await?;
+    Captioner::new(registry, image)
 }

@@ -46,8 +46,9 @@ impl Batch {
         reply: Reply,
     ) {
         if let Err(error) = model.join(image, prefill, &mut self.cache) {
-            return reply.send(Err(CaptionError::internal(error)));
+            return reply.fail(CaptionError::internal(error));
         }
+        reply.tell(&search);
         self.active.push(Active { search, reply, past_length: prefill.prompt_len });
         self.input_ids.extend(token_ids.iter().map(|id| i64::from(*id)));
     }
@@ -56,7 +57,7 @@ impl Batch {
     pub(super) fn drop_unwanted(&mut self) {
         for image in (0..self.active.len()).rev() {
             if let Some(error) = self.active[image].reply.unwanted() {
-                self.remove(image).reply.send(Err(error));
+                self.remove(image).reply.fail(error);
             }
         }
     }
@@ -66,7 +67,7 @@ impl Batch {
         if let Err(error) = self.try_step(model) {
             tracing::error!(%error, images = self.active.len(), "decoder step failed");
             for active in self.active.drain(..) {
-                active.reply.send(Err(CaptionError::internal(error.to_string())));
+                active.reply.fail(CaptionError::internal(error.to_string()));
             }
             self.input_ids.clear();
             self.cache = model.new_cache(self.key);
@@ -97,10 +98,15 @@ impl Batch {
             match active.search.advance(&logits[image * image_len..][..image_len]) {
                 Advance::Continue { beam_idx, token_ids } => {
                     self.cache.reorder(image, &beam_idx);
+                    active.reply.tell(&active.search);
                     let rows = &mut self.input_ids[image * self.key.rows..][..self.key.rows];
                     rows.iter_mut().zip(token_ids).for_each(|(row, id)| *row = i64::from(id));
                 }
-                Advance::Done(sequences) => self.remove(image).reply.send(Ok(sequences)),
+                Advance::Done(sequences) => {
+                    let Active { search, reply, .. } = self.remove(image);
+                    reply.tell(&search);
+                    reply.finish(sequences);
+                }
             }
         }
         Ok(())

@@ -5,9 +5,13 @@
 mod batch;
 mod worker;
 
-use std::{thread, time::Instant};
+use std::{
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::Span;
 
@@ -16,6 +20,7 @@ use crate::{
     error::CaptionError,
     generation::{Search, Sequence, TokenId},
     image::PixelValues,
+    statistics::Statistics,
 };
 
 /// Jobs inside the engine's channel. Those behind them wait in their senders, in order; admission bounds them.
@@ -30,10 +35,30 @@ pub struct Job {
     pub prompt: Vec<TokenId>,
     /// Decides the tokens.
     pub search: Search,
+    /// Who waits for them.
+    pub audience: Audience,
+}
+
+/// Who waits for an answer, and how long.
+#[derive(Debug, Default)]
+pub struct Audience {
     /// After this nobody waits for the answer.
     pub deadline: Option<Instant>,
     /// Cancelled when the client goes away.
     pub cancelled: CancellationToken,
+    /// Takes the ids decided so far, prompt included, after each step of a search that decides as it goes.
+    pub progress: Option<watch::Sender<Vec<TokenId>>>,
+}
+
+/// A finished job.
+#[derive(Debug)]
+pub struct Outcome {
+    /// Best first with beams.
+    pub sequences: Vec<Sequence>,
+    /// From the call to the first run of a graph.
+    pub queue: Duration,
+    /// From there to the last token.
+    pub infer: Duration,
 }
 
 /// Handle of the thread that runs a model.
@@ -44,15 +69,19 @@ pub struct Engine {
 
 /// A job on its way through the thread.
 struct Entry {
-    job: Job,
+    pixel_values: PixelValues,
+    prompt: Vec<TokenId>,
+    search: Search,
     reply: Reply,
 }
 
 /// Where the sequences go, and when they are not wanted any more.
 struct Reply {
-    sender: oneshot::Sender<Result<Vec<Sequence>, CaptionError>>,
-    deadline: Option<Instant>,
-    cancelled: CancellationToken,
+    sender: oneshot::Sender<Result<Outcome, CaptionError>>,
+    audience: Audience,
+    called: Instant,
+    /// When the first graph ran.
+    admitted: Option<Instant>,
     /// The request's span: work on the engine's thread is logged under it.
     span: Span,
 }
@@ -63,11 +92,11 @@ impl Engine {
     ///
     /// # Errors
     /// The operating system gives no thread.
-    pub fn spawn(name: &str, model: BlipModel, max_rows: usize) -> std::io::Result<Self> {
+    pub fn spawn(name: &str, model: BlipModel, max_rows: usize, statistics: Arc<Statistics>) -> std::io::Result<Self> {
         let (sender, receiver) = mpsc::channel(CHANNEL_CAPACITY);
         thread::Builder::new()
             .name(format!("engine-{name}"))
-            .spawn(move || worker::Worker::new(model, max_rows, receiver).run())?;
+            .spawn(move || worker::Worker::new(model, max_rows, receiver, statistics).run())?;
         Ok(Self { sender })
     }
 
@@ -75,11 +104,12 @@ impl Engine {
     ///
     /// # Errors
     /// Cancelled, too late, a run of a graph failed, or the engine is gone.
-    pub async fn run(&self, job: Job) -> Result<Vec<Sequence>, CaptionError> {
+    pub async fn run(&self, job: Job) -> Result<Outcome, CaptionError> {
+        let Job { pixel_values, prompt, search, audience } = job;
         let (sender, receiver) = oneshot::channel();
-        let reply = Reply { sender, deadline: job.deadline, cancelled: job.cancelled.clone(), span: Span::current() };
+        let reply = Reply { sender, audience, called: Instant::now(), admitted: None, span: Span::current() };
         // Waiting here is bounded: whoever calls was admitted, and drops this future when its time is over.
-        let sent = self.sender.send(Entry { job, reply }).await;
+        let sent = self.sender.send(Entry { pixel_values, prompt, search, reply }).await;
         sent.map_err(|_| CaptionError::Unavailable(NOT_SERVING))?;
         receiver.await.unwrap_or(Err(CaptionError::Unavailable(NOT_SERVING)))
     }
@@ -95,16 +125,33 @@ const NOT_SERVING: &str = "the model is not serving";
 impl Reply {
     /// Why the answer is not wanted any more, if so.
     fn unwanted(&self) -> Option<CaptionError> {
-        if self.cancelled.is_cancelled() || self.sender.is_closed() {
+        if self.audience.cancelled.is_cancelled() || self.sender.is_closed() {
             Some(CaptionError::Cancelled)
-        } else if self.deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+        } else if self.audience.deadline.is_some_and(|deadline| Instant::now() >= deadline) {
             Some(CaptionError::DeadlineExceeded)
         } else {
             None
         }
     }
 
-    fn send(self, result: Result<Vec<Sequence>, CaptionError>) {
+    /// Tells who reads along what is decided.
+    fn tell(&self, search: &Search) {
+        if let (Some(progress), Some(decided)) = (&self.audience.progress, search.decided()) {
+            progress.send_modify(|ids| ids.extend_from_slice(&decided[ids.len()..]));
+        }
+    }
+
+    fn finish(self, sequences: Vec<Sequence>) {
+        let admitted = self.admitted.unwrap_or(self.called);
+        let (queue, infer) = (admitted - self.called, admitted.elapsed());
+        self.send(Ok(Outcome { sequences, queue, infer }));
+    }
+
+    fn fail(self, error: CaptionError) {
+        self.send(Err(error));
+    }
+
+    fn send(self, result: Result<Outcome, CaptionError>) {
         // The receiver is gone if the client is: nobody is left to tell.
         let _ = self.sender.send(result);
     }

@@ -4,16 +4,20 @@
 //! images already decoding before the next one is let in: neither side starves, and with a slow encoder the images end
 //! one after the other instead of all at the end.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use tokio::sync::mpsc::{self, error::TryRecvError};
 use tracing::debug;
 
-use super::{Entry, Job, batch::Batch};
+use super::{Entry, batch::Batch};
 use crate::{
     blip::{BatchKey, BlipModel, RunError},
     error::CaptionError,
     generation::Advance,
+    statistics::Statistics,
 };
 
 pub(super) struct Worker {
@@ -25,6 +29,7 @@ pub(super) struct Worker {
     waiting: Option<Entry>,
     /// Time spent encoding that decoding has not had yet.
     owed: Duration,
+    statistics: Arc<Statistics>,
 }
 
 /// What comes before the next step.
@@ -38,8 +43,13 @@ enum Turn {
 }
 
 impl Worker {
-    pub(super) fn new(model: BlipModel, max_rows: usize, receiver: mpsc::Receiver<Entry>) -> Self {
-        Self { model, max_rows, receiver, batches: Vec::new(), waiting: None, owed: Duration::ZERO }
+    pub(super) fn new(
+        model: BlipModel,
+        max_rows: usize,
+        receiver: mpsc::Receiver<Entry>,
+        statistics: Arc<Statistics>,
+    ) -> Self {
+        Self { model, max_rows, receiver, batches: Vec::new(), waiting: None, owed: Duration::ZERO, statistics }
     }
 
     /// Until every handle is dropped and every job is done.
@@ -80,7 +90,7 @@ impl Worker {
                 Err(TryRecvError::Empty | TryRecvError::Disconnected) => return Turn::Step,
             },
         };
-        if !idle && live_rows + entry.job.search.rows() > self.max_rows {
+        if !idle && live_rows + entry.search.rows() > self.max_rows {
             self.waiting = Some(entry);
             return Turn::Step;
         }
@@ -89,28 +99,32 @@ impl Worker {
 
     /// Encodes an image, runs its prompt and puts it into a batch; or answers at once, if that is all.
     fn admit(&mut self, entry: Entry) {
-        let Entry { job, reply } = entry;
+        let Entry { pixel_values, prompt, mut search, mut reply } = entry;
         let _span = reply.span.clone().entered();
         if let Some(error) = reply.unwanted() {
-            return reply.send(Err(error));
+            return reply.fail(error);
         }
-        let Job { pixel_values, prompt, mut search, .. } = job;
-        let start = Instant::now();
+        let start = *reply.admitted.insert(Instant::now());
         let image = match self.model.encode(&pixel_values) {
             Ok(image) => image,
-            Err(error) => return reply.send(Err(CaptionError::internal(error))),
+            Err(error) => return reply.fail(CaptionError::internal(error)),
         };
         debug!(elapsed_ms = start.elapsed().as_secs_f64() * 1e3, "image encoded");
         if let Some(error) = reply.unwanted() {
-            return reply.send(Err(error));
+            return reply.fail(error);
         }
+        let start = Instant::now();
         let first = self.model.prefill(&image, &prompt).and_then(|prefill| {
             let advance = search.advance(prefill.logits.as_slice()?);
             Ok::<_, RunError>((prefill, advance))
         });
+        self.statistics.record_decoder_run(1, start.elapsed());
         match first {
-            Err(error) => reply.send(Err(CaptionError::internal(error))),
-            Ok((_, Advance::Done(sequences))) => reply.send(Ok(sequences)),
+            Err(error) => reply.fail(CaptionError::internal(error)),
+            Ok((_, Advance::Done(sequences))) => {
+                reply.tell(&search);
+                reply.finish(sequences);
+            }
             // All rows come from the one prompt: there is nothing to reorder.
             Ok((prefill, Advance::Continue { token_ids, .. })) => {
                 let key = BatchKey::new(search.rows(), prefill.prompt_len);
@@ -124,7 +138,9 @@ impl Worker {
         for batch in &mut self.batches {
             batch.drop_unwanted();
             if !batch.is_empty() {
+                let (rows, start) = (batch.rows(), Instant::now());
                 batch.step(&mut self.model);
+                self.statistics.record_decoder_run(rows, start.elapsed());
             }
         }
         while let Some(index) = self.batches.iter().position(|batch| batch.outgrown().is_some()) {

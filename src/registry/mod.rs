@@ -6,6 +6,8 @@ use std::{path::Path, sync::Arc};
 
 pub use model::{LoadError, Plan, ServedModel};
 
+pub use crate::engine::Audience;
+
 use crate::{
     blip::{BundleError, Manifest, Runtime},
     catalogue::Catalogue,

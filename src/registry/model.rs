@@ -1,19 +1,19 @@
 //! One model: a verified bundle, its tokenizer, its engine, and the checks of a request that need them.
 
-use std::time::Instant;
+use std::{sync::Arc, time::Instant};
 
 use thiserror::Error;
-use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use crate::{
     blip::{BlipModel, BundleError, Manifest, Runtime, SessionConfig, Tokenizer},
-    caption::Caption,
+    caption::{Caption, Timings},
     catalogue::ModelEntry,
-    engine::{Engine, Job},
+    engine::{Audience, Engine, Job},
     error::CaptionError,
     generation::{GenerationConfig, GenerationLimits, GenerationParameters, Search, Sequence, TokenId, Vocabulary},
     image::{PixelValues, PreprocessConfig},
+    statistics::Statistics,
 };
 
 /// Bounds of generation parameters; not a model's matter.
@@ -55,6 +55,8 @@ pub struct ServedModel {
     pub preprocess: PreprocessConfig,
     /// What the bundle says of itself.
     pub manifest: Manifest,
+    /// What it has done.
+    pub statistics: Arc<Statistics>,
     vocabulary: Vocabulary,
     defaults: GenerationParameters,
     tokenizer: Tokenizer,
@@ -82,12 +84,14 @@ impl ServedModel {
         let tokenizer = Tokenizer::load(&entry.path, &manifest)?;
         let blip = BlipModel::load(runtime, &entry.path, &manifest, &session_config(entry))?;
         let vocabulary = blip.vocabulary();
-        let engine = Engine::spawn(&entry.name, blip, entry.max_rows)?;
+        let statistics = Arc::new(Statistics::default());
+        let engine = Engine::spawn(&entry.name, blip, entry.max_rows, statistics.clone())?;
         let model = Self {
             name: entry.name.clone(),
             version: entry.version.clone(),
             aliases: entry.aliases.clone(),
             preprocess: manifest.preprocessor,
+            statistics,
             vocabulary,
             defaults,
             tokenizer,
@@ -96,6 +100,8 @@ impl ServedModel {
         };
         let caption =
             model.self_test().await.map_err(|source| LoadError::SelfTest { name: model.name.clone(), source })?;
+        // What users see begins with their own requests.
+        model.statistics.reset();
         info!(
             model = model.name,
             bundle = %entry.path.display(),
@@ -130,7 +136,7 @@ impl ServedModel {
         Ok(Plan { prompt, search })
     }
 
-    /// Captions a preprocessed image.
+    /// Captions a preprocessed image; the timings lack `compute_input`.
     ///
     /// # Errors
     /// Cancelled, too late, or a run failed.
@@ -138,12 +144,33 @@ impl ServedModel {
         &self,
         plan: Plan,
         pixel_values: PixelValues,
-        deadline: Option<Instant>,
-        cancelled: CancellationToken,
-    ) -> Result<Vec<Caption>, CaptionError> {
+        audience: Audience,
+    ) -> Result<(Vec<Caption>, Timings), CaptionError> {
         let Plan { prompt, search } = plan;
-        let sequences = self.engine.run(Job { pixel_values, prompt, search, deadline, cancelled }).await?;
-        sequences.into_iter().map(|sequence| self.detokenise(sequence)).collect()
+        let outcome = self.engine.run(Job { pixel_values, prompt, search, audience }).await?;
+        let start = Instant::now();
+        let captions = outcome.sequences.into_iter().map(|sequence| self.detokenise(sequence));
+        let captions = captions.collect::<Result<_, _>>()?;
+        let timings = Timings {
+            queue: outcome.queue,
+            compute_infer: outcome.infer,
+            compute_output: start.elapsed(),
+            ..Timings::default()
+        };
+        Ok((captions, timings))
+    }
+
+    /// The part of the caption that `token_ids` have decided: whatever follows them, the text begins so.
+    ///
+    /// # Errors
+    /// The ids are not the model's.
+    pub fn decided_text(&self, token_ids: &[TokenId]) -> Result<String, CaptionError> {
+        self.tokenizer.decode_decided(token_ids).map_err(CaptionError::internal)
+    }
+
+    /// What fills up rows of token ids, as `generate` of transformers does.
+    pub fn pad_token_id(&self) -> TokenId {
+        self.vocabulary.pad_token_id
     }
 
     /// True while its engine runs.
@@ -164,8 +191,8 @@ impl ServedModel {
     /// Captions a flat image with the model's defaults: proof that the graphs run, and their warm-up.
     async fn self_test(&self) -> Result<Caption, CaptionError> {
         let plan = self.plan(None, &GenerationParameters::default())?;
-        let mut captions =
-            self.caption(plan, PixelValues::flat(&self.preprocess), None, CancellationToken::new()).await?;
+        let image = PixelValues::flat(&self.preprocess);
+        let (mut captions, _) = self.caption(plan, image, Audience::default()).await?;
         match captions.pop() {
             Some(caption) if caption.score.is_finite() => Ok(caption),
             _ => Err(CaptionError::internal("the graphs give no finite numbers")),

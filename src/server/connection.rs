@@ -4,22 +4,17 @@
 
 use std::{
     convert::Infallible,
-    pin::{Pin, pin},
+    pin::pin,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    task::{Context, Poll},
     time::Duration,
 };
 
 use axum::body::Body;
-use bytes::Bytes;
 use http::{Request, Response};
-use hyper::{
-    body::{Body as HttpBody, Frame, Incoming, SizeHint},
-    service::service_fn,
-};
+use hyper::{body::Incoming, service::service_fn};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::conn::auto,
@@ -31,7 +26,7 @@ use tokio::{
 use tower::ServiceExt;
 use tracing::debug;
 
-use super::{Application, listen::Signals};
+use super::{Application, body::Holding, listen::Signals};
 
 /// Requests at a time on one HTTP/2 connection.
 const MAX_STREAMS: u32 = 128;
@@ -113,10 +108,11 @@ async fn answer(
     application: Application,
     activity: Arc<Activity>,
     request: Request<Incoming>,
-) -> Result<Response<Guarded>, Infallible> {
+) -> Result<Response<Holding<Arc<Activity>>>, Infallible> {
     activity.had_request.store(true, Ordering::Relaxed);
     let response = application.oneshot(request.map(Body::new)).await?;
-    Ok(response.map(|body| Guarded { body, _activity: activity }))
+    // The connection is busy until the answer is sent.
+    Ok(response.map(|body| Holding::new(body, activity)))
 }
 
 /// What a connection does; every request in flight holds one clone.
@@ -155,28 +151,5 @@ impl IdleClock {
             elapsed if elapsed > limit => Idle::Long,
             _ => Idle::No,
         }
-    }
-}
-
-/// A response body that keeps its connection busy until it is sent.
-struct Guarded {
-    body: Body,
-    _activity: Arc<Activity>,
-}
-
-impl HttpBody for Guarded {
-    type Data = Bytes;
-    type Error = axum::Error;
-
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
     }
 }

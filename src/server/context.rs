@@ -3,7 +3,11 @@
 //! Layers and handlers find a [`RequestContext`] in the request's extensions and answer failures through it (`status.rs`),
 //! so that every failure looks the same wherever it was found.
 
-use std::{convert::Infallible, sync::Arc, time::Instant};
+use std::{
+    convert::Infallible,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use axum::{extract::FromRequestParts, response::Response};
 use http::{HeaderMap, HeaderName, Method, Request, header, request::Parts};
@@ -12,6 +16,9 @@ use crate::error::CaptionError;
 
 /// Header and gRPC metadata key of the request id, both ways.
 pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// Where the binary tensor extension announces the length of the JSON part, both ways.
+pub(crate) const BINARY_HEADER: HeaderName = HeaderName::from_static("inference-header-content-length");
 
 /// A client's request id above this length is replaced.
 const MAX_REQUEST_ID_BYTES: usize = 128;
@@ -28,8 +35,8 @@ pub(crate) enum Wire {
 /// What a request is for: decides whether it needs a key and a place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
-    /// Probes: neither key nor place, for kubelets carry no key and must be answered under load.
-    Health,
+    /// Probes and pages: neither key nor place. Kubelets carry no key and must be answered under load.
+    Open,
     /// Metadata and reflection: a key, no place.
     Metadata,
     /// Work for the model, and everything unknown: a key and a place.
@@ -49,7 +56,28 @@ pub(crate) struct RequestContext {
 
 /// When the answer must be there; an extension set by the deadline layer.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Deadline(pub(crate) Instant);
+pub(crate) struct Deadline {
+    /// No later than that.
+    pub(crate) at: Instant,
+    asked: Option<Instant>,
+    limit: Duration,
+}
+
+impl Deadline {
+    /// What the client asked for, within the server's limit.
+    pub(crate) fn new(asked: Option<Duration>, limit: Duration) -> Self {
+        let now = Instant::now();
+        // A deadline beyond the clock is none.
+        let asked = asked.and_then(|asked| now.checked_add(asked));
+        Self { asked, limit, at: now }.renewed()
+    }
+
+    /// For the next request of a stream, which has the server's whole limit but ends with the stream.
+    pub(crate) fn renewed(self) -> Self {
+        let at = Instant::now() + self.limit;
+        Self { at: self.asked.map_or(at, |asked| asked.min(at)), ..self }
+    }
+}
 
 impl RequestContext {
     /// Reads the head of a request.
@@ -94,22 +122,27 @@ fn wire(headers: &HeaderMap) -> Wire {
 }
 
 fn grpc_kind(path: &str) -> Kind {
-    match path {
-        path if path.starts_with("/grpc.health.v1.") => Kind::Health,
-        path if path.starts_with("/grpc.reflection.") => Kind::Metadata,
+    let segments: Vec<&str> = path.split('/').skip(1).take(3).collect();
+    match segments[..] {
+        ["grpc.health.v1.Health", _]
+        | ["inference.GRPCInferenceService", "ServerLive" | "ServerReady" | "ModelReady"] => Kind::Open,
+        ["grpc.reflection.v1.ServerReflection" | "grpc.reflection.v1alpha.ServerReflection", _] => Kind::Metadata,
+        ["inference.GRPCInferenceService", method] if !method.ends_with("Infer") => Kind::Metadata,
         _ => Kind::Inference,
     }
 }
 
 fn rest_kind(method: &Method, path: &str) -> Kind {
     if method != Method::GET && method != Method::HEAD {
-        return Kind::Inference;
+        return if path == "/v2/repository/index" { Kind::Metadata } else { Kind::Inference };
     }
     let segments: Vec<&str> = path.split('/').skip(1).take(7).collect();
     match segments[..] {
-        ["v2", "health", _] | ["v2", "models", _, "ready"] | ["v2", "models", _, "versions", _, "ready"] => {
-            Kind::Health
-        }
+        // The pages tell nothing that the source does not, and a browser has no key before it has the page.
+        ["v2", "health", _]
+        | ["v2", "models", _, "ready"]
+        | ["v2", "models", _, "versions", _, "ready"]
+        | ["docs" | "openapi.json", ..] => Kind::Open,
         _ => Kind::Metadata,
     }
 }
@@ -135,13 +168,16 @@ mod tests {
     }
 
     #[test]
-    fn only_probes_are_health() {
+    fn only_probes_and_pages_are_open() {
         for (method, path, kind) in [
-            ("GET", "/v2/health/ready", Kind::Health),
-            ("GET", "/v2/models/m/ready", Kind::Health),
-            ("GET", "/v2/models/m/versions/1/ready", Kind::Health),
+            ("GET", "/v2/health/ready", Kind::Open),
+            ("GET", "/v2/models/m/ready", Kind::Open),
+            ("GET", "/v2/models/m/versions/1/ready", Kind::Open),
             ("GET", "/v2/models/ready", Kind::Metadata),
             ("GET", "/v2", Kind::Metadata),
+            ("GET", "/docs/index.css", Kind::Open),
+            ("GET", "/v2/models/m/stats", Kind::Metadata),
+            ("POST", "/v2/repository/index", Kind::Metadata),
             ("POST", "/v2/models/m/ready", Kind::Inference),
             ("POST", "/infer", Kind::Inference),
         ] {
@@ -159,10 +195,16 @@ mod tests {
         ] {
             assert_eq!(context("POST", "/infer", &[("content-type", value)]).wire, wire, "{value}");
         }
-        assert_eq!(
-            context("POST", "/grpc.health.v1.Health/Check", &[("content-type", "application/grpc")]).kind,
-            Kind::Health
-        );
+        for (path, kind) in [
+            ("/grpc.health.v1.Health/Check", Kind::Open),
+            ("/inference.GRPCInferenceService/ServerReady", Kind::Open),
+            ("/inference.GRPCInferenceService/ModelStatistics", Kind::Metadata),
+            ("/inference.GRPCInferenceService/ModelStreamInfer", Kind::Inference),
+            ("/blip.v1.CaptionService/Caption", Kind::Inference),
+            ("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", Kind::Metadata),
+        ] {
+            assert_eq!(context("POST", path, &[("content-type", "application/grpc")]).kind, kind, "{path}");
+        }
     }
 
     #[test]

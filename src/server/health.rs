@@ -4,21 +4,25 @@
 //! service is `NOT_FOUND`; Watch of one says `SERVICE_UNKNOWN` and stays open. A Watch ends by itself once it has said that
 //! the server is going away, so that an open stream never holds up a shutdown.
 
-use std::pin::Pin;
-
-use futures_util::{Stream, stream};
+use futures_util::{Stream, StreamExt, stream, stream::BoxStream};
 use tokio::sync::watch;
 use tonic::{Request, Response, Status};
-use tonic_health::pb::{
-    HealthCheckRequest, HealthCheckResponse, health_check_response::ServingStatus, health_server::Health,
-};
 
-use crate::{error::CaptionError, server::context::RequestContext};
+use crate::{
+    error::CaptionError,
+    server::{
+        context::RequestContext,
+        pb::health::{
+            HealthCheckRequest, HealthCheckResponse, HealthListRequest, HealthListResponse,
+            health_check_response::ServingStatus, health_server::Health,
+        },
+    },
+};
 
 /// Where the server is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Phase {
-    /// Not yet accepting.
+    /// The models are loading.
     Starting,
     /// Ready.
     Serving,
@@ -27,7 +31,7 @@ pub(crate) enum Phase {
 }
 
 /// The services whose status can be asked for; "" is the whole server.
-const SERVICES: [&str; 2] = ["", "blip.v1.CaptionService"];
+const SERVICES: [&str; 3] = ["", "blip.v1.CaptionService", "inference.GRPCInferenceService"];
 
 /// `grpc.health.v1.Health`.
 #[derive(Clone, Debug)]
@@ -52,11 +56,17 @@ impl Health for HealthService {
         Ok(Response::new(HealthCheckResponse { status: status.into() }))
     }
 
-    type WatchStream = Pin<Box<dyn Stream<Item = Result<HealthCheckResponse, Status>> + Send>>;
+    async fn list(&self, _: Request<HealthListRequest>) -> Result<Response<HealthListResponse>, Status> {
+        let status = HealthCheckResponse { status: serving_status(*self.phase.borrow()).into() };
+        let statuses = SERVICES.map(|service| (service.to_owned(), status)).into();
+        Ok(Response::new(HealthListResponse { statuses }))
+    }
+
+    type WatchStream = BoxStream<'static, Result<HealthCheckResponse, Status>>;
 
     async fn watch(&self, request: Request<HealthCheckRequest>) -> Result<Response<Self::WatchStream>, Status> {
         let is_known = SERVICES.contains(&request.get_ref().service.as_str());
-        Ok(Response::new(Box::pin(statuses(self.phase.clone(), is_known))))
+        Ok(Response::new(statuses(self.phase.clone(), is_known).boxed()))
     }
 }
 
@@ -88,7 +98,7 @@ fn serving_status(phase: Phase) -> ServingStatus {
 
 #[cfg(test)]
 mod tests {
-    use futures_util::{FutureExt, StreamExt};
+    use futures_util::FutureExt;
 
     use super::*;
 

@@ -1,7 +1,7 @@
 //! The one chain that every request of both transports passes, outermost first: identity (request id, span, log line,
-//! panics), API key, body limit, admission, deadline.
+//! panics), compressed answers, CORS, API key, body limit, admission, deadline, compressed bodies.
 //!
-//! Each layer is an async function around the next one and answers refusals through the request's context.
+//! Each layer of ours is an async function around the next one and answers refusals through the request's context.
 
 use std::{panic::AssertUnwindSafe, str, sync::Arc, time::Duration};
 
@@ -12,36 +12,43 @@ use axum::{
     response::Response,
 };
 use futures_util::FutureExt;
-use http::{HeaderMap, HeaderValue, header};
+use http::{Extensions, HeaderMap, HeaderValue, Method, StatusCode, Version, header};
 use tokio::{
     sync::Semaphore,
     time::{Instant, timeout_at},
 };
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status};
+use tower_http::cors::{AllowOrigin, CorsLayer};
 use tracing::{Instrument, debug, info_span};
 
 use crate::{
-    config::{ApiKeys, ServerConfig},
+    config::{ApiKeys, Origin, ServerConfig},
     error::CaptionError,
     server::{
         body,
-        context::{Deadline, Kind, REQUEST_ID, RequestContext, Wire},
-        timeout::requested_timeout,
+        context::{BINARY_HEADER, Deadline, Kind, REQUEST_ID, RequestContext, Wire},
+        house::SHUTTING_DOWN,
+        status::shorten,
+        timeout::{TIMEOUT_HEADER, requested_timeout},
     },
 };
 
 /// What a client that found the house full is told to wait.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
+/// Bytes of a method's name that an error repeats.
+const MAX_METHOD_BYTES: usize = 128;
+
 /// What the layers need to know; shared by all requests.
 #[derive(Debug)]
 pub(crate) struct Policy {
     api_keys: ApiKeys,
     max_body_bytes: usize,
-    places: Semaphore,
+    places: Arc<Semaphore>,
     request_timeout: Duration,
     closing: CancellationToken,
+    pub(crate) cors_origins: Vec<Origin>,
 }
 
 impl Policy {
@@ -50,9 +57,10 @@ impl Policy {
         Arc::new(Self {
             api_keys: config.api_keys.clone(),
             max_body_bytes: config.max_body_bytes,
-            places: Semaphore::new(config.queue_capacity),
+            places: Arc::new(Semaphore::new(config.queue_capacity)),
             request_timeout: config.request_timeout,
             closing,
+            cors_origins: config.cors_origins.clone(),
         })
     }
 }
@@ -85,7 +93,7 @@ pub(crate) async fn identify(mut request: Request, next: Next) -> Response {
 /// Lets in whoever needs no key or has one.
 pub(crate) async fn authenticate(State(policy): State<Arc<Policy>>, request: Request, next: Next) -> Response {
     let context = RequestContext::from_extensions(request.extensions());
-    let is_open = policy.api_keys.is_empty() || context.kind == Kind::Health;
+    let is_open = policy.api_keys.is_empty() || context.kind == Kind::Open;
     if is_open || bearer_key(request.headers()).is_some_and(|key| policy.api_keys.contains(key)) {
         return next.run(request).await;
     }
@@ -102,13 +110,19 @@ pub(crate) async fn limit_body(State(policy): State<Arc<Policy>>, request: Reque
     if body::announced_length(request.headers()).is_some_and(|length| length > limit) {
         return refuse(request, &context, &too_large).await;
     }
+    let method = request.uri().path().trim_start_matches('/').to_owned();
     let response = next.run(request).await;
     match foreign_error(&context, &response) {
         Some(Code::OutOfRange | Code::ResourceExhausted) => context.response(&too_large),
         Some(Code::Internal | Code::Unknown) => {
             context.response(&CaptionError::invalid("message", "is not a valid gRPC message of this method"))
         }
-        Some(Code::Unimplemented) => context.response(&CaptionError::Unimplemented("this method or encoding")),
+        Some(Code::Unimplemented) if response.headers().contains_key("grpc-accept-encoding") => {
+            let mut answer = context.response(&CaptionError::Unimplemented("this grpc-encoding".to_owned()));
+            answer.headers_mut().insert("grpc-accept-encoding", HeaderValue::from_static("gzip,deflate,identity"));
+            answer
+        }
+        Some(Code::Unimplemented) => context.response(&CaptionError::Unimplemented(shorten(&method, MAX_METHOD_BYTES))),
         _ => response,
     }
 }
@@ -119,8 +133,9 @@ pub(crate) async fn admit(State(policy): State<Arc<Policy>>, request: Request, n
     if context.kind != Kind::Inference {
         return next.run(request).await;
     }
-    match policy.places.try_acquire() {
-        Ok(_place) => next.run(request).await,
+    match policy.places.clone().try_acquire_owned() {
+        // A stream keeps its place to the end.
+        Ok(place) => next.run(request).await.map(|body| Body::new(body::Holding::new(body, place))),
         Err(_) => refuse(request, &context, &CaptionError::Overloaded { retry_after: RETRY_AFTER }).await,
     }
 }
@@ -128,20 +143,75 @@ pub(crate) async fn admit(State(policy): State<Arc<Policy>>, request: Request, n
 /// Sets the deadline, and answers when it passes or when the server closes.
 pub(crate) async fn expire(State(policy): State<Arc<Policy>>, mut request: Request, next: Next) -> Response {
     let context = RequestContext::from_extensions(request.extensions());
-    let timeout = match requested_timeout(context.wire, request.headers()) {
-        Ok(timeout) => timeout.map_or(policy.request_timeout, |timeout| timeout.min(policy.request_timeout)),
+    let deadline = match requested_timeout(context.wire, request.headers()) {
+        Ok(timeout) => Deadline::new(timeout, policy.request_timeout),
         Err(error) => return refuse(request, &context, &error).await,
     };
-    let deadline = Instant::now() + timeout;
-    request.extensions_mut().insert(Deadline(deadline.into_std()));
+    request.extensions_mut().insert(deadline);
     tokio::select! {
-        answer = timeout_at(deadline, next.run(request)) => {
+        answer = timeout_at(deadline.at.into(), next.run(request)) => {
             answer.unwrap_or_else(|_| context.response(&CaptionError::DeadlineExceeded))
         }
         () = policy.closing.cancelled() => {
-            context.response(&CaptionError::Unavailable("the server is shutting down"))
+            context.response(&SHUTTING_DOWN)
         }
     }
+}
+
+/// Refuses bodies in an encoding that the next layer does not undo.
+pub(crate) async fn check_encoding(mut request: Request, next: Next) -> Response {
+    let context = RequestContext::from_extensions(request.extensions());
+    let encoding = request.headers().get(header::CONTENT_ENCODING).map(|value| value.as_bytes().to_ascii_lowercase());
+    let known = match encoding.as_deref() {
+        None | Some(b"" | b"identity") => None,
+        Some(b"gzip") => Some("gzip"),
+        Some(b"deflate") => Some("deflate"),
+        Some(_) if context.wire == Wire::Grpc => None,
+        Some(_) => {
+            let error = CaptionError::UnsupportedMediaType("content-encoding: must be gzip, deflate or identity");
+            return refuse(request, &context, &error).await;
+        }
+    };
+    // Written as the next layer expects it; what it must not touch, it does not see.
+    request.headers_mut().remove(header::CONTENT_ENCODING);
+    if let Some(known) = known {
+        request.headers_mut().insert(header::CONTENT_ENCODING, HeaderValue::from_static(known));
+    }
+    next.run(request).await
+}
+
+/// Marks the answers that a client may get compressed: captions. Real clients ask for compression and cannot undo it on
+/// errors and descriptions.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Compressible;
+
+/// What the layer of compressed answers asks.
+pub(crate) fn is_worth_compressing(_: StatusCode, _: Version, _: &HeaderMap, extensions: &Extensions) -> bool {
+    extensions.get::<Compressible>().is_some()
+}
+
+/// Lets web pages of these origins call REST.
+pub(crate) fn cors(origins: &[Origin]) -> Option<CorsLayer> {
+    if origins.is_empty() {
+        return None;
+    }
+    let one = |origin: &Origin| match origin {
+        Origin::One(origin) => HeaderValue::from_str(origin).ok(),
+        Origin::Any => None,
+    };
+    let allowed = if origins.contains(&Origin::Any) {
+        AllowOrigin::any()
+    } else {
+        AllowOrigin::list(origins.iter().filter_map(one))
+    };
+    let ours = [REQUEST_ID, TIMEOUT_HEADER, BINARY_HEADER];
+    let sent = [header::AUTHORIZATION, header::CONTENT_TYPE, header::CONTENT_ENCODING];
+    let cors = CorsLayer::new()
+        .allow_origin(allowed)
+        .allow_methods([Method::GET, Method::POST])
+        .allow_headers(sent.into_iter().chain(ours.clone()).collect::<Vec<_>>())
+        .expose_headers(ours.into_iter().chain([header::RETRY_AFTER]).collect::<Vec<_>>());
+    Some(cors)
 }
 
 /// Answers a request whose body nobody has read.

@@ -10,6 +10,7 @@ mod convert;
 mod grpc;
 mod health;
 mod house;
+mod inference;
 mod json;
 mod layers;
 mod listen;
@@ -26,11 +27,13 @@ use thiserror::Error;
 use tokio::{net::TcpListener, sync::watch, time::interval};
 use tokio_util::sync::CancellationToken;
 use tower::{ServiceBuilder, ServiceExt, service_fn, util::BoxCloneSyncService};
+use tower_http::{compression::CompressionLayer, decompression::RequestDecompressionLayer};
 use tracing::{info, warn};
 
 use crate::{
     captioner::Captioner,
     config::{ApiKeys, ServerConfig},
+    error::Cause,
 };
 
 use self::{
@@ -56,6 +59,9 @@ pub enum ServeError {
     /// Our own descriptors are at fault.
     #[error("gRPC reflection cannot be set up: {0}")]
     Reflection(#[from] tonic_reflection::server::Error),
+    /// There is nothing to serve.
+    #[error("{0}")]
+    Load(#[source] Cause),
     /// Only a restart helps.
     #[error("a model's engine stopped")]
     EngineStopped,
@@ -63,27 +69,26 @@ pub enum ServeError {
 
 /// Serves until `shutdown` is ready or an engine dies, then finishes what is in flight within `shutdown_grace`.
 ///
-/// `admin`, if given, answers health probes only, without keys.
+/// Connections are accepted at once; until `captioner` is ready, health is NOT_SERVING and requests are answered
+/// UNAVAILABLE. `admin`, if given, answers health probes only, without keys.
 ///
 /// # Errors
-/// Before the first connection is accepted, or because an engine died, after all connections are closed.
-pub async fn serve(
+/// Before the first connection is accepted; or, after all connections are closed, because `captioner` failed or an engine
+/// died.
+pub async fn serve<E: Into<Cause>>(
     listener: TcpListener,
     admin: Option<TcpListener>,
     config: ServerConfig,
-    captioner: Captioner,
+    captioner: impl Future<Output = Result<Captioner, E>>,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), ServeError> {
     let (phase, watcher) = watch::channel(Phase::Starting);
     let closing = CancellationToken::new();
     announce(listener.local_addr()?, &config.api_keys);
     let policy = Policy::new(&config, closing.clone());
-    let house = Arc::new(House::new(&config, captioner.clone(), watcher.clone()));
+    let house = Arc::new(House::new(&config, watcher.clone(), closing.clone()));
     let main = layered(&policy, rest::router(house.clone()), grpc::router(house.clone(), watcher.clone())?);
-    let health = layered(&policy, rest::health_router(house), grpc::health_router(watcher));
-
-    // The models are loaded; whoever gets in finds the server ready.
-    phase.send_replace(Phase::Serving);
+    let health = layered(&policy, rest::health_router(house.clone()), grpc::health_router(watcher));
     let listeners = Listeners::new(closing);
     listeners.spawn(listener, main);
     if let Some(admin) = admin {
@@ -91,7 +96,7 @@ pub async fn serve(
     }
     let outcome = tokio::select! {
         () = shutdown => Ok(()),
-        () = engine_death(&captioner) => Err(ServeError::EngineStopped),
+        error = work(&house, captioner, &phase) => Err(error),
     };
     info!(grace_s = config.shutdown_grace.as_secs_f64(), "shutting down");
     phase.send_replace(Phase::Draining);
@@ -100,12 +105,23 @@ pub async fn serve(
     outcome
 }
 
-/// Ready when a model cannot be served any more; only a restart helps then.
-async fn engine_death(captioner: &Captioner) {
+/// Opens the house when the models are loaded. Ready when they cannot be served (any more).
+async fn work<E: Into<Cause>>(
+    house: &House,
+    captioner: impl Future<Output = Result<Captioner, E>>,
+    phase: &watch::Sender<Phase>,
+) -> ServeError {
+    let captioner = match captioner.await {
+        Ok(captioner) => house.open(captioner),
+        Err(error) => return ServeError::Load(error.into()),
+    };
+    phase.send_replace(Phase::Serving);
+    info!("ready");
     let mut ticks = interval(ENGINE_CHECK);
     while captioner.registry().is_serving() {
         ticks.tick().await;
     }
+    ServeError::EngineStopped
 }
 
 fn layered(policy: &Arc<Policy>, rest: Router, grpc: Router) -> Application {
@@ -115,10 +131,17 @@ fn layered(policy: &Arc<Policy>, rest: Router, grpc: Router) -> Application {
     });
     let chain = ServiceBuilder::new()
         .layer(middleware::from_fn(layers::identify))
+        .map_response(|response: http::Response<_>| response.map(Body::new))
+        .layer(CompressionLayer::new().compress_when(layers::is_worth_compressing))
+        .option_layer(layers::cors(&policy.cors_origins))
         .layer(middleware::from_fn_with_state(policy.clone(), layers::authenticate))
         .layer(middleware::from_fn_with_state(policy.clone(), layers::limit_body))
         .layer(middleware::from_fn_with_state(policy.clone(), layers::admit))
         .layer(middleware::from_fn_with_state(policy.clone(), layers::expire))
+        .layer(middleware::from_fn(layers::check_encoding))
+        .map_response(|response: http::Response<_>| response.map(Body::new))
+        .layer(RequestDecompressionLayer::new())
+        .map_request(|request: Request<_>| request.map(Body::new))
         .service(transports);
     BoxCloneSyncService::new(chain)
 }

@@ -7,6 +7,7 @@ use std::{collections::HashMap, error::Error, time::Duration};
 
 use axum::{body::Body, response::Response};
 use http::{HeaderValue, StatusCode, header};
+use prost::Message;
 use serde::Serialize;
 use serde_json::json;
 use tonic::Status;
@@ -46,10 +47,7 @@ impl RequestContext {
     fn json_error(&self, error: &CaptionError) -> Response {
         self.log(error);
         let (_, status) = error.code().status();
-        let body = match error {
-            CaptionError::Internal(_) => json!({"error": public_text(error), "request_id": &*self.request_id}),
-            _ => json!({"error": public_text(error)}),
-        };
+        let body = json!({"error": public_text(error), "request_id": &*self.request_id});
         let mut response = json_response(status, &body);
         if let Some(delay) = retry_after(error) {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(whole_seconds(delay)));
@@ -57,7 +55,20 @@ impl RequestContext {
         if matches!(error, CaptionError::Unauthenticated) {
             response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
+        if matches!(error, CaptionError::UnsupportedMediaType(_)) {
+            response.headers_mut().insert(header::ACCEPT_ENCODING, HeaderValue::from_static("gzip, deflate"));
+        }
         response
+    }
+
+    /// The status of one request of a stream, as a message. Logs it.
+    pub(crate) fn status_message(&self, error: &CaptionError) -> tonic_types::Status {
+        let status = self.status(error);
+        tonic_types::Status::decode(status.details()).unwrap_or_else(|_| tonic_types::Status {
+            code: status.code().into(),
+            message: status.message().to_owned(),
+            details: vec![],
+        })
     }
 
     fn details(&self, error: &CaptionError) -> ErrorDetails {
@@ -86,12 +97,16 @@ impl RequestContext {
 
 /// A JSON answer.
 pub(crate) fn json_response(status: StatusCode, body: &impl Serialize) -> Response {
-    // Our own bodies are strings and numbers, which always serialise.
-    let body = serde_json::to_vec(body).unwrap_or_default();
-    let mut response = Response::new(Body::from(body));
+    let mut response = Response::new(Body::from(to_json(body)));
     *response.status_mut() = status;
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
+}
+
+/// The text of a JSON answer.
+pub(crate) fn to_json(body: &impl Serialize) -> Vec<u8> {
+    // Our own bodies are strings and numbers, which always serialise.
+    serde_json::to_vec(body).unwrap_or_default()
 }
 
 /// `text` cut at a character boundary to at most `limit` bytes, an ellipsis not counted.

@@ -4,11 +4,13 @@
 
 use std::time::Duration;
 
-use http::{HeaderMap, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::{error::CaptionError, server::context::Wire};
 
 const REST_HEADER: &str = "x-request-timeout-ms";
+/// For the list of headers that web pages may send.
+pub(crate) const TIMEOUT_HEADER: HeaderName = HeaderName::from_static(REST_HEADER);
 const GRPC_HEADER: &str = "grpc-timeout";
 
 /// What the client asked for, if it did.

@@ -9,11 +9,12 @@ use prost::Message;
 use serde_json::json;
 use tokio::net::TcpStream;
 use tonic::{Code, Request, Status, transport::Channel};
-use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 use tonic_types::StatusExt;
 
 use crate::support::{
-    ImageServer, Server, model, pb,
+    ImageServer, Server,
+    health::{HealthCheckRequest, health_client::HealthClient},
+    model, pb,
     pb::{caption_request::Source, caption_service_client::CaptionServiceClient},
     png, post, refused_sentence, run,
 };

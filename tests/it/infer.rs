@@ -149,7 +149,7 @@ fn parameters_come_as_inputs_or_at_the_request() {
         assert_eq!(as_inputs.json()["outputs"][0]["shape"], json!([2]));
         let parameters = json!({
             "num_beams": 3.0, "num_return_sequences": 2, "early_stopping": "never", "length_penalty": 0.5,
-            "max_new_tokens": 4, "triton_x": 1, "priority": 2, "binary_data_output": true,
+            "max_new_tokens": 4, "triton_x": 1, "priority": 2, "binary_data_output": false,
         });
         let at_request = house.infer(&house.with("parameters", parameters)).await;
         assert_eq!(at_request.captions(), as_inputs.captions());

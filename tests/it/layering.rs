@@ -6,14 +6,15 @@ use std::{
 };
 
 /// A room and the rooms of this crate that it may name, besides itself.
-const MAY_USE: [(&str, &[&str]); 15] = [
-    ("server", &["caption", "captioner", "config", "error", "fetch", "generation", "registry"]),
-    ("captioner", &["caption", "config", "error", "fetch", "image", "registry"]),
+const MAY_USE: [(&str, &[&str]); 16] = [
+    ("server", &["caption", "captioner", "config", "error", "fetch", "generation", "registry", "statistics"]),
+    ("captioner", &["caption", "config", "error", "fetch", "generation", "image", "registry"]),
     ("fetch", &["config", "error"]),
     ("image", &[]),
     ("generation", &[]),
-    ("registry", &["blip", "caption", "catalogue", "engine", "error", "generation", "image"]),
-    ("engine", &["blip", "error", "generation", "image"]),
+    ("registry", &["blip", "caption", "catalogue", "engine", "error", "generation", "image", "statistics"]),
+    ("engine", &["blip", "error", "generation", "image", "statistics"]),
+    ("statistics", &["caption"]),
     ("blip", &["catalogue", "generation", "image"]),
     ("catalogue", &["generation"]),
     ("config", &[]),

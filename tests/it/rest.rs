@@ -10,11 +10,15 @@ fn health_and_metadata_have_the_bodies_that_clients_read() {
         let server = Server::start(&[]).await.address;
         let m = model();
         let tensor = |name: &str| json!({"name": name, "datatype": "BYTES", "shape": [-1, 1]});
+        let token_ids = json!({"name": "token_ids", "datatype": "INT64", "shape": [-1, -1]});
+        let score = json!({"name": "score", "datatype": "FP32", "shape": [-1, 1]});
         let metadata = json!({
             "name": m, "versions": ["1"], "platform": "onnx_onnxv1",
-            "inputs": [tensor("img_url"), tensor("text"), tensor("image")], "outputs": [tensor("generated_output")],
+            "inputs": [tensor("img_url"), tensor("text"), tensor("image")],
+            "outputs": [tensor("generated_output"), token_ids, score, tensor("finish_reason")],
         });
-        let this = json!({"name": m, "version": env!("CARGO_PKG_VERSION"), "extensions": []});
+        let extensions = ["binary_tensor_data", "model_configuration", "statistics"];
+        let this = json!({"name": m, "version": env!("CARGO_PKG_VERSION"), "extensions": extensions});
         for (path, body) in [
             ("/v2/health/live".to_owned(), json!({"live": true})),
             ("/v2/health/ready?x".to_owned(), json!({"ready": true})),
@@ -80,10 +84,14 @@ fn malformed_bodies_are_a_400_in_our_words() {
             let reply = post(server, "/infer", &["content-type: text/plain"], body).await;
             assert!(reply.status == 400 && reply.error().starts_with(start), "{reply:?}");
         }
+        let reply = post(server, "/infer", &["content-encoding: br"], "{}").await;
+        assert_eq!((reply.status, reply.headers["accept-encoding"].as_str()), (415, "gzip, deflate"));
         let reply = post(server, "/infer", &["content-encoding: gzip"], "{}").await;
-        assert_eq!(reply.status, 415, "{reply:?}");
-        let reply = post(server, "/infer", &["inference-header-content-length: 1"], "{}").await;
-        assert!(reply.status == 400 && reply.error().starts_with("inference-header-content-length: "), "{reply:?}");
+        assert!(reply.status == 400 && reply.error().starts_with("body: "), "{reply:?}");
+        for length in ["3", "-1", "x", ""] {
+            let reply = post(server, "/infer", &[&format!("inference-header-content-length: {length}")], "{}").await;
+            assert!(reply.status == 400 && reply.error().starts_with("inference-header-content-length: "), "{reply:?}");
+        }
     });
 }
 

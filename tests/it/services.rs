@@ -1,9 +1,12 @@
 //! Health and reflection with real gRPC clients.
 
 use tonic::Code;
-use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
 
-use crate::support::{Server, run};
+use crate::support::{
+    Server,
+    health::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient},
+    run,
+};
 
 #[test]
 fn health_follows_the_standard() {

@@ -5,9 +5,12 @@ use tokio::{
     net::TcpStream,
     time::{Duration, Instant, sleep},
 };
-use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
 
-use crate::support::{ImageServer, Server, connect, read_reply, run};
+use crate::support::{
+    ImageServer, Server, connect,
+    health::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient},
+    read_reply, run,
+};
 
 fn request(url: &str) -> String {
     let input = json!({"name": "img_url", "shape": [1], "datatype": "BYTES", "data": [url]});

@@ -1,62 +1,62 @@
-"""Shared by the exporter's tests: a tiny random checkpoint and the bundle exported from it."""
+"""Fixtures of all tests: a tiny bundle for the exporter's, the running service for the clients'."""
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Iterator
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 # A name that is no folder must fail at once, not after a search on the network.
 os.environ["HF_HUB_OFFLINE"] = "1"
+# Every server of the tests is on this machine.
+os.environ["NO_PROXY"] = os.environ["no_proxy"] = "127.0.0.1"
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
 
-import export_onnx
 import pytest
-import random_checkpoint
-import torch
-from transformers import BlipForConditionalGeneration, BlipProcessor
-from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
+from clients import IMAGES
+from service import Service
 
-TINY = random_checkpoint.KINDS["tiny"]
-# Work this small is slower on several threads.
-torch.set_num_threads(1)
+if TYPE_CHECKING:
+    from exporting import Exporter
 
 
-class Exporter:
-    """Makes tiny checkpoints and exports them."""
+class QuietHandler(SimpleHTTPRequestHandler):
+    """Serves the sample images without a line on stderr for each."""
 
-    def __init__(self, pictures: Path) -> None:
-        self.pictures = pictures
-        self._tokenizer = random_checkpoint.load_tokenizer()
+    def __init__(self, *args: object) -> None:
+        super().__init__(*args, directory=str(IMAGES))
 
-    def save(
-        self, folder: Path, edit: Callable[[BlipForConditionalGeneration], None] = lambda _: None
-    ) -> Path:
-        """A checkpoint whose captions end now and then, after `edit`."""
-        model = BlipForConditionalGeneration(random_checkpoint.make_config(TINY)).eval()
-        random_checkpoint.spread_weights(model, seed=1)
-        with torch.no_grad():
-            model.text_decoder.cls.predictions.decoder.bias[102] = 13.0
-        edit(model)
-        model.save_pretrained(folder)
-        size = {"height": TINY.image_size, "width": TINY.image_size}
-        processor = BlipProcessor(BlipImageProcessorPil(size=size), self._tokenizer)
-        processor.save_pretrained(folder)
-        return folder
+    def log_message(self, *_args: object) -> None:
+        pass
 
-    def export(self, model: Path, output: Path) -> dict[str, Any]:
-        """Export with two pictures to verify with; the manifest."""
-        flags = ["--model", str(model), "--output", str(output), "--images", str(self.pictures)]
-        return export_onnx.export(export_onnx.parse_arguments(flags))
+
+@pytest.fixture(scope="session")
+def images_url() -> Iterator[str]:
+    """A web server with the sample images."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), QuietHandler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+
+
+@pytest.fixture(scope="session")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """The service on the repository's own models.toml, one for all tests."""
+    with Service(log=tmp_path_factory.mktemp("service") / "service.log") as running:
+        yield running
 
 
 @pytest.fixture(scope="session")
 def exporter(tmp_path_factory: pytest.TempPathFactory) -> Exporter:
     """The exporter, with two pictures of its own."""
+    import random_checkpoint
+    from exporting import Exporter
+
     pictures = tmp_path_factory.mktemp("pictures")
     for index, image in enumerate(random_checkpoint.random_images(2, 50, seed=7)):
         image.save(pictures / f"{index}.png")
@@ -81,10 +81,3 @@ def bundle(exporter: Exporter, tiny: Path, tmp_path_factory: pytest.TempPathFact
 def copy(tiny: Path, tmp_path: Path) -> Path:
     """A copy of the tiny checkpoint to change."""
     return Path(shutil.copytree(tiny, tmp_path / "checkpoint"))
-
-
-def edit_json(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
-    """Change a JSON file in place."""
-    content = json.loads(path.read_text("utf-8"))
-    change(content)
-    path.write_text(json.dumps(content), "utf-8")

@@ -18,7 +18,7 @@ import pytest
 import safetensors.torch
 import torch
 from blip_onnx import ExportError, checkpoint, graph, manifest
-from conftest import TINY, Exporter, edit_json
+from exporting import TINY, Exporter, edit_json
 from onnx import TensorProto
 from transformers import BlipForConditionalGeneration
 from transformers.activations import ACT2FN

@@ -12,7 +12,7 @@ import export_onnx
 import pytest
 import safetensors.torch
 from blip_onnx import text
-from conftest import Exporter, edit_json
+from exporting import Exporter, edit_json
 
 
 @pytest.fixture

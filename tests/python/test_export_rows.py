@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import TINY
+from exporting import TINY
 from onnx_generate import Bundle, KeyValues
 
 

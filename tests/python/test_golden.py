@@ -3,7 +3,6 @@
 import base64
 import hashlib
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +13,6 @@ ROOT = Path(__file__).resolve().parents[2]
 GOLDEN = json.loads((ROOT / "tests" / "golden" / "captions.json").read_text("utf-8"))
 CASES = GOLDEN["cases"]
 MODEL = ROOT / "models" / "scenes"
-
-
-@pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """The service on the repository's own models.toml."""
-    with Service(log=tmp_path_factory.mktemp("log") / "service.log") as running:
-        yield running
 
 
 def image(case: dict[str, Any]) -> bytes:

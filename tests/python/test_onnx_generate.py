@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import TINY
+from exporting import TINY
 from onnx_generate import Bundle, CachedDecoder, SearchConfig, beam, greedy
 from transformers import BlipForConditionalGeneration
 

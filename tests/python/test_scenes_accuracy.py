@@ -2,22 +2,14 @@
 
 import io
 import logging
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
-import pytest
 import scenes
 from PIL import Image
 from service import Service
 
 SCENES = 500
 IN_FLIGHT = 4
-
-
-@pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    with Service(log=tmp_path_factory.mktemp("log") / "service.log") as running:
-        yield running
 
 
 def share_exact(service: Service, split: str) -> float:

@@ -10,21 +10,24 @@ use crate::{
     caption::{CaptionRequest, ImageSource},
     error::{CaptionError, IMAGE_URL_REFUSED},
     generation::GenerationParameters,
-    server::convert::{
-        ContentLimits,
-        answer::{AnswerForm, outputs},
-        echo, image,
-        oip::{InferInput, InferRequest},
-        parameters, prompt,
+    server::{
+        convert::{
+            ContentLimits,
+            answer::{AnswerForm, outputs},
+            echo, image,
+            oip::{InferInput, InferRequest},
+            parameters, prompt,
+            tensor::Elements,
+        },
+        json::describe,
     },
 };
 
 /// Images in one request.
-const MAX_IMAGES: usize = 32;
+pub(crate) const MAX_IMAGES: usize = 32;
 
 /// Request-level parameters that other servers' clients send and that mean nothing here.
-const RESERVED: [&str; 7] =
-    ["sequence_id", "sequence_start", "sequence_end", "priority", "timeout", "headers", "binary_data_output"];
+const RESERVED: [&str; 6] = ["sequence_id", "sequence_start", "sequence_end", "priority", "timeout", "headers"];
 
 /// An inference request with its meaning.
 #[derive(Debug)]
@@ -45,11 +48,12 @@ struct Inputs {
 impl Inference {
     /// Checks the content of `request`; `envelope` holds all that it does not say itself (model, deadline, ...).
     pub(crate) fn new(
-        request: InferRequest,
+        mut request: InferRequest,
         envelope: &CaptionRequest,
         limits: ContentLimits,
     ) -> Result<Self, CaptionError> {
         let model = envelope.model.as_deref().unwrap_or_default();
+        let binary = flag(&mut request, "binary_data_output")?;
         let mut inputs = Inputs::default();
         let mut seen = HashSet::new();
         for input in request.inputs {
@@ -69,7 +73,7 @@ impl Inference {
                 }
             }
         }
-        let outputs = outputs(&request.outputs, model)?;
+        let outputs = outputs(&request.outputs, binary, model)?;
         let (images, rank) = inputs.images.ok_or_else(|| {
             CaptionError::invalid("img_url", "missing required input 'img_url' (or 'image' with the bytes of a file)")
         })?;
@@ -93,10 +97,21 @@ impl Inference {
 impl Inputs {
     fn add(&mut self, name: &str, input: &InferInput, model: &str, limits: ContentLimits) -> Result<(), CaptionError> {
         match name {
-            "img_url" => self.add_images(input, model, |text| image::from_url(text, limits)),
-            "image" => self.add_images(input, model, |text| image::from_base64(text, limits)),
+            "img_url" => {
+                let images = strings(input, model)?.into_iter().map(|text| image::from_url(text, limits));
+                self.add_images(input, images)
+            }
+            "image" => match &input.data {
+                Elements::Bytes(files) if input.datatype == "BYTES" => {
+                    self.add_images(input, files.iter().map(|file| image::from_bytes(file.clone(), limits)))
+                }
+                _ => {
+                    let images = strings(input, model)?.into_iter().map(|text| image::from_base64(text, limits));
+                    self.add_images(input, images)
+                }
+            },
             "text" => {
-                let texts = strings(input, model)?.map(|text| prompt(&input.name, text));
+                let texts = strings(input, model)?.into_iter().map(|text| prompt(&input.name, text));
                 self.texts = Some((input.name.clone(), texts.collect::<Result<_, _>>()?));
                 Ok(())
             }
@@ -107,13 +122,12 @@ impl Inputs {
     fn add_images(
         &mut self,
         input: &InferInput,
-        model: &str,
-        read: impl Fn(&str) -> Result<ImageSource, CaptionError>,
+        images: impl ExactSizeIterator<Item = Result<ImageSource, CaptionError>>,
     ) -> Result<(), CaptionError> {
         if self.images.is_some() {
             return Err(CaptionError::invalid(input.name.clone(), "only one of img_url and image can be given"));
         }
-        let count = input.data.len();
+        let count = images.len();
         if count > MAX_IMAGES {
             let reason = format!("has {count} elements, more than the limit of {MAX_IMAGES} images");
             return Err(CaptionError::invalid(format!("{}.data", input.field), reason));
@@ -122,18 +136,21 @@ impl Inputs {
             let reason = format!("unexpected shape {:?} for '{}', expected [N] or [N, 1]", input.shape, input.name);
             return Err(CaptionError::invalid(format!("{}.shape", input.field), reason));
         }
-        let images = gather(strings(input, model)?.map(read))?;
-        self.images = Some((images, input.shape.len()));
+        self.images = Some((gather(images)?, input.shape.len()));
         Ok(())
     }
 
     fn add_parameter(&mut self, name: &str, input: &InferInput, model: &str) -> Result<(), CaptionError> {
+        let mut values = match &input.data {
+            Elements::Values(values) => values.clone(),
+            Elements::Bytes(_) => strings(input, model)?.into_iter().map(Value::from).collect(),
+        };
         let is_list = name == "bad_words";
-        if parameters::is_known(name) && !is_list && input.data.len() != 1 {
-            let reason = format!("has {} elements, '{name}' takes one", input.data.len());
+        if parameters::is_known(name) && !is_list && values.len() != 1 {
+            let reason = format!("has {} elements, '{name}' takes one", values.len());
             return Err(CaptionError::invalid(format!("{}.data", input.field), reason));
         }
-        let value = if is_list { Value::Array(input.data.clone()) } else { input.data[0].clone() };
+        let value = if is_list { Value::Array(values) } else { values.swap_remove(0) };
         parameters::set(&mut self.parameters, name, &value).unwrap_or_else(|| {
             let reason = format!("unexpected inference input '{}' for model '{model}'", echo(name));
             Err(CaptionError::invalid(format!("{}.name", input.field), reason))
@@ -188,14 +205,37 @@ fn canonical(name: &str) -> &str {
     }
 }
 
-fn strings<'a>(input: &'a InferInput, model: &str) -> Result<impl ExactSizeIterator<Item = &'a str>, CaptionError> {
+/// A parameter of the request that is true or false; false if it is not there.
+pub(crate) fn flag(request: &mut InferRequest, name: &'static str) -> Result<bool, CaptionError> {
+    match request.parameters.remove(name) {
+        None => Ok(false),
+        Some(Value::Bool(flag)) => Ok(flag),
+        Some(other) => {
+            let reason = format!("must be true or false, got {}", describe(&other));
+            Err(CaptionError::invalid(format!("parameters.{name}"), reason))
+        }
+    }
+}
+
+/// The elements of a tensor of text, at least one.
+fn strings<'a>(input: &'a InferInput, model: &str) -> Result<Vec<&'a str>, CaptionError> {
     if input.datatype != "BYTES" {
         let (name, datatype) = (&input.name, &input.datatype);
         let reason = format!("inference input '{name}' data-type is '{datatype}', but model '{model}' expects 'BYTES'");
         return Err(CaptionError::invalid(format!("{}.datatype", input.field), reason));
     }
-    // Elements of BYTES are strings: checked with the form.
-    Ok(input.data.iter().map(|value| value.as_str().unwrap_or_default()))
+    match &input.data {
+        // Elements of BYTES are strings: checked with the form.
+        Elements::Values(values) => Ok(values.iter().map(|value| value.as_str().unwrap_or_default()).collect()),
+        Elements::Bytes(elements) => {
+            let texts = elements.iter().enumerate().map(|(index, element)| {
+                let reason =
+                    |_| CaptionError::invalid(format!("{}.data", input.field), format!("element {index} is no UTF-8"));
+                std::str::from_utf8(element).map_err(reason)
+            });
+            texts.collect()
+        }
+    }
 }
 
 /// One prompt for each image: as many as there are images, or one for all.

@@ -1,13 +1,17 @@
 //! Wire <-> domain: every check of a request's form is made here, once; the rooms behind take what they get.
 //!
-//! `image` and `parameters` are shared by all surfaces, `oip` (form), `infer` (meaning) and
-//! `answer` are the Open Inference request, `typed` is `blip.v1`.
+//! `image` and `parameters` are shared by all surfaces. The Open Inference request is read by `oip` (JSON) and `grpc` (form),
+//! `tensor` (elements) and `infer` (meaning) and answered by `answer`; `describe` says what a model is. `typed` is
+//! `blip.v1`.
 
 pub(crate) mod answer;
+pub(crate) mod describe;
+pub(crate) mod grpc;
 pub(crate) mod image;
 pub(crate) mod infer;
 pub(crate) mod oip;
 pub(crate) mod parameters;
+pub(crate) mod tensor;
 pub(crate) mod typed;
 
 use crate::{config::ServerConfig, error::CaptionError, server::status::shorten};
@@ -42,6 +46,6 @@ pub(crate) fn prompt(field: &str, text: &str) -> Result<Option<String>, CaptionE
 }
 
 /// A client's name, shortened for an error.
-fn echo(name: &str) -> String {
+pub(crate) fn echo(name: &str) -> String {
     shorten(name, MAX_ECHO_BYTES)
 }

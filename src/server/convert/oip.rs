@@ -1,22 +1,29 @@
-//! The form of an Open Inference Protocol request, without any meaning: tensors with names, types and shapes.
+//! The form of an Open Inference Protocol request in JSON, with or without binary tensors behind it; no meaning yet.
 //!
 //! Reads a JSON value by hand so that every mistake names its field. Unknown keys are tolerated, as other servers do.
 
+use bytes::Bytes;
 use serde_json::{Map, Value};
 
 use crate::{
     error::CaptionError,
-    server::{convert::echo, json::describe},
+    server::{
+        convert::{
+            echo,
+            tensor::{self, Elements},
+        },
+        json::describe,
+    },
 };
 
 /// Inputs, outputs or parameters in one request.
-const MAX_ENTRIES: usize = 32;
+pub(crate) const MAX_ENTRIES: usize = 32;
 
 /// Bytes of a request's id.
-const MAX_ID_BYTES: usize = 1024;
+pub(crate) const MAX_ID_BYTES: usize = 1024;
 
 /// A request as it came.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct InferRequest {
     /// To be echoed.
     pub(crate) id: Option<String>,
@@ -24,8 +31,8 @@ pub(crate) struct InferRequest {
     pub(crate) parameters: Map<String, Value>,
     /// Names may repeat; the reader of the meaning refuses that.
     pub(crate) inputs: Vec<InferInput>,
-    /// Names of the outputs wanted, in order; empty is the default.
-    pub(crate) outputs: Vec<String>,
+    /// The outputs wanted, in order; empty is the default.
+    pub(crate) outputs: Vec<RequestedOutput>,
 }
 
 /// One input tensor whose data has the declared shape and datatype.
@@ -40,58 +47,139 @@ pub(crate) struct InferInput {
     /// One or two dimensions, each >= 1.
     pub(crate) shape: Vec<usize>,
     /// Row-major, as many as the product of `shape`.
-    pub(crate) data: Vec<Value>,
+    pub(crate) data: Elements,
+}
+
+/// One output asked for.
+#[derive(Debug)]
+pub(crate) struct RequestedOutput {
+    /// Of the tensor.
+    pub(crate) name: String,
+    /// Whether as bytes behind the JSON; `None` is as the request says for all.
+    pub(crate) binary: Option<bool>,
 }
 
 impl InferRequest {
-    /// Checks the form of `body`.
-    pub(crate) fn parse(body: Value) -> Result<Self, CaptionError> {
+    /// Checks the form of `body`, whose binary tensors are in `binary`, in the order of the inputs.
+    pub(crate) fn parse(body: Value, mut binary: Bytes) -> Result<Self, CaptionError> {
         let Value::Object(mut body) = body else {
             return Err(wrong("body", "an object", &body));
         };
         let id = body.remove("id").map(id).transpose()?;
-        let parameters = match body.remove("parameters") {
-            None => Map::new(),
-            Some(Value::Object(parameters)) if parameters.len() <= MAX_ENTRIES => parameters,
-            Some(other) => {
-                return Err(wrong("parameters", &format!("an object of at most {MAX_ENTRIES} keys"), &other));
-            }
-        };
+        let parameters = parameters("parameters", body.remove("parameters"))?;
         let inputs = entries(body.remove("inputs"), "inputs")?.into_iter().enumerate();
-        let inputs = inputs.map(|(index, input)| InferInput::parse(format!("inputs[{index}]"), input));
+        let inputs = inputs.map(|(index, input)| InferInput::parse(format!("inputs[{index}]"), input, &mut binary));
+        let inputs = inputs.collect::<Result<_, _>>()?;
+        if !binary.is_empty() {
+            let reason = format!("{} bytes are left after the binary data of the inputs", binary.len());
+            return Err(CaptionError::invalid("body", reason));
+        }
         let outputs = match body.remove("outputs") {
             None => vec![],
             outputs => entries(outputs, "outputs")?,
         };
-        let outputs = outputs.into_iter().enumerate().map(|(index, output)| output_name(index, output));
-        Ok(Self {
-            id,
-            parameters,
-            inputs: inputs.collect::<Result<_, _>>()?,
-            outputs: outputs.collect::<Result<_, _>>()?,
-        })
+        let outputs = outputs.into_iter().enumerate();
+        let outputs = outputs.map(|(index, output)| RequestedOutput::parse(&format!("outputs[{index}]"), output));
+        Ok(Self { id, parameters, inputs, outputs: outputs.collect::<Result<_, _>>()? })
+    }
+
+    /// A body that is nothing but a picture: the binary tensor extension with a JSON part of length 0.
+    pub(crate) fn of_picture(file: Bytes) -> Self {
+        let input = InferInput {
+            field: "inputs[0]".to_owned(),
+            name: "image".to_owned(),
+            datatype: "BYTES".to_owned(),
+            shape: vec![1],
+            data: Elements::Bytes(vec![file]),
+        };
+        let parameters = Map::from_iter([("binary_data_output".to_owned(), true.into())]);
+        Self { inputs: vec![input], parameters, ..Self::default() }
     }
 }
 
 impl InferInput {
-    fn parse(field: String, input: Value) -> Result<Self, CaptionError> {
+    fn parse(field: String, input: Value, binary: &mut Bytes) -> Result<Self, CaptionError> {
         let Value::Object(mut input) = input else {
             return Err(wrong(&field, "an object", &input));
         };
         let name = string(&field, "name", input.remove("name"))?;
         let datatype = string(&field, "datatype", input.remove("datatype"))?;
+        let holds = check_datatype(&field, &datatype)?;
         let shape = shape(&field, input.remove("shape"))?;
-        let data = input.remove("data");
-        let data = data.ok_or_else(|| CaptionError::invalid(format!("{field}.data"), "is required"))?;
-        let data = flatten(data, &shape).map_err(|reason| CaptionError::invalid(format!("{field}.data"), reason))?;
-        let holds = holds(&datatype).ok_or_else(|| {
-            CaptionError::invalid(format!("{field}.datatype"), format!("'{}' is unknown", echo(&datatype)))
-        })?;
-        if let Some(odd) = data.iter().find(|value| !holds(value)) {
-            return Err(wrong(&format!("{field}.data"), &format!("elements of datatype {datatype}"), odd));
-        }
+        let parameters = parameters(&format!("{field}.parameters"), input.remove("parameters"))?;
+        refuse_shared_memory(&field, parameters.keys())?;
+        let data_field = format!("{field}.data");
+        let data = match (input.remove("data"), parameters.get("binary_data_size")) {
+            (Some(data), None) => {
+                let data = flatten(data, &shape).map_err(|reason| CaptionError::invalid(data_field.clone(), reason))?;
+                if let Some(odd) = data.iter().find(|value| !holds(value)) {
+                    return Err(wrong(&data_field, &format!("elements of datatype {datatype}"), odd));
+                }
+                Elements::Values(data)
+            }
+            (None, Some(size)) => {
+                let field = format!("{field}.parameters.binary_data_size");
+                let raw = take(binary, size).map_err(|reason| CaptionError::invalid(field, reason))?;
+                decode(&data_field, &datatype, &shape, raw)?
+            }
+            (Some(_), Some(_)) => {
+                return Err(CaptionError::invalid(data_field, "must not be given together with binary_data_size"));
+            }
+            (None, None) => {
+                return Err(CaptionError::invalid(data_field, "is required, or parameters.binary_data_size"));
+            }
+        };
         Ok(Self { field, name, datatype, shape, data })
     }
+}
+
+impl RequestedOutput {
+    fn parse(field: &str, output: Value) -> Result<Self, CaptionError> {
+        let Value::Object(mut output) = output else {
+            return Err(wrong(field, "an object", &output));
+        };
+        let name = string(field, "name", output.remove("name"))?;
+        let parameters = parameters(&format!("{field}.parameters"), output.remove("parameters"))?;
+        refuse_shared_memory(field, parameters.keys())?;
+        let binary = match parameters.get("binary_data") {
+            None => None,
+            Some(Value::Bool(binary)) => Some(*binary),
+            Some(other) => return Err(wrong(&format!("{field}.parameters.binary_data"), "true or false", other)),
+        };
+        Ok(Self { name, binary })
+    }
+}
+
+/// The test that an element in JSON must pass.
+pub(crate) fn check_datatype(field: &str, datatype: &str) -> Result<fn(&Value) -> bool, CaptionError> {
+    holds(datatype)
+        .ok_or_else(|| CaptionError::invalid(format!("{field}.datatype"), format!("'{}' is unknown", echo(datatype))))
+}
+
+/// The elements of a tensor that came as bytes.
+pub(crate) fn decode(field: &str, datatype: &str, shape: &[usize], raw: Bytes) -> Result<Elements, CaptionError> {
+    let elements = tensor::count(shape).and_then(|wanted| tensor::decode(datatype, wanted, raw));
+    elements.map_err(|reason| CaptionError::invalid(field.to_owned(), reason))
+}
+
+/// Some clients offer it; this server shares memory with nobody.
+pub(crate) fn refuse_shared_memory<'a>(
+    field: &str,
+    mut parameters: impl Iterator<Item = &'a String>,
+) -> Result<(), CaptionError> {
+    match parameters.find(|name| name.starts_with("shared_memory_")) {
+        None => Ok(()),
+        Some(name) => {
+            Err(CaptionError::invalid(format!("{field}.parameters.{}", echo(name)), "shared memory is not offered"))
+        }
+    }
+}
+
+/// Sizes on the wire, of which each must be positive.
+pub(crate) fn check_shape(field: &str, shape: Option<Vec<usize>>) -> Result<Vec<usize>, CaptionError> {
+    shape.filter(|shape| (1..=2).contains(&shape.len()) && !shape.contains(&0)).ok_or_else(|| {
+        CaptionError::invalid(format!("{field}.shape"), "must be an array of one or two positive integers")
+    })
 }
 
 fn wrong(field: &str, expected: &str, value: &Value) -> CaptionError {
@@ -113,6 +201,14 @@ fn string(field: &str, key: &str, value: Option<Value>) -> Result<String, Captio
     }
 }
 
+fn parameters(field: &str, value: Option<Value>) -> Result<Map<String, Value>, CaptionError> {
+    match value {
+        None => Ok(Map::new()),
+        Some(Value::Object(parameters)) if parameters.len() <= MAX_ENTRIES => Ok(parameters),
+        Some(other) => Err(wrong(field, &format!("an object of at most {MAX_ENTRIES} keys"), &other)),
+    }
+}
+
 fn entries(value: Option<Value>, field: &'static str) -> Result<Vec<Value>, CaptionError> {
     match value {
         Some(Value::Array(list)) if list.len() <= MAX_ENTRIES => Ok(list),
@@ -121,21 +217,20 @@ fn entries(value: Option<Value>, field: &'static str) -> Result<Vec<Value>, Capt
     }
 }
 
-fn output_name(index: usize, output: Value) -> Result<String, CaptionError> {
-    let field = format!("outputs[{index}]");
-    match output {
-        Value::Object(mut output) => string(&field, "name", output.remove("name")),
-        other => Err(wrong(&field, "an object", &other)),
-    }
-}
-
 fn shape(field: &str, value: Option<Value>) -> Result<Vec<usize>, CaptionError> {
     let value = value.ok_or_else(|| CaptionError::invalid(format!("{field}.shape"), "is required"))?;
-    let dimension = |value: &Value| value.as_u64().filter(|n| *n > 0).and_then(|n| usize::try_from(n).ok());
-    let shape: Option<Vec<usize>> = value.as_array().and_then(|list| list.iter().map(dimension).collect());
-    shape.filter(|shape| (1..=2).contains(&shape.len())).ok_or_else(|| {
-        CaptionError::invalid(format!("{field}.shape"), "must be an array of one or two positive integers")
-    })
+    let dimension = |value: &Value| value.as_u64().and_then(|n| usize::try_from(n).ok());
+    check_shape(field, value.as_array().and_then(|list| list.iter().map(dimension).collect()))
+}
+
+/// Cuts the next `size` bytes off.
+fn take(binary: &mut Bytes, size: &Value) -> Result<Bytes, String> {
+    let given = size.as_u64().and_then(|size| usize::try_from(size).ok());
+    let size = given.ok_or_else(|| format!("must be a number of bytes, got {}", describe(size)))?;
+    if size > binary.len() {
+        return Err(format!("announces {size} bytes, {} are left in the body", binary.len()));
+    }
+    Ok(binary.split_to(size))
 }
 
 /// Data may be flat or nested as the shape says.
@@ -181,7 +276,11 @@ mod tests {
 
     fn data(shape: &Value, data: &Value) -> Result<Vec<Value>, String> {
         let input = json!({"name": "n", "datatype": "BYTES", "shape": shape, "data": data, "optional": true});
-        InferInput::parse("inputs[3]".to_owned(), input).map(|input| input.data).map_err(|error| error.to_string())
+        let parsed = InferInput::parse("inputs[3]".to_owned(), input, &mut Bytes::new());
+        match parsed.map_err(|error| error.to_string())?.data {
+            Elements::Values(values) => Ok(values),
+            other @ Elements::Bytes(_) => Err(format!("{other:?}")),
+        }
     }
 
     #[test]
@@ -240,7 +339,35 @@ mod tests {
             (input("datatype", json!("TEXT")), "inputs[0].datatype: 'TEXT' is unknown"),
             (input("data", json!([5])), "inputs[0].data: must be elements of datatype BYTES, got 5"),
         ] {
-            let text = InferRequest::parse(body).unwrap_err().to_string();
+            let text = InferRequest::parse(body, Bytes::new()).unwrap_err().to_string();
+            assert!(text.starts_with(start), "{text} / {start}");
+        }
+    }
+
+    #[test]
+    fn binary_tensors_follow_in_the_order_of_their_inputs() {
+        let text = |size: Value| json!({"name": "a", "datatype": "BYTES", "shape": [1], "parameters": {"binary_data_size": size}});
+        let number = json!({"name": "n", "datatype": "INT32", "shape": [1, 1], "parameters": {"binary_data_size": 4}});
+        let parse = |inputs: Value, binary: &'static [u8]| {
+            InferRequest::parse(json!({ "inputs": inputs }), Bytes::from_static(binary))
+                .map_err(|error| error.to_string())
+        };
+        let request = parse(json!([text(json!(6)), number]), b"\x02\0\0\0hi\x07\0\0\0").unwrap();
+        assert_eq!(request.inputs[0].data, Elements::Bytes(vec!["hi".into()]));
+        assert_eq!(request.inputs[1].data, Elements::Values(vec![json!(7)]));
+        let mut both = number.clone();
+        both["data"] = json!([1]);
+        let mut shared = number.clone();
+        shared["parameters"] = json!({"shared_memory_region": "r"});
+        for (inputs, binary, start) in [
+            (json!([number]), &b"\0\0\0"[..], "inputs[0].parameters.binary_data_size: announces 4 bytes, 3 are left"),
+            (json!([number]), b"\0\0\0\0\0", "body: 1 bytes are left"),
+            (json!([text(json!(-1))]), b"", "inputs[0].parameters.binary_data_size: must be a number"),
+            (json!([text(json!(4))]), b"\x02\0\0\0", "inputs[0].data: element 0 announces 2 bytes"),
+            (json!([both]), b"\0\0\0\0", "inputs[0].data: must not be given together"),
+            (json!([shared]), b"", "inputs[0].parameters.shared_memory_region: shared memory is not"),
+        ] {
+            let text = parse(inputs, binary).unwrap_err();
             assert!(text.starts_with(start), "{text} / {start}");
         }
     }

@@ -9,8 +9,7 @@ use crate::{
     server::{
         context::Deadline,
         convert::{ContentLimits, echo, image, prompt},
-        pb,
-        pb::caption_request::Source,
+        pb::blip::{self as pb, caption_request::Source},
     },
 };
 
@@ -32,7 +31,7 @@ pub(crate) fn caption_request(
         image,
         prompt: prompt("prompt", &message.prompt.unwrap_or_default())?,
         parameters: message.parameters.map_or_else(|| Ok(GenerationParameters::default()), parameters)?,
-        deadline: Some(deadline.0),
+        deadline: Some(deadline.at),
         cancelled,
     })
 }
@@ -86,14 +85,14 @@ fn caption(caption: Caption) -> pb::Caption {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Instant;
+    use std::time::Duration;
 
     use super::*;
     use crate::generation::EarlyStopping;
 
     fn convert(message: pb::CaptionRequest) -> Result<CaptionRequest, String> {
         let limits = ContentLimits { max_image_bytes: 10 };
-        let deadline = Deadline(Instant::now());
+        let deadline = Deadline::new(None, Duration::ZERO);
         caption_request(message, limits, deadline, CancellationToken::new()).map_err(|error| error.to_string())
     }
 

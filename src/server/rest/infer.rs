@@ -1,31 +1,32 @@
-//! `POST .../infer`: the template's request, and any other of the Open Inference Protocol in JSON.
+//! `POST .../infer`: the template's request, and any other of the Open Inference Protocol, with or without binary tensors.
 
 use std::sync::Arc;
 
 use axum::{
+    body::Body,
     extract::{Request, State},
     response::Response,
 };
-use bytes::Bytes;
-use http::{HeaderMap, StatusCode, header};
+use bytes::{Bytes, BytesMut};
+use http::{HeaderMap, HeaderValue, StatusCode, header};
+use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::{
-    caption::{CaptionRequest, ImageSource},
     error::CaptionError,
-    generation::GenerationParameters,
     server::{
         body,
-        context::{Deadline, RequestContext},
-        convert::{infer::Inference, oip::InferRequest},
-        house::{House, cancelled_on_drop},
-        json,
-        rest::{ModelPath, answer},
-        status::json_response,
+        context::{BINARY_HEADER, Deadline, RequestContext},
+        convert::{
+            answer::{Answer, OutputData, OutputTensor},
+            oip::InferRequest,
+        },
+        house::House,
+        inference, json,
+        rest::{ModelPath, compressible},
+        status::{json_response, to_json},
     },
 };
-
-/// Where the binary tensor extension announces the length of the JSON part.
-const BINARY_HEADER: &str = "inference-header-content-length";
 
 /// Captions the images of one request. No content type is demanded: several clients send none.
 pub(super) async fn infer(
@@ -36,43 +37,89 @@ pub(super) async fn infer(
     request: Request,
 ) -> Response {
     let (head, body) = request.into_parts();
-    let result = async {
+    let outcome = async {
         let body = body::read(body, house.max_body_bytes).await?;
-        check_encoding(&head.headers, &body)?;
-        caption(&house, &path, deadline, &body).await
+        let model = path.resolve(&house)?;
+        let request = parse(&head.headers, body)?;
+        inference::infer(&house, model, deadline, request).await
     };
-    answer(&context, result.await)
+    compressible(&context, outcome.await.map(response))
 }
 
-async fn caption(house: &House, path: &ModelPath, deadline: Deadline, body: &[u8]) -> Result<Response, CaptionError> {
-    let model = house.captioner.registry().resolve(path.model.as_deref(), path.version.as_deref())?.clone();
-    let (cancelled, _guard) = cancelled_on_drop();
-    let envelope = CaptionRequest {
-        model: Some(model.name.clone()),
-        version: Some(model.version.clone()),
-        // Every request has its own picture; this one is never looked at.
-        image: ImageSource::Bytes { bytes: Bytes::new(), field: "image" },
-        prompt: None,
-        parameters: GenerationParameters::default(),
-        deadline: Some(deadline.0),
-        cancelled,
+/// Splits the body where the header says; without one it is all JSON.
+fn parse(headers: &HeaderMap, mut body: Bytes) -> Result<InferRequest, CaptionError> {
+    let Some(length) = headers.get(BINARY_HEADER) else {
+        return InferRequest::parse(json::parse(&body)?, Bytes::new());
     };
-    let request = InferRequest::parse(json::parse(body)?)?;
-    let (requests, form) = Inference::new(request, &envelope, house.limits)?.into_parts();
-    let replies = house.caption_all(requests).await?;
-    Ok(json_response(StatusCode::OK, &form.response(&model.name, &model.version, replies)))
+    let length = length.to_str().ok().and_then(|text| text.parse().ok()).filter(|length| *length <= body.len());
+    let length: usize = length.ok_or_else(|| {
+        let reason = format!("must be the bytes of the JSON part, at most those of the body, {}", body.len());
+        CaptionError::invalid(BINARY_HEADER.to_string(), reason)
+    })?;
+    if length == 0 {
+        return Ok(InferRequest::of_picture(body));
+    }
+    let head = body.split_to(length);
+    InferRequest::parse(json::parse(&head)?, body)
 }
 
-fn check_encoding(headers: &HeaderMap, body: &[u8]) -> Result<(), CaptionError> {
-    let encoding = headers.get(header::CONTENT_ENCODING).map_or(&b"identity"[..], |value| value.as_bytes());
-    if !encoding.eq_ignore_ascii_case(b"identity") {
-        return Err(CaptionError::UnsupportedMediaType("content-encoding: the body must be sent uncompressed"));
+/// The JSON of an answer; keys in the order that other servers write them.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct InferResponse {
+    /// As it was sent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    id: Option<String>,
+    /// The model that answered.
+    model_name: String,
+    /// Its version.
+    model_version: String,
+    /// `generated_output` first.
+    outputs: Vec<InferOutput>,
+}
+
+/// One output tensor: `data`, or in `parameters` how many bytes behind the JSON are its own.
+#[derive(Debug, Serialize, ToSchema)]
+struct InferOutput {
+    name: &'static str,
+    datatype: &'static str,
+    shape: Vec<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    parameters: Option<BinaryData>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    data: Option<OutputData>,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+struct BinaryData {
+    binary_data_size: usize,
+}
+
+/// The answer in the form asked: JSON, and behind it the outputs that go as bytes.
+fn response(answer: Answer) -> Response {
+    let mut binary = BytesMut::new();
+    let has_binary = answer.outputs.iter().any(|output| output.binary);
+    let head = InferResponse {
+        id: answer.id,
+        model_name: answer.model_name,
+        model_version: answer.model_version,
+        outputs: answer.outputs.into_iter().map(|output| tensor(output, &mut binary)).collect(),
+    };
+    if !has_binary {
+        return json_response(StatusCode::OK, &head);
     }
-    let json_length =
-        headers.get(BINARY_HEADER).map(|value| value.to_str().ok().and_then(|text| text.parse::<usize>().ok()));
-    match json_length {
-        None => Ok(()),
-        Some(Some(length)) if length == body.len() => Ok(()),
-        Some(_) => Err(CaptionError::invalid(BINARY_HEADER, "binary tensors are not offered, send the data as JSON")),
-    }
+    let head = to_json(&head);
+    let length = head.len();
+    let mut response = Response::new(Body::from([head, binary.into()].concat()));
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
+    response.headers_mut().insert(BINARY_HEADER, length.into());
+    response
+}
+
+/// One output; its bytes go to `binary` if it was asked for so.
+fn tensor(output: OutputTensor, binary: &mut BytesMut) -> InferOutput {
+    let OutputTensor { name, datatype, shape, data, binary: is_binary } = output;
+    let bytes = is_binary.then(|| data.to_bytes());
+    let parameters = bytes.as_ref().map(|bytes| BinaryData { binary_data_size: bytes.len() });
+    binary.extend_from_slice(&bytes.unwrap_or_default());
+    InferOutput { name, datatype, shape, parameters, data: (!is_binary).then_some(data) }
 }

@@ -2,15 +2,23 @@
 
 use std::sync::Arc;
 
-use axum::{extract::State, response::Response};
+use axum::{
+    extract::{Request, State},
+    response::Response,
+};
 use http::StatusCode;
+use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::{
     error::CaptionError,
+    registry::ServedModel,
     server::{
+        body,
         context::RequestContext,
+        convert::describe,
         house::House,
+        json::{self, describe as kind},
         rest::{ModelPath, answer},
         status::json_response,
     },
@@ -31,33 +39,72 @@ pub(super) async fn ready(State(house): State<Arc<House>>) -> Response {
 
 /// The server takes requests for this model.
 pub(super) async fn model_ready(State(house): State<Arc<House>>, path: ModelPath, context: RequestContext) -> Response {
-    let model = house.captioner.registry().resolve(path.model.as_deref(), path.version.as_deref());
-    answer(&context, model.map(|model| readiness(&house, json!({"name": model.name}))))
+    answer(&context, path.resolve(&house).map(|model| readiness(&house, json!({"name": model.name}))))
 }
 
 /// Name, version and extensions of the server.
 pub(super) async fn server(State(house): State<Arc<House>>) -> Response {
-    // Clients branch on the names of extensions: only what is served in full may be listed.
-    let extensions: [&str; 0] = [];
-    let body = json!({"name": house.name, "version": env!("CARGO_PKG_VERSION"), "extensions": extensions});
+    let (version, extensions) = (env!("CARGO_PKG_VERSION"), describe::EXTENSIONS);
+    let body = json!({"name": house.name, "version": version, "extensions": extensions});
     json_response(StatusCode::OK, &body)
 }
 
 /// Inputs and outputs of a model.
 pub(super) async fn model(State(house): State<Arc<House>>, path: ModelPath, context: RequestContext) -> Response {
-    answer(&context, model_metadata(&house, &path).map(|body| json_response(StatusCode::OK, &body)))
+    describe_with(&house, &path, &context, describe::metadata)
 }
 
-fn model_metadata(house: &House, path: &ModelPath) -> Result<Value, CaptionError> {
-    let model = house.captioner.registry().resolve(path.model.as_deref(), path.version.as_deref())?;
-    let tensor = |name: &str| json!({"name": name, "datatype": "BYTES", "shape": [-1, 1]});
-    Ok(json!({
-        "name": model.name,
-        "versions": [model.version],
-        "platform": "onnx_onnxv1",
-        "inputs": [tensor("img_url"), tensor("text"), tensor("image")],
-        "outputs": [tensor("generated_output")],
-    }))
+/// Configuration of a model.
+pub(super) async fn config(State(house): State<Arc<House>>, path: ModelPath, context: RequestContext) -> Response {
+    describe_with(&house, &path, &context, describe::config)
+}
+
+/// What a model has done.
+pub(super) async fn stats(State(house): State<Arc<House>>, path: ModelPath, context: RequestContext) -> Response {
+    describe_with(&house, &path, &context, |model| json!({"model_stats": [describe::statistics(model)]}))
+}
+
+/// What all models have done.
+pub(super) async fn all_stats(State(house): State<Arc<House>>, context: RequestContext) -> Response {
+    let body = house.captioner().map(|captioner| {
+        let stats: Vec<_> = captioner.registry().models().map(|model| describe::statistics(model)).collect();
+        json_response(StatusCode::OK, &json!({ "model_stats": stats }))
+    });
+    answer(&context, body)
+}
+
+/// The models, or those that are ready.
+pub(super) async fn index(State(house): State<Arc<House>>, context: RequestContext, request: Request) -> Response {
+    let outcome = async {
+        let only_ready = only_ready(&body::read(request.into_body(), house.max_body_bytes).await?)?;
+        let index = describe::index(house.captioner()?.registry(), only_ready);
+        Ok(json_response(StatusCode::OK, &index))
+    };
+    answer(&context, outcome.await)
+}
+
+/// `ready` of a body that may be empty.
+fn only_ready(body: &[u8]) -> Result<bool, CaptionError> {
+    if body.is_empty() {
+        return Ok(false);
+    }
+    match json::parse(body)? {
+        Value::Object(body) => match body.get("ready") {
+            None => Ok(false),
+            Some(Value::Bool(ready)) => Ok(*ready),
+            Some(other) => Err(CaptionError::invalid("ready", format!("must be true or false, got {}", kind(other)))),
+        },
+        other => Err(CaptionError::invalid("body", format!("must be an object, got {}", kind(&other)))),
+    }
+}
+
+fn describe_with<T: Serialize>(
+    house: &House,
+    path: &ModelPath,
+    context: &RequestContext,
+    of: impl FnOnce(&ServedModel) -> T,
+) -> Response {
+    answer(context, path.resolve(house).map(|model| json_response(StatusCode::OK, &of(model))))
 }
 
 fn readiness(house: &House, mut body: Value) -> Response {

@@ -17,7 +17,12 @@ use http::request::Parts;
 
 use crate::{
     error::CaptionError,
-    server::{context::RequestContext, house::House, layers::refuse},
+    registry::ServedModel,
+    server::{
+        context::RequestContext,
+        house::House,
+        layers::{Compressible, refuse},
+    },
 };
 
 /// Every REST route; an unknown path is a JSON 404, a wrong verb a JSON 405.
@@ -27,6 +32,12 @@ pub(crate) fn router(house: Arc<House>) -> Router {
         .route("/v2/", get(metadata::server))
         .route("/v2/models/{model}", get(metadata::model))
         .route("/v2/models/{model}/versions/{version}", get(metadata::model))
+        .route("/v2/models/stats", get(metadata::all_stats))
+        .route("/v2/models/{model}/config", get(metadata::config))
+        .route("/v2/models/{model}/versions/{version}/config", get(metadata::config))
+        .route("/v2/models/{model}/stats", get(metadata::stats))
+        .route("/v2/models/{model}/versions/{version}/stats", get(metadata::stats))
+        .route("/v2/repository/index", post(metadata::index))
         .route("/v2/models/{model}/infer", post(infer::infer))
         .route("/v2/models/{model}/versions/{version}/infer", post(infer::infer))
         .route("/infer", post(infer::infer))
@@ -55,6 +66,12 @@ struct ModelPath {
     version: Option<String>,
 }
 
+impl ModelPath {
+    fn resolve<'a>(&self, house: &'a House) -> Result<&'a Arc<ServedModel>, CaptionError> {
+        house.captioner()?.registry().resolve(self.model.as_deref(), self.version.as_deref())
+    }
+}
+
 impl<S: Send + Sync> FromRequestParts<S> for ModelPath {
     type Rejection = Response;
 
@@ -66,6 +83,15 @@ impl<S: Send + Sync> FromRequestParts<S> for ModelPath {
         let find = |wanted: &str| params.iter().find(|(name, _)| *name == wanted).map(|(_, value)| value.to_owned());
         Ok(Self { model: find("model"), version: find("version") })
     }
+}
+
+/// A response that may be compressed, or the error as JSON.
+fn compressible(context: &RequestContext, result: Result<Response, CaptionError>) -> Response {
+    let mark = |mut response: Response| {
+        response.extensions_mut().insert(Compressible);
+        response
+    };
+    answer(context, result.map(mark))
 }
 
 /// The response, or the error as JSON.

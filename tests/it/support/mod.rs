@@ -10,11 +10,18 @@ use blip_serve::{
     captioner::Captioner,
     catalogue::{Catalogue, ModelEntry},
     config::{ImageConfig, ServerArgs},
+    error::Cause,
     registry::Registry,
     server::serve,
 };
 use clap::{Args, Command, FromArgMatches};
-use tokio::{net::TcpListener, runtime, sync::oneshot, task::JoinHandle, time::timeout};
+use tokio::{
+    net::TcpListener,
+    runtime,
+    sync::oneshot,
+    task::{JoinHandle, yield_now},
+    time::timeout,
+};
 use tonic::transport::Channel;
 
 pub(crate) use self::{
@@ -26,6 +33,12 @@ pub(crate) use self::{
 #[allow(clippy::pedantic, missing_docs, unreachable_pub)]
 pub(crate) mod pb {
     tonic::include_proto!("blip.v1");
+}
+
+/// The same of health.
+#[allow(clippy::pedantic, missing_docs, unreachable_pub)]
+pub(crate) mod health {
+    tonic::include_proto!("grpc.health.v1");
 }
 
 /// Longer than any step of a test takes, shorter than a person waits.
@@ -69,7 +82,7 @@ impl Server {
         let (address, admin_address) = (main.local_addr().unwrap(), admin.local_addr().unwrap());
         let (shutdown, stop) = oneshot::channel::<()>();
         let images: ImageConfig = parse(&["--max-image-bytes=2000000"]);
-        let config = parse::<ServerArgs>(flags).resolve(&images).unwrap();
+        let config = parse::<ServerArgs>(flags).resolve(&images, model()).unwrap();
         let task = tokio::spawn(async move {
             let stop = async {
                 // A test that drops its server early lets it run.
@@ -77,8 +90,11 @@ impl Server {
                     std::future::pending::<()>().await;
                 }
             };
-            serve(main, Some(admin), config, CAPTIONER.clone(), stop).await.unwrap();
+            serve(main, Some(admin), config, async { Ok::<_, Cause>(CAPTIONER.clone()) }, stop).await.unwrap();
         });
+        while get(address, "/v2/health/ready", &[]).await.status != 200 {
+            yield_now().await;
+        }
         Self { address, admin: admin_address, shutdown: Some(shutdown), task }
     }
 

@@ -1,20 +1,30 @@
 //! The path of a request, in one function: fetch -> decode -> preprocess -> decode loop -> reply.
 
+mod streaming;
+
 use std::{num::NonZero, sync::Arc, thread::available_parallelism, time::Instant};
 
 use bytes::Bytes;
-use tokio::sync::Semaphore;
+use futures_util::{StreamExt, stream};
+use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{Span, info};
 
 use crate::{
-    caption::{CaptionReply, CaptionRequest, ImageSource},
+    caption::{CaptionReply, CaptionRequest, ImageSource, Timings},
     config::ImageConfig,
     error::{CaptionError, Cause},
     fetch::Fetcher,
+    generation::TokenId,
     image::{self, DecodeError, DecodeLimits, PixelValues, PreprocessConfig},
-    registry::Registry,
+    registry::{Audience, Registry, ServedModel},
 };
+
+/// Images of one request that are worked on at the same time; the rest wait, so that one request cannot fill the house.
+const IMAGES_AT_ONCE: usize = 8;
+
+/// Takes the ids decided so far.
+type Progress = watch::Sender<Vec<TokenId>>;
 
 /// Captions images; cheap to clone.
 #[derive(Clone, Debug)]
@@ -50,14 +60,54 @@ impl Captioner {
     /// # Errors
     /// Every row of the table in `error`.
     pub async fn caption(&self, request: CaptionRequest) -> Result<CaptionReply, CaptionError> {
-        let (deadline, cancelled) = (request.deadline, request.cancelled.clone());
-        within(deadline, &cancelled, async move {
-            let model = self.registry.resolve(request.model.as_deref(), request.version.as_deref())?;
+        let model = self.resolve(&request)?;
+        let recording = model.statistics.begin();
+        let reply = self.caption_with(model, request, None).await?;
+        recording.succeed(&[reply.timings]);
+        Ok(reply)
+    }
+
+    /// Captions the images of one request, all for the same model: a result for each, in order.
+    pub async fn caption_all(&self, requests: Vec<CaptionRequest>) -> Vec<Result<CaptionReply, CaptionError>> {
+        let model = requests.first().and_then(|request| self.resolve(request).ok());
+        let recording = model.map(|model| model.statistics.begin());
+        let results = stream::iter(requests)
+            .map(|request| async { self.caption_with(self.resolve(&request)?, request, None).await })
+            .buffered(IMAGES_AT_ONCE);
+        let results: Vec<_> = results.collect().await;
+        let timings: Option<Vec<Timings>> = results.iter().map(|result| Some(result.as_ref().ok()?.timings)).collect();
+        if let (Some(recording), Some(timings)) = (recording, timings) {
+            recording.succeed(&timings);
+        }
+        results
+    }
+
+    fn resolve(&self, request: &CaptionRequest) -> Result<&Arc<ServedModel>, CaptionError> {
+        self.registry.resolve(request.model.as_deref(), request.version.as_deref())
+    }
+
+    /// The whole path of one image.
+    async fn caption_with(
+        &self,
+        model: &ServedModel,
+        request: CaptionRequest,
+        progress: Option<Progress>,
+    ) -> Result<CaptionReply, CaptionError> {
+        let CaptionRequest { image, prompt, parameters, deadline, cancelled, .. } = request;
+        within(deadline, &cancelled.clone(), async {
             // Before the image: a mistake in a parameter should not cost a download.
-            let plan = model.plan(request.prompt.as_deref(), &request.parameters)?;
-            let pixel_values = self.pixel_values(request.image, &model.preprocess).await?;
-            let captions = model.caption(plan, pixel_values, request.deadline, request.cancelled).await?;
-            Ok(CaptionReply { model: model.name.clone(), model_version: model.version.clone(), captions })
+            let plan = model.plan(prompt.as_deref(), &parameters)?;
+            let start = Instant::now();
+            let pixel_values = self.pixel_values(image, &model.preprocess).await?;
+            let compute_input = start.elapsed();
+            let audience = Audience { deadline, cancelled, progress };
+            let (captions, timings) = model.caption(plan, pixel_values, audience).await?;
+            Ok(CaptionReply {
+                model: model.name.clone(),
+                model_version: model.version.clone(),
+                captions,
+                timings: Timings { compute_input, ..timings },
+            })
         })
         .await
         .inspect_err(|error| {

@@ -1,0 +1,116 @@
+//! `blip.v1.CaptionService`.
+
+use std::sync::Arc;
+
+use futures_util::{StreamExt, stream::BoxStream};
+use tonic::{Request, Response, Status, Streaming};
+
+use super::{
+    deadline,
+    incoming::{Ending, REQUESTS_AT_ONCE, messages},
+};
+use crate::{
+    caption::CaptionEvent,
+    error::CaptionError,
+    server::{
+        context::{Deadline, RequestContext},
+        convert::typed,
+        house::{House, cancelled_on_drop, until_closing},
+        pb::blip::{
+            CaptionManyResponse, CaptionRequest, CaptionResponse, StreamCaptionResponse,
+            caption_many_response::Result as Outcome, caption_service_server::CaptionService,
+            stream_caption_response::Event,
+        },
+    },
+};
+
+pub(super) struct Handler {
+    pub(super) house: Arc<House>,
+}
+
+#[tonic::async_trait]
+impl CaptionService for Handler {
+    async fn caption(&self, request: Request<CaptionRequest>) -> Result<Response<CaptionResponse>, Status> {
+        let context = RequestContext::from_extensions(request.extensions());
+        let answer = async { caption(&self.house, deadline(&request)?, request.into_inner()).await };
+        answer.await.map(Response::new).map_err(|error| context.status(&error))
+    }
+
+    type StreamCaptionStream = BoxStream<'static, Result<StreamCaptionResponse, Status>>;
+
+    async fn stream_caption(
+        &self,
+        request: Request<CaptionRequest>,
+    ) -> Result<Response<Self::StreamCaptionStream>, Status> {
+        let context = RequestContext::from_extensions(request.extensions());
+        let events = deadline(&request).and_then(|deadline| stream(&self.house, deadline, request.into_inner()));
+        let events = events.map_err(|error| context.status(&error))?;
+        let events = events.map(move |event| event.map_err(|error| context.status(&error)));
+        Ok(Response::new(events.boxed()))
+    }
+
+    type CaptionManyStream = BoxStream<'static, Result<CaptionManyResponse, Status>>;
+
+    async fn caption_many(
+        &self,
+        request: Request<Streaming<CaptionRequest>>,
+    ) -> Result<Response<Self::CaptionManyStream>, Status> {
+        let context = RequestContext::from_extensions(request.extensions());
+        let deadline = deadline(&request).map_err(|error| context.status(&error))?;
+        let (house, ending, whole) = (self.house.clone(), Ending::default(), context.clone());
+        let results = messages(house.clone(), request.into_inner(), deadline, ending.clone())
+            .map(move |(message, deadline)| {
+                let (house, context) = (house.clone(), context.clone());
+                async move { Ok(one_of_many(&house, &context, deadline, message).await) }
+            })
+            .buffer_unordered(REQUESTS_AT_ONCE);
+        Ok(Response::new(ending.after(results, whole).boxed()))
+    }
+}
+
+async fn caption(
+    house: &House,
+    deadline: Deadline,
+    mut message: CaptionRequest,
+) -> Result<CaptionResponse, CaptionError> {
+    let id = std::mem::take(&mut message.id);
+    let (cancelled, _guard) = cancelled_on_drop();
+    let captioner = house.captioner()?;
+    let reply = captioner.caption(typed::caption_request(message, house.limits, deadline, cancelled)?).await?;
+    Ok(typed::caption_response(id, reply))
+}
+
+fn stream(
+    house: &House,
+    deadline: Deadline,
+    mut message: CaptionRequest,
+) -> Result<BoxStream<'static, Result<StreamCaptionResponse, CaptionError>>, CaptionError> {
+    let id = std::mem::take(&mut message.id);
+    let (cancelled, guard) = cancelled_on_drop();
+    let captioner = house.captioner()?;
+    let events = captioner.stream(typed::caption_request(message, house.limits, deadline, cancelled)?)?;
+    let events = events.map(move |event| {
+        // Cancelled when the stream goes.
+        let _guard = &guard;
+        let event = match event? {
+            CaptionEvent::Piece(piece) => Event::Piece(piece),
+            CaptionEvent::Reply(reply) => Event::Response(typed::caption_response(id.clone(), reply)),
+        };
+        Ok(StreamCaptionResponse { event: Some(event) })
+    });
+    Ok(until_closing(events, house.closing.clone()).boxed())
+}
+
+async fn one_of_many(
+    house: &House,
+    context: &RequestContext,
+    deadline: Deadline,
+    message: CaptionRequest,
+) -> CaptionManyResponse {
+    let id = message.id.clone();
+    let result = match caption(house, deadline, message).await {
+        Ok(response) => Outcome::Response(response),
+        Err(error) => Outcome::Error(context.status_message(&error)),
+    };
+    CaptionManyResponse { id, result: Some(result) }
+}

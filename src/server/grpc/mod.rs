@@ -1,0 +1,62 @@
+//! gRPC: `blip.v1.CaptionService`, `inference.GRPCInferenceService`, health and reflection, as one router.
+
+mod caption;
+mod incoming;
+mod inference;
+
+use std::sync::Arc;
+
+use axum::Router;
+use tokio::sync::watch;
+use tonic::{Request, codec::CompressionEncoding, service::Routes};
+use tonic_reflection::server::Builder;
+
+use crate::{
+    error::CaptionError,
+    server::{
+        context::Deadline,
+        health::{HealthService, Phase},
+        house::House,
+        pb::{
+            DESCRIPTORS, blip::caption_service_server::CaptionServiceServer, health::health_server::HealthServer,
+            inference::grpc_inference_service_server::GrpcInferenceServiceServer,
+        },
+    },
+};
+
+/// Every gRPC service; an unknown method is UNIMPLEMENTED.
+pub(crate) fn router(
+    house: Arc<House>,
+    phase: watch::Receiver<Phase>,
+) -> Result<Router, tonic_reflection::server::Error> {
+    let max_bytes = house.max_body_bytes;
+    let reflection = || Builder::configure().register_encoded_file_descriptor_set(DESCRIPTORS);
+    // The same for each service; their types have nothing in common to say it once.
+    macro_rules! compressed {
+        ($service:expr) => {
+            $service
+                .max_decoding_message_size(max_bytes)
+                .accept_compressed(CompressionEncoding::Gzip)
+                .accept_compressed(CompressionEncoding::Deflate)
+                .send_compressed(CompressionEncoding::Gzip)
+                .send_compressed(CompressionEncoding::Deflate)
+        };
+    }
+    let routes = Routes::new(compressed!(CaptionServiceServer::new(caption::Handler { house: house.clone() })))
+        .add_service(compressed!(GrpcInferenceServiceServer::new(inference::Handler { house })))
+        .add_service(HealthServer::new(HealthService::new(phase)))
+        .add_service(reflection().build_v1()?)
+        .add_service(reflection().build_v1alpha()?);
+    Ok(routes.prepare().into_axum_router())
+}
+
+/// Health alone, for the administrators' port.
+pub(crate) fn health_router(phase: watch::Receiver<Phase>) -> Router {
+    Routes::new(HealthServer::new(HealthService::new(phase))).prepare().into_axum_router()
+}
+
+/// The deadline that the layers set.
+fn deadline<T>(request: &Request<T>) -> Result<Deadline, CaptionError> {
+    let deadline = request.extensions().get::<Deadline>().copied();
+    deadline.ok_or_else(|| CaptionError::internal("the deadline layer did not run"))
+}

@@ -1,0 +1,142 @@
+//! What a model has done since the start of the server, counted where it happens.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant, SystemTime},
+};
+
+use crate::caption::Timings;
+
+/// Counts of one model; shared by everyone who does a part of its work.
+#[derive(Debug, Default)]
+pub struct Statistics {
+    counts: Mutex<Counts>,
+}
+
+/// What was counted.
+#[derive(Clone, Debug, Default)]
+pub struct Counts {
+    /// Requests answered with captions, from the captioner's first look at them to the last caption.
+    pub success: Total,
+    /// Requests that failed, were cancelled or came too late.
+    pub fail: Total,
+    /// Of successful requests: waiting for the engine.
+    pub queue: Total,
+    /// Of successful requests: fetching, decoding and resizing.
+    pub compute_input: Total,
+    /// Of successful requests: from the first run of a graph to the last token.
+    pub compute_infer: Total,
+    /// Of successful requests: from token ids to text.
+    pub compute_output: Total,
+    /// Images captioned.
+    pub images: u64,
+    /// When the last of them was.
+    pub last_inference: Option<SystemTime>,
+    /// Decoder runs (prompts and steps) by the number of rows they had.
+    pub decoder_runs: BTreeMap<usize, Total>,
+}
+
+/// How often, and how long in all.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Total {
+    /// How often.
+    pub count: u64,
+    /// How long in all.
+    pub time: Duration,
+}
+
+/// A request that is being worked on. Dropped before [`Recording::succeed`], it counts as failed.
+#[derive(Debug)]
+pub struct Recording {
+    statistics: Arc<Statistics>,
+    started: Instant,
+    succeeded: bool,
+}
+
+impl Statistics {
+    /// A snapshot.
+    pub fn counts(&self) -> Counts {
+        self.lock().clone()
+    }
+
+    /// Counts one run of the decoder.
+    pub fn record_decoder_run(&self, rows: usize, time: Duration) {
+        self.lock().decoder_runs.entry(rows).or_default().add(time);
+    }
+
+    /// Forgets everything.
+    pub fn reset(&self) {
+        *self.lock() = Counts::default();
+    }
+
+    /// Begins to count a request.
+    pub fn begin(self: &Arc<Self>) -> Recording {
+        Recording { statistics: self.clone(), started: Instant::now(), succeeded: false }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Counts> {
+        // Numbers are never half-written: a panic elsewhere does not make them wrong.
+        self.counts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Recording {
+    /// Counts the request as answered; `images` are the timings of each of its images.
+    pub fn succeed(mut self, images: &[Timings]) {
+        self.succeeded = true;
+        // The images of a request are worked on together: the slowest is what the client waited for.
+        let slowest = |stage: fn(&Timings) -> Duration| images.iter().map(stage).max().unwrap_or_default();
+        let mut counts = self.statistics.lock();
+        counts.success.add(self.started.elapsed());
+        counts.queue.add(slowest(|timings| timings.queue));
+        counts.compute_input.add(slowest(|timings| timings.compute_input));
+        counts.compute_infer.add(slowest(|timings| timings.compute_infer));
+        counts.compute_output.add(slowest(|timings| timings.compute_output));
+        counts.images += images.len() as u64;
+        counts.last_inference = Some(SystemTime::now());
+    }
+}
+
+impl Drop for Recording {
+    fn drop(&mut self) {
+        if !self.succeeded {
+            self.statistics.lock().fail.add(self.started.elapsed());
+        }
+    }
+}
+
+impl Total {
+    fn add(&mut self, time: Duration) {
+        self.count += 1;
+        self.time += time;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_counts_once_whatever_becomes_of_it() {
+        let statistics = Arc::new(Statistics::default());
+        let timings = |ms| Timings { queue: Duration::from_millis(ms), ..Timings::default() };
+        statistics.begin().succeed(&[timings(1), timings(3), timings(2)]);
+        drop(statistics.begin());
+        let counts = statistics.counts();
+        assert_eq!((counts.success.count, counts.fail.count, counts.images), (1, 1, 3));
+        assert_eq!(counts.queue, Total { count: 1, time: Duration::from_millis(3) });
+        assert!(counts.last_inference.is_some());
+    }
+
+    #[test]
+    fn decoder_runs_are_counted_by_their_rows() {
+        let statistics = Statistics::default();
+        for rows in [1, 4, 4] {
+            statistics.record_decoder_run(rows, Duration::from_millis(1));
+        }
+        let runs: Vec<_> =
+            statistics.counts().decoder_runs.into_iter().map(|(rows, total)| (rows, total.count)).collect();
+        assert_eq!(runs, [(1, 1), (4, 2)]);
+    }
+}
