@@ -7,6 +7,9 @@ use std::{env, error::Error, fs, path::PathBuf};
 
 use prost::Message;
 
+/// For messages that REST gives as JSON too.
+const DESCRIBED: &str = "#[derive(serde::Serialize, utoipa::ToSchema)]";
+
 fn main() -> Result<(), Box<dyn Error>> {
     compile_protos()?;
     compile_idct()
@@ -22,19 +25,22 @@ fn compile_protos() -> Result<(), Box<dyn Error>> {
         .build_transport(false)
         .bytes(".")
         // REST gives the same descriptions as JSON, with the names of the messages' fields.
-        .type_attribute("inference.ModelMetadataResponse", "#[derive(serde::Serialize)]")
-        .type_attribute("inference.ModelMetadataResponse.TensorMetadata", "#[derive(serde::Serialize)]")
-        .type_attribute("inference.ModelConfig", "#[derive(serde::Serialize)]")
-        .type_attribute("inference.ModelInput", "#[derive(serde::Serialize)]")
-        .type_attribute("inference.ModelOutput", "#[derive(serde::Serialize)]")
-        .type_attribute("inference.ModelDynamicBatching", "#[derive(serde::Serialize)]")
-        .type_attribute("inference.ModelTransactionPolicy", "#[derive(serde::Serialize)]")
-        .type_attribute("inference.ModelStatistics", "#[derive(serde::Serialize)]")
-        .type_attribute("inference.InferStatistics", "#[derive(serde::Serialize)]")
-        .type_attribute("inference.InferBatchStatistics", "#[derive(serde::Serialize)]")
-        .type_attribute("inference.StatisticDuration", "#[derive(serde::Serialize)]")
-        .type_attribute("inference.RepositoryIndexResponse.ModelIndex", "#[derive(serde::Serialize)]")
-        .field_attribute("data_type", "#[serde(serialize_with = \"super::data_type_name\")]")
+        .type_attribute("inference.ModelMetadataResponse", DESCRIBED)
+        .type_attribute("inference.ModelMetadataResponse.TensorMetadata", DESCRIBED)
+        .type_attribute("inference.ModelConfig", DESCRIBED)
+        .type_attribute("inference.ModelInput", DESCRIBED)
+        .type_attribute("inference.ModelOutput", DESCRIBED)
+        .type_attribute("inference.ModelDynamicBatching", DESCRIBED)
+        .type_attribute("inference.ModelTransactionPolicy", DESCRIBED)
+        .type_attribute("inference.ModelStatistics", DESCRIBED)
+        .type_attribute("inference.InferStatistics", DESCRIBED)
+        .type_attribute("inference.InferBatchStatistics", DESCRIBED)
+        .type_attribute("inference.StatisticDuration", DESCRIBED)
+        .type_attribute("inference.RepositoryIndexResponse.ModelIndex", DESCRIBED)
+        .field_attribute(
+            "data_type",
+            "#[serde(serialize_with = \"super::data_type_name\")] #[schema(value_type = String)]",
+        )
         .extern_path(".google.rpc.Status", "::tonic_types::Status")
         .compile_fds(descriptors)?;
     Ok(())

@@ -2,11 +2,12 @@
 
 use std::sync::OnceLock;
 
-use futures_util::{Stream, StreamExt, stream};
+use futures_util::{StreamExt, stream, stream::BoxStream};
 use tokio::sync::watch;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::{
+    caption::{CaptionEvent, CaptionReply, CaptionRequest},
     captioner::Captioner,
     config::ServerConfig,
     error::CaptionError,
@@ -26,7 +27,7 @@ pub(crate) struct House {
     /// Where the server is in its life.
     pub(crate) phase: watch::Receiver<Phase>,
     /// Cancelled when the grace of a shutdown is over.
-    pub(crate) closing: CancellationToken,
+    closing: CancellationToken,
 }
 
 impl House {
@@ -56,23 +57,48 @@ impl House {
     pub(crate) fn is_ready(&self) -> bool {
         *self.phase.borrow() == Phase::Serving
     }
-}
 
-/// `events` up to the end of the grace of a shutdown, which is told to whoever still reads.
-pub(crate) fn until_closing<T>(
-    events: impl Stream<Item = Result<T, CaptionError>>,
-    closing: CancellationToken,
-) -> impl Stream<Item = Result<T, CaptionError>> {
-    let closed = closing.clone();
-    let ending = stream::once(async move { closed.is_cancelled().then_some(Err(SHUTTING_DOWN)) });
-    events.take_until(closing.cancelled_owned()).chain(ending.filter_map(|ending| async { ending }))
+    /// Captions one image. The work ends when the future is dropped, which is when the client goes; so do those below.
+    pub(crate) async fn caption(&self, request: CaptionRequest) -> Result<CaptionReply, CaptionError> {
+        let (cancelled, _guard) = cancelled_on_drop();
+        self.captioner()?.caption(CaptionRequest { cancelled, ..request }).await
+    }
+
+    /// Captions the images of one request: a result for each, in order.
+    pub(crate) async fn caption_all(
+        &self,
+        mut requests: Vec<CaptionRequest>,
+    ) -> Result<Vec<Result<CaptionReply, CaptionError>>, CaptionError> {
+        let (cancelled, _guard) = cancelled_on_drop();
+        for request in &mut requests {
+            request.cancelled = cancelled.clone();
+        }
+        Ok(self.captioner()?.caption_all(requests).await)
+    }
+
+    /// Captions one image that is read along, up to the end of the grace of a shutdown.
+    pub(crate) fn stream(
+        &self,
+        request: CaptionRequest,
+    ) -> Result<BoxStream<'static, Result<CaptionEvent, CaptionError>>, CaptionError> {
+        let (cancelled, guard) = cancelled_on_drop();
+        let events = self.captioner()?.stream(CaptionRequest { cancelled, ..request })?;
+        let events = events.map(move |event| {
+            let _held_as_long_as_the_stream = &guard;
+            event
+        });
+        let closed = self.closing.clone();
+        let ending = stream::once(async move { closed.is_cancelled().then_some(Err(SHUTTING_DOWN)) });
+        let ending = ending.filter_map(|ending| async { ending });
+        Ok(events.take_until(self.closing.clone().cancelled_owned()).chain(ending).boxed())
+    }
 }
 
 /// What requests that outlive the grace are told.
 pub(crate) const SHUTTING_DOWN: CaptionError = CaptionError::Unavailable("the server is shutting down");
 
-/// A token that is cancelled when the guard goes, which is when the handler ends or its client disconnects.
-pub(crate) fn cancelled_on_drop() -> (CancellationToken, tokio_util::sync::DropGuard) {
+/// A token that is cancelled when the guard goes.
+fn cancelled_on_drop() -> (CancellationToken, DropGuard) {
     let token = CancellationToken::new();
     (token.clone(), token.drop_guard())
 }

@@ -1,7 +1,7 @@
 //! An Open Inference request from its form to its answer: the same for both transports.
 
 use bytes::Bytes;
-use futures_util::{Stream, StreamExt};
+use futures_util::stream::BoxStream;
 
 use crate::{
     caption::{CaptionEvent, CaptionRequest, ImageSource},
@@ -15,7 +15,7 @@ use crate::{
             infer::{Inference, gather},
             oip::InferRequest,
         },
-        house::{House, cancelled_on_drop},
+        house::House,
     },
 };
 
@@ -26,10 +26,8 @@ pub(crate) async fn infer(
     deadline: Deadline,
     request: InferRequest,
 ) -> Result<Answer, CaptionError> {
-    let (cancelled, _guard) = cancelled_on_drop();
-    let envelope = CaptionRequest { cancelled, ..envelope(model, deadline) };
-    let (requests, form) = Inference::new(request, &envelope, house.limits)?.into_parts();
-    let replies = gather(house.captioner()?.caption_all(requests).await.into_iter())?;
+    let (requests, form) = Inference::new(request, &envelope(model, deadline), house.limits)?.into_parts();
+    let replies = gather(house.caption_all(requests).await?.into_iter())?;
     Ok(form.answer(model, replies))
 }
 
@@ -39,20 +37,10 @@ pub(crate) fn stream(
     model: &ServedModel,
     deadline: Deadline,
     request: InferRequest,
-) -> Result<(impl Stream<Item = Result<CaptionEvent, CaptionError>> + Send + use<>, AnswerForm), CaptionError> {
-    let (cancelled, guard) = cancelled_on_drop();
-    let envelope = CaptionRequest { cancelled, ..envelope(model, deadline) };
-    let (mut requests, form) = Inference::new(request, &envelope, house.limits)?.into_parts();
+) -> Result<(BoxStream<'static, Result<CaptionEvent, CaptionError>>, AnswerForm), CaptionError> {
+    let (mut requests, form) = Inference::new(request, &envelope(model, deadline), house.limits)?.into_parts();
     match (requests.pop(), requests.len()) {
-        (Some(request), 0) => {
-            let events = house.captioner()?.stream(request)?;
-            let held = move |event| {
-                // Cancels the work when the stream goes.
-                let _guard = &guard;
-                event
-            };
-            Ok((events.map(held), form))
-        }
+        (Some(request), 0) => Ok((house.stream(request)?, form)),
         (_, more) => Err(CaptionError::invalid("stream", format!("takes one image, got {}", more + 1))),
     }
 }

@@ -9,10 +9,10 @@ use axum::{body::Body, response::Response};
 use http::{HeaderValue, StatusCode, header};
 use prost::Message;
 use serde::Serialize;
-use serde_json::json;
 use tonic::Status;
 use tonic_types::{ErrorDetails, StatusExt};
 use tracing::{debug, error};
+use utoipa::ToSchema;
 
 use crate::{
     error::CaptionError,
@@ -27,6 +27,17 @@ const MAX_TEXT_BYTES: usize = 1024;
 
 /// When to come back to a server that is loading or going away.
 const UNAVAILABLE_RETRY: Duration = Duration::from_secs(1);
+
+/// The body of every failure.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Error)]
+pub(crate) struct ErrorBody {
+    /// What is wrong, beginning with the field if there is one.
+    #[schema(example = "num_beams: must be at least 1, got 0")]
+    error: String,
+    /// The same as the header `x-request-id`.
+    request_id: String,
+}
 
 impl RequestContext {
     /// The answer to a failed request, in the form of its transport. Logs it.
@@ -44,11 +55,20 @@ impl RequestContext {
         Status::with_error_details(code, public_text(error), self.details(error))
     }
 
+    /// What a client that reads events is told of a failure. Logs it.
+    pub(crate) fn error_body(&self, error: &CaptionError) -> ErrorBody {
+        self.log(error);
+        self.body(error)
+    }
+
+    fn body(&self, error: &CaptionError) -> ErrorBody {
+        ErrorBody { error: public_text(error), request_id: self.request_id.to_string() }
+    }
+
     fn json_error(&self, error: &CaptionError) -> Response {
         self.log(error);
         let (_, status) = error.code().status();
-        let body = json!({"error": public_text(error), "request_id": &*self.request_id});
-        let mut response = json_response(status, &body);
+        let mut response = json_response(status, &self.body(error));
         if let Some(delay) = retry_after(error) {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(whole_seconds(delay)));
         }

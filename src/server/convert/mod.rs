@@ -2,10 +2,11 @@
 //!
 //! `image` and `parameters` are shared by all surfaces. The Open Inference request is read by `oip` (JSON) and `grpc` (form),
 //! `tensor` (elements) and `infer` (meaning) and answered by `answer`; `describe` says what a model is. `typed` is
-//! `blip.v1`.
+//! `blip.v1`, `friendly` the short JSON requests.
 
 pub(crate) mod answer;
 pub(crate) mod describe;
+pub(crate) mod friendly;
 pub(crate) mod grpc;
 pub(crate) mod image;
 pub(crate) mod infer;

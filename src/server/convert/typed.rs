@@ -18,7 +18,6 @@ pub(crate) fn caption_request(
     message: pb::CaptionRequest,
     limits: ContentLimits,
     deadline: Deadline,
-    cancelled: CancellationToken,
 ) -> Result<CaptionRequest, CaptionError> {
     let image = match message.source {
         Some(Source::ImageUrl(url)) => image::from_url(&url, limits)?,
@@ -32,7 +31,7 @@ pub(crate) fn caption_request(
         prompt: prompt("prompt", &message.prompt.unwrap_or_default())?,
         parameters: message.parameters.map_or_else(|| Ok(GenerationParameters::default()), parameters)?,
         deadline: Some(deadline.at),
-        cancelled,
+        cancelled: CancellationToken::new(),
     })
 }
 
@@ -93,7 +92,7 @@ mod tests {
     fn convert(message: pb::CaptionRequest) -> Result<CaptionRequest, String> {
         let limits = ContentLimits { max_image_bytes: 10 };
         let deadline = Deadline::new(None, Duration::ZERO);
-        caption_request(message, limits, deadline, CancellationToken::new()).map_err(|error| error.to_string())
+        caption_request(message, limits, deadline).map_err(|error| error.to_string())
     }
 
     fn with(parameters: pb::GenerationParameters) -> Result<GenerationParameters, String> {

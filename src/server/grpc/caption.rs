@@ -15,7 +15,7 @@ use crate::{
     server::{
         context::{Deadline, RequestContext},
         convert::typed,
-        house::{House, cancelled_on_drop, until_closing},
+        house::House,
         pb::blip::{
             CaptionManyResponse, CaptionRequest, CaptionResponse, StreamCaptionResponse,
             caption_many_response::Result as Outcome, caption_service_server::CaptionService,
@@ -74,9 +74,7 @@ async fn caption(
     mut message: CaptionRequest,
 ) -> Result<CaptionResponse, CaptionError> {
     let id = std::mem::take(&mut message.id);
-    let (cancelled, _guard) = cancelled_on_drop();
-    let captioner = house.captioner()?;
-    let reply = captioner.caption(typed::caption_request(message, house.limits, deadline, cancelled)?).await?;
+    let reply = house.caption(typed::caption_request(message, house.limits, deadline)?).await?;
     Ok(typed::caption_response(id, reply))
 }
 
@@ -86,19 +84,15 @@ fn stream(
     mut message: CaptionRequest,
 ) -> Result<BoxStream<'static, Result<StreamCaptionResponse, CaptionError>>, CaptionError> {
     let id = std::mem::take(&mut message.id);
-    let (cancelled, guard) = cancelled_on_drop();
-    let captioner = house.captioner()?;
-    let events = captioner.stream(typed::caption_request(message, house.limits, deadline, cancelled)?)?;
+    let events = house.stream(typed::caption_request(message, house.limits, deadline)?)?;
     let events = events.map(move |event| {
-        // Cancelled when the stream goes.
-        let _guard = &guard;
         let event = match event? {
             CaptionEvent::Piece(piece) => Event::Piece(piece),
             CaptionEvent::Reply(reply) => Event::Response(typed::caption_response(id.clone(), reply)),
         };
         Ok(StreamCaptionResponse { event: Some(event) })
     });
-    Ok(until_closing(events, house.closing.clone()).boxed())
+    Ok(events.boxed())
 }
 
 async fn one_of_many(

@@ -16,7 +16,7 @@ use crate::{
     server::{
         context::{Deadline, RequestContext},
         convert::{answer::AnswerForm, describe, echo, grpc::response, infer::flag, oip::InferRequest},
-        house::{House, until_closing},
+        house::House,
         inference,
         pb::inference::{self as pb, InferParameter, infer_parameter::ParameterChoice},
     },
@@ -184,7 +184,6 @@ impl Handler {
         let id = request.id.clone().unwrap_or_default();
         let responses = if flag(&mut request, "stream")? {
             let (events, form) = inference::stream(&self.house, &model, deadline, request)?;
-            let events = until_closing(events, self.house.closing.clone());
             let mut told = false;
             let told = move |event| Ok(event_message(&form, &model, event?, &mut told, !ends_empty));
             events.map(told).boxed()

@@ -23,12 +23,24 @@ use crate::{
         },
         house::House,
         inference, json,
-        rest::{ModelPath, compressible},
+        rest::{ModelPath, compressible, schema},
         status::{json_response, to_json},
     },
 };
 
 /// Captions the images of one request. No content type is demanded: several clients send none.
+///
+/// Without a JSON part (`inference-header-content-length: 0`) the body is one picture.
+#[utoipa::path(
+    post, path = "/v2/models/{model}/infer", tag = "infer",
+    params(("model", description = "Name or alias")),
+    request_body(content((schema::InferRequest = "application/json"))),
+    responses(
+        (status = 200, description = "The captions; as octets, JSON and binary tensors", content(
+            (InferResponse = "application/json"), (Vec<u8> = "application/octet-stream"),
+        )),
+    ),
+)]
 pub(super) async fn infer(
     State(house): State<Arc<House>>,
     path: ModelPath,

@@ -19,7 +19,8 @@ use crate::{
         convert::describe,
         house::House,
         json::{self, describe as kind},
-        rest::{ModelPath, answer},
+        pb::inference::{ModelConfig, ModelMetadataResponse, repository_index_response::ModelIndex},
+        rest::{ModelPath, answer, schema},
         status::json_response,
     },
 };
@@ -28,21 +29,25 @@ use crate::{
 const NOT_READY: &str = "the server is not ready";
 
 /// The process is up.
+#[utoipa::path(get, path = "/v2/health/live", tag = "health", responses((status = 200, description = "It is", body = schema::Live)))]
 pub(super) async fn live() -> Response {
     json_response(StatusCode::OK, &json!({"live": true}))
 }
 
 /// The server takes requests.
+#[utoipa::path(get, path = "/v2/health/ready", tag = "health", responses((status = 200, description = "It does", body = schema::Ready), (status = 503, description = "Not now", body = schema::Ready)))]
 pub(super) async fn ready(State(house): State<Arc<House>>) -> Response {
     readiness(&house, json!({}))
 }
 
 /// The server takes requests for this model.
+#[utoipa::path(get, path = "/v2/models/{model}/ready", tag = "health", params(("model", description = "Name or alias")), responses((status = 200, description = "It does", body = schema::Ready), (status = 503, description = "Not now", body = schema::Ready)))]
 pub(super) async fn model_ready(State(house): State<Arc<House>>, path: ModelPath, context: RequestContext) -> Response {
     answer(&context, path.resolve(&house).map(|model| readiness(&house, json!({"name": model.name}))))
 }
 
 /// Name, version and extensions of the server.
+#[utoipa::path(get, path = "/v2", tag = "metadata", responses((status = 200, description = "The server", body = schema::ServerMetadata)))]
 pub(super) async fn server(State(house): State<Arc<House>>) -> Response {
     let (version, extensions) = (env!("CARGO_PKG_VERSION"), describe::EXTENSIONS);
     let body = json!({"name": house.name, "version": version, "extensions": extensions});
@@ -50,21 +55,25 @@ pub(super) async fn server(State(house): State<Arc<House>>) -> Response {
 }
 
 /// Inputs and outputs of a model.
+#[utoipa::path(get, path = "/v2/models/{model}", tag = "metadata", params(("model", description = "Name or alias")), responses((status = 200, description = "The model", body = ModelMetadataResponse)))]
 pub(super) async fn model(State(house): State<Arc<House>>, path: ModelPath, context: RequestContext) -> Response {
     describe_with(&house, &path, &context, describe::metadata)
 }
 
 /// Configuration of a model.
+#[utoipa::path(get, path = "/v2/models/{model}/config", tag = "metadata", params(("model", description = "Name or alias")), responses((status = 200, description = "The configuration", body = ModelConfig)))]
 pub(super) async fn config(State(house): State<Arc<House>>, path: ModelPath, context: RequestContext) -> Response {
     describe_with(&house, &path, &context, describe::config)
 }
 
 /// What a model has done.
+#[utoipa::path(get, path = "/v2/models/{model}/stats", tag = "metadata", params(("model", description = "Name or alias")), responses((status = 200, description = "The counts", body = schema::Statistics)))]
 pub(super) async fn stats(State(house): State<Arc<House>>, path: ModelPath, context: RequestContext) -> Response {
     describe_with(&house, &path, &context, |model| json!({"model_stats": [describe::statistics(model)]}))
 }
 
 /// What all models have done.
+#[utoipa::path(get, path = "/v2/models/stats", tag = "metadata", responses((status = 200, description = "The counts", body = schema::Statistics)))]
 pub(super) async fn all_stats(State(house): State<Arc<House>>, context: RequestContext) -> Response {
     let body = house.captioner().map(|captioner| {
         let stats: Vec<_> = captioner.registry().models().map(|model| describe::statistics(model)).collect();
@@ -74,6 +83,7 @@ pub(super) async fn all_stats(State(house): State<Arc<House>>, context: RequestC
 }
 
 /// The models, or those that are ready.
+#[utoipa::path(post, path = "/v2/repository/index", tag = "metadata", request_body(content = Option<schema::RepositoryIndexRequest>), responses((status = 200, description = "The models", body = Vec<ModelIndex>)))]
 pub(super) async fn index(State(house): State<Arc<House>>, context: RequestContext, request: Request) -> Response {
     let outcome = async {
         let only_ready = only_ready(&body::read(request.into_body(), house.max_body_bytes).await?)?;

@@ -1,9 +1,13 @@
-//! REST: the routes of the Open Inference Protocol, which are also those of the template's clients.
+//! REST: the routes of the Open Inference Protocol, which are also those of the template's clients, and the short ones.
 //!
 //! Handlers return `Result<Response, CaptionError>`; [`answer`] turns the error into JSON.
 
+mod captions;
+mod generate;
 mod infer;
 mod metadata;
+mod openapi;
+mod schema;
 
 use std::sync::Arc;
 
@@ -41,9 +45,15 @@ pub(crate) fn router(house: Arc<House>) -> Router {
         .route("/v2/models/{model}/infer", post(infer::infer))
         .route("/v2/models/{model}/versions/{version}/infer", post(infer::infer))
         .route("/infer", post(infer::infer))
+        .route("/v2/models/{model}/generate", post(generate::generate))
+        .route("/v2/models/{model}/versions/{version}/generate", post(generate::generate))
+        .route("/v2/models/{model}/generate_stream", post(generate::generate_stream))
+        .route("/v2/models/{model}/versions/{version}/generate_stream", post(generate::generate_stream))
+        .route("/v1/captions", post(captions::captions))
         .fallback(not_found)
         .method_not_allowed_fallback(wrong_verb)
         .with_state(house)
+        .merge(openapi::routes())
 }
 
 /// Health alone, for the administrators' port.
