@@ -158,6 +158,13 @@ pub(crate) async fn expire(State(policy): State<Arc<Policy>>, mut request: Reque
     }
 }
 
+/// Calls whose answers are a few bytes each: compressed they would be longer.
+const TALKATIVE: [&str; 3] = [
+    "/blip.v1.CaptionService/StreamCaption",
+    "/blip.v1.CaptionService/CaptionMany",
+    "/inference.GRPCInferenceService/ModelStreamInfer",
+];
+
 /// Refuses bodies in an encoding that the next layer does not undo.
 pub(crate) async fn check_encoding(mut request: Request, next: Next) -> Response {
     let context = RequestContext::from_extensions(request.extensions());
@@ -172,6 +179,9 @@ pub(crate) async fn check_encoding(mut request: Request, next: Next) -> Response
             return refuse(request, &context, &error).await;
         }
     };
+    if TALKATIVE.contains(&request.uri().path()) {
+        request.headers_mut().remove("grpc-accept-encoding");
+    }
     // Written as the next layer expects it; what it must not touch, it does not see.
     request.headers_mut().remove(header::CONTENT_ENCODING);
     if let Some(known) = known {

@@ -11,4 +11,5 @@ mod limits;
 mod rest;
 mod services;
 mod shutdown;
+mod streaming;
 mod support;

@@ -75,12 +75,23 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// With these flags besides the tests' own.
+    /// With these flags besides the tests' own; ready.
     pub(crate) async fn start(flags: &[&str]) -> Self {
+        let (server, load) = Self::start_loading(flags).await;
+        load.send(()).unwrap();
+        while get(server.address, "/v2/health/ready", &[]).await.status != 200 {
+            yield_now().await;
+        }
+        server
+    }
+
+    /// Its model is loaded when it is told so.
+    pub(crate) async fn start_loading(flags: &[&str]) -> (Self, oneshot::Sender<()>) {
         let main = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let admin = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (address, admin_address) = (main.local_addr().unwrap(), admin.local_addr().unwrap());
         let (shutdown, stop) = oneshot::channel::<()>();
+        let (load, loaded) = oneshot::channel::<()>();
         let images: ImageConfig = parse(&["--max-image-bytes=2000000"]);
         let config = parse::<ServerArgs>(flags).resolve(&images, model()).unwrap();
         let task = tokio::spawn(async move {
@@ -90,12 +101,10 @@ impl Server {
                     std::future::pending::<()>().await;
                 }
             };
-            serve(main, Some(admin), config, async { Ok::<_, Cause>(CAPTIONER.clone()) }, stop).await.unwrap();
+            let captioner = async { Ok::<_, Cause>(loaded.await.map(|()| CAPTIONER.clone())?) };
+            serve(main, Some(admin), config, captioner, stop).await.unwrap();
         });
-        while get(address, "/v2/health/ready", &[]).await.status != 200 {
-            yield_now().await;
-        }
-        Self { address, admin: admin_address, shutdown: Some(shutdown), task }
+        (Self { address, admin: admin_address, shutdown: Some(shutdown), task }, load)
     }
 
     /// A gRPC channel to it.
