@@ -44,7 +44,7 @@ struct Api;
 
 /// The description and the page.
 pub(super) fn routes() -> Router {
-    let config = Config::new(["/openapi.json"]).validator_url("none").try_it_out_enabled(true);
+    let config = Config::new(["/openapi.json"]).use_base_layout().validator_url("none").try_it_out_enabled(true);
     SwaggerUi::new("/docs").config(config).url("/openapi.json", document()).into()
 }
 
