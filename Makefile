@@ -8,7 +8,7 @@ ORT_GPU := .onnxruntime-gpu/lib/libonnxruntime.so
 RUST_TESTS := cargo test --release --locked --no-fail-fast
 PYTHON_TESTS := $(PYTHON) -m pytest tests/python -q
 
-.PHONY: build demo test test-rust test-python parity parity-large lint deny venv ort ort-gpu export-scenes lock clean
+.PHONY: build demo test test-rust test-python parity parity-large conformance lint deny venv ort ort-gpu export-scenes lock clean
 
 build: $(ORT)
 	cargo build --release --locked
@@ -32,6 +32,10 @@ parity: build venv
 parity-large: build venv
 	$(PYTHON) scripts/parity.py --binary $(BINARY) --large
 
+# docs/conformance.md, which the tests compare with a running service.
+conformance: build venv
+	$(PYTHON) scripts/conformance.py --output docs/conformance.md
+
 lint: venv
 	cargo fmt --check
 	cargo clippy --locked --all-targets -- -D warnings
@@ -42,6 +46,7 @@ lint: venv
 # Without network: the advisories are not looked at. `cargo deny check` with network does that too.
 deny:
 	cargo deny --version >/dev/null 2>&1 || cargo install --quiet --locked --debug --version 0.20.2 cargo-deny
+	cargo fetch --locked --quiet
 	cargo deny --offline check bans licenses sources
 
 venv: .venv/installed

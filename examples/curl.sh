@@ -8,6 +8,7 @@ while [[ $# -gt 0 ]]; do
     --url) url=$2; shift 2 ;;
     --model) model=$2; shift 2 ;;
     --prompt) prompt=$2; shift 2 ;;
+    --help) sed -n '2s/^# //p' "$0"; exit ;;
     *) image=$1; shift ;;
   esac
 done

@@ -45,18 +45,19 @@ def default_binary() -> Path:
     return Path(os.environ.get("BLIP_SERVE_BIN", ROOT / "target" / "release" / "blip-serve"))
 
 
-def stubs() -> tuple[ModuleType, ModuleType]:
-    """The message and service modules of blip.v1, generated anew in a temporary folder."""
-    if "blip.v1.caption_pb2" not in sys.modules:
+def stubs(proto: str = "blip/v1/caption") -> tuple[ModuleType, ModuleType]:
+    """The message and service modules of a proto, generated anew in a temporary folder."""
+    name = proto.replace("/", ".")
+    if f"{name}_pb2" not in sys.modules:
         folder = tempfile.mkdtemp(prefix="blip-stubs-")
-        proto = str(ROOT / "proto" / "blip" / "v1" / "caption.proto")
+        protos = ROOT / "proto"
+        files = [str(file) for file in (protos / proto).parent.glob("*.proto")]
         well_known = Path(grpc_tools.__file__).parent / "_proto"
-        arguments = ["protoc", f"-I{ROOT / 'proto'}", f"-I{well_known}", f"--python_out={folder}"]
-        if protoc.main([*arguments, f"--grpc_python_out={folder}", proto]) != 0:
+        arguments = ["protoc", f"-I{protos}", f"-I{well_known}", f"--python_out={folder}"]
+        if protoc.main([*arguments, f"--grpc_python_out={folder}", *files]) != 0:
             raise ServiceError(f"protoc refused {proto}")
         sys.path.insert(0, folder)
-    messages = importlib.import_module("blip.v1.caption_pb2")
-    return messages, importlib.import_module("blip.v1.caption_pb2_grpc")
+    return importlib.import_module(f"{name}_pb2"), importlib.import_module(f"{name}_pb2_grpc")
 
 
 def models_toml(bundles: dict[str, Path], default: str) -> str:
@@ -88,6 +89,8 @@ class Service:
     log: Path | None = None
     flags: tuple[str, ...] = ("--allow-private-networks",)
     port: int = field(default_factory=free_port)
+    awaited: str = "/v2/health/ready"
+    """What must answer 200 before the service is used."""
 
     def __enter__(self) -> Self:
         models = ["--models", str(self.models)] if self.models else []
@@ -104,7 +107,7 @@ class Service:
             command, cwd=ROOT, stdout=self._output, stderr=subprocess.STDOUT
         )
         try:
-            self._wait_until_ready()
+            self._wait()
         except BaseException:
             self.process.kill()
             self.process.wait()
@@ -175,15 +178,15 @@ class Service:
         with direct(request, timeout=CALL_SECONDS) as reply:
             return json.load(reply)
 
-    def _wait_until_ready(self) -> None:
+    def _wait(self) -> None:
         deadline = time.monotonic() + START_SECONDS
         while time.monotonic() < deadline:
             if self.process.poll() is not None:
                 break
             try:
-                with direct(self.url + "/v2/health/ready", timeout=2):
+                with direct(self.url + self.awaited, timeout=2):
                     return
             except (urllib.error.URLError, OSError):
                 time.sleep(0.05)
         tail = self.log.read_text(errors="replace")[-2000:] if self.log else "(no log kept)"
-        raise ServiceError(f"{self.binary} is not ready on {self.address}:\n{tail}")
+        raise ServiceError(f"{self.binary} does not answer on {self.address}:\n{tail}")

@@ -22,6 +22,15 @@ pub enum ImageSource {
     },
 }
 
+/// Text that a caption continues.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Prompt {
+    /// Empty is the same as none.
+    pub text: String,
+    /// The name of the request field it came in (for errors).
+    pub field: &'static str,
+}
+
 /// One image to caption, already checked at the edge except for what needs the model.
 #[derive(Clone, Debug)]
 pub struct CaptionRequest {
@@ -31,8 +40,8 @@ pub struct CaptionRequest {
     pub version: Option<String>,
     /// The picture.
     pub image: ImageSource,
-    /// Text to continue; `None` or empty is an unconditional caption.
-    pub prompt: Option<String>,
+    /// Text to continue; `None` is an unconditional caption.
+    pub prompt: Option<Prompt>,
     /// What the client asked for; the model's defaults fill the rest.
     pub parameters: GenerationParameters,
     /// After this nobody waits for the answer.

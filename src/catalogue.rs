@@ -142,6 +142,8 @@ impl Catalogue {
             let at = |key: &str| format!("models[{index}].{key}");
             for name in std::iter::once(&entry.name).chain(&entry.aliases) {
                 if name.is_empty()
+                    // A route of the server: /v2/models/stats.
+                    || name == "stats"
                     || name.len() > 128
                     || name.contains(['/', '?', '#', '%'])
                     || name.contains(char::is_whitespace)

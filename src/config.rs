@@ -72,7 +72,7 @@ pub struct ServerArgs {
     #[arg(long, env = "BLIP_SERVER_NAME")]
     pub server_name: Option<String>,
 
-    /// Origins whose web pages may call REST, separated by commas, e.g. https://example.com; * is every one
+    /// Origins (scheme://host:port) whose web pages may call REST, separated by commas; * is every one
     #[arg(long, env = "BLIP_CORS_ORIGINS", value_delimiter = ',')]
     pub cors_origins: Vec<Origin>,
 }

@@ -96,7 +96,7 @@ impl Captioner {
         let CaptionRequest { image, prompt, parameters, deadline, cancelled, .. } = request;
         within(deadline, &cancelled.clone(), async {
             // Before the image: a mistake in a parameter should not cost a download.
-            let plan = model.plan(prompt.as_deref(), &parameters)?;
+            let plan = model.plan(prompt.as_ref(), &parameters)?;
             let start = Instant::now();
             let pixel_values = self.pixel_values(image, &model.preprocess).await?;
             let compute_input = start.elapsed();

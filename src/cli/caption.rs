@@ -14,7 +14,7 @@ use url::Url;
 use super::{CommandError, ModelArgs, generation::GenerationArgs, small_runtime};
 use crate::{
     blip::Runtime,
-    caption::{Caption, CaptionRequest, ImageSource},
+    caption::{Caption, CaptionRequest, ImageSource, Prompt},
     captioner::Captioner,
     catalogue::Catalogue,
     config::ImageConfig,
@@ -88,7 +88,7 @@ impl CaptionImages {
                         model: None,
                         version: None,
                         image: source,
-                        prompt: self.prompt.clone(),
+                        prompt: self.prompt.clone().map(|text| Prompt { text, field: "prompt" }),
                         parameters: parameters.clone(),
                         deadline: None,
                         cancelled: CancellationToken::new(),

@@ -56,12 +56,12 @@ impl Serve {
         };
         let catalogue = Catalogue::load(&self.model_args.models)?;
         let config = self.server.clone().resolve(&self.image, &catalogue.default)?;
-        let bind = |address| async move {
-            TcpListener::bind(address).await.map_err(|error| format!("--listen {address}: {error}"))
+        let bind = |flag: &'static str, address| async move {
+            TcpListener::bind(address).await.map_err(|error| format!("{flag} {address}: {error}"))
         };
-        let listener = bind(self.server.listen).await?;
+        let listener = bind("--listen", self.server.listen).await?;
         let admin = match self.server.admin_listen {
-            Some(address) => Some(bind(address).await?),
+            Some(address) => Some(bind("--admin-listen", address).await?),
             None => None,
         };
         let (library, image) = (self.model_args.ort_library, self.image);

@@ -29,11 +29,19 @@ pub struct GenerationLimits {
     pub max_num_return_sequences: u32,
     /// Entries of `bad_words`.
     pub max_bad_words: usize,
+    /// Bytes of all of them: they are tokenised for each request.
+    pub max_bad_words_bytes: usize,
 }
 
 impl Default for GenerationLimits {
     fn default() -> Self {
-        Self { max_new_tokens: 512, max_num_beams: 16, max_num_return_sequences: 16, max_bad_words: 256 }
+        Self {
+            max_new_tokens: 512,
+            max_num_beams: 32,
+            max_num_return_sequences: 32,
+            max_bad_words: 1000,
+            max_bad_words_bytes: 16_384,
+        }
     }
 }
 

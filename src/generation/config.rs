@@ -64,6 +64,11 @@ impl GenerationConfig {
             let reason = format!("must have at most {} entries, got {}", limits.max_bad_words, bad_words.len());
             return Err(InvalidParameter::new("bad_words", reason));
         }
+        let bytes: usize = bad_words.iter().map(String::len).sum();
+        if bytes > limits.max_bad_words_bytes {
+            let reason = format!("must be at most {} bytes together, got {bytes}", limits.max_bad_words_bytes);
+            return Err(InvalidParameter::new("bad_words", reason));
+        }
         let config = Self {
             length: length(p, limits)?,
             min_new_tokens: p.min_new_tokens.map(|n| n as usize),
@@ -166,8 +171,13 @@ fn sampling(p: &GenerationParameters) -> Result<Option<Sampling>, InvalidParamet
 mod tests {
     use super::*;
 
-    const LIMITS: GenerationLimits =
-        GenerationLimits { max_new_tokens: 50, max_num_beams: 8, max_num_return_sequences: 6, max_bad_words: 2 };
+    const LIMITS: GenerationLimits = GenerationLimits {
+        max_new_tokens: 50,
+        max_num_beams: 8,
+        max_num_return_sequences: 6,
+        max_bad_words: 2,
+        max_bad_words_bytes: 9,
+    };
 
     fn config(json: &str) -> Result<GenerationConfig, InvalidParameter> {
         GenerationConfig::new(&serde_json::from_str(json).unwrap(), &LIMITS)
@@ -177,6 +187,7 @@ mod tests {
     fn errors_name_the_field_the_bound_and_the_value() {
         for (json, text) in [
             (r#"{"max_new_tokens": 51}"#, "max_new_tokens: must be between 1 and 50, got 51"),
+            (r#"{"bad_words": ["12345", "67890"]}"#, "bad_words: must be at most 9 bytes together, got 10"),
             (r#"{"num_beams": 0}"#, "num_beams: must be between 1 and 8, got 0"),
             (r#"{"num_beams": 9}"#, "num_beams: must be between 1 and 8, got 9"),
             (

@@ -7,7 +7,7 @@ use tracing::info;
 
 use crate::{
     blip::{BlipModel, BundleError, Manifest, Runtime, SessionConfig, Tokenizer},
-    caption::{Caption, Timings},
+    caption::{Caption, Prompt, Timings},
     catalogue::ModelEntry,
     engine::{Audience, Engine, Job},
     error::CaptionError,
@@ -15,10 +15,6 @@ use crate::{
     image::{PixelValues, PreprocessConfig},
     statistics::Statistics,
 };
-
-/// Bounds of generation parameters; not a model's matter.
-const LIMITS: GenerationLimits =
-    GenerationLimits { max_new_tokens: 512, max_num_beams: 32, max_num_return_sequences: 32, max_bad_words: 1000 };
 
 /// Why a model cannot be served.
 #[derive(Debug, Error)]
@@ -79,7 +75,7 @@ impl ServedModel {
         let manifest = Manifest::load(&entry.path)?;
         manifest.verify_files(&entry.path)?;
         let defaults = entry.generation.or(&manifest.generation);
-        GenerationConfig::new(&defaults, &LIMITS)
+        GenerationConfig::new(&defaults, &GenerationLimits::default())
             .map_err(|error| LoadError::Defaults(format!("{}: {}", error.field, error.reason)))?;
         let tokenizer = Tokenizer::load(&entry.path, &manifest)?;
         let blip = BlipModel::load(runtime, &entry.path, &manifest, &session_config(entry))?;
@@ -117,14 +113,16 @@ impl ServedModel {
     ///
     /// # Errors
     /// The field that is wrong.
-    pub fn plan(&self, prompt: Option<&str>, parameters: &GenerationParameters) -> Result<Plan, CaptionError> {
-        let config = GenerationConfig::new(&parameters.or(&self.defaults), &LIMITS)?;
+    pub fn plan(&self, prompt: Option<&Prompt>, parameters: &GenerationParameters) -> Result<Plan, CaptionError> {
+        let config = GenerationConfig::new(&parameters.or(&self.defaults), &GenerationLimits::default())?;
         let untokenisable = |field: &'static str| move |_| CaptionError::invalid(field, "the text cannot be tokenised");
-        let prompt = self.tokenizer.encode_prompt(prompt).map_err(untokenisable("prompt"))?;
+        let field = prompt.map_or("prompt", |prompt| prompt.field);
+        let prompt = prompt.map(|prompt| prompt.text.as_str());
+        let prompt = self.tokenizer.encode_prompt(prompt).map_err(untokenisable(field))?;
         let positions = self.manifest.text.max_position_embeddings;
         if prompt.len() > positions {
             let reason = format!("the text has {} tokens, the model takes {positions}", prompt.len());
-            return Err(CaptionError::invalid("prompt", reason));
+            return Err(CaptionError::invalid(field, reason));
         }
         let max_length = config.max_length(prompt.len(), positions)?;
         let bad_words = config.bad_words().iter().map(|word| self.tokenizer.encode_word(word));
@@ -183,7 +181,7 @@ impl ServedModel {
         Ok(Caption {
             text,
             token_ids: sequence.token_ids,
-            score: sequence.score,
+            score: finite(sequence.score),
             finish_reason: sequence.finish_reason,
         })
     }
@@ -198,6 +196,11 @@ impl ServedModel {
             _ => Err(CaptionError::internal("the graphs give no finite numbers")),
         }
     }
+}
+
+/// A score that JSON can write: an extreme `length_penalty` makes infinities.
+fn finite(score: f32) -> f32 {
+    if score.is_nan() { 0.0 } else { score.clamp(f32::MIN, f32::MAX) }
 }
 
 /// Sessions as the entry wants them.

@@ -17,6 +17,9 @@ use hyper::body::{Body as HttpBody, Frame, SizeHint};
 
 use crate::error::CaptionError;
 
+/// Between two pieces of a body: a slow client holds a place.
+const SILENCE: Duration = Duration::from_secs(10);
+
 /// A refused body is read on for so many bytes and so long, then the connection may break.
 const DRAIN_BYTES: usize = 64 << 20;
 const DRAIN_TIME: Duration = Duration::from_secs(5);
@@ -24,7 +27,10 @@ const DRAIN_TIME: Duration = Duration::from_secs(5);
 /// The whole body, or [`CaptionError::BodyTooLarge`] above `limit` bytes.
 pub(crate) async fn read(mut body: Body, limit: usize) -> Result<Bytes, CaptionError> {
     let mut bytes = BytesMut::new();
-    while let Some(frame) = body.frame().await {
+    loop {
+        let next = tokio::time::timeout(SILENCE, body.frame()).await;
+        let next = next.map_err(|_| CaptionError::invalid("body", format!("nothing came for {SILENCE:?}")))?;
+        let Some(frame) = next else { break };
         let frame = frame.map_err(|_| CaptionError::invalid("body", "could not be read to its end"))?;
         let Ok(data) = frame.into_data() else { continue };
         if bytes.len() + data.len() > limit {

@@ -5,10 +5,7 @@
 use std::{
     convert::Infallible,
     pin::pin,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
@@ -21,24 +18,22 @@ use hyper_util::{
 };
 use tokio::{
     net::TcpStream,
-    time::{Instant, MissedTickBehavior, interval},
+    time::{MissedTickBehavior, interval},
 };
 use tower::ServiceExt;
 use tracing::debug;
 
-use super::{Application, body::Holding, listen::Signals};
+use super::{
+    Application,
+    activity::{Activity, IDLE_TIME, Idle, IdleClock, Sending},
+    listen::Signals,
+};
 
 /// Requests at a time on one HTTP/2 connection.
 const MAX_STREAMS: u32 = 128;
 /// Bytes and number of a request's headers.
 const MAX_HEADER_BYTES: u32 = 32 << 10;
 const MAX_HEADERS: usize = 100;
-/// From connecting to the end of the first request's headers.
-const FIRST_REQUEST_TIME: Duration = Duration::from_secs(10);
-/// Between requests, to the end of the next one's headers; above the minute that load balancers keep connections.
-const IDLE_TIME: Duration = Duration::from_secs(75);
-/// For a peer to take notice that its idle connection is closed.
-const CLOSING_TIME: Duration = Duration::from_secs(5);
 /// Between two looks at whether a connection is idle.
 const IDLE_CHECK: Duration = Duration::from_secs(1);
 /// HTTP/2 pings find peers that vanished.
@@ -74,6 +69,10 @@ pub(super) async fn drive(stream: TcpStream, application: Application, signals: 
             }
             () = signals.closed.cancelled() => return,
             _ = ticks.tick() => match idle.state() {
+                _ if idle.is_stalled() => {
+                    debug!("connection closed: its peer takes no answers");
+                    return;
+                }
                 Idle::Long if !is_closing => {
                     is_closing = true;
                     connection.as_mut().graceful_shutdown();
@@ -108,48 +107,8 @@ async fn answer(
     application: Application,
     activity: Arc<Activity>,
     request: Request<Incoming>,
-) -> Result<Response<Holding<Arc<Activity>>>, Infallible> {
+) -> Result<Response<Sending>, Infallible> {
     activity.had_request.store(true, Ordering::Relaxed);
     let response = application.oneshot(request.map(Body::new)).await?;
-    // The connection is busy until the answer is sent.
-    Ok(response.map(|body| Holding::new(body, activity)))
-}
-
-/// What a connection does; every request in flight holds one clone.
-#[derive(Debug, Default)]
-struct Activity {
-    had_request: AtomicBool,
-}
-
-/// Measures how long a connection has had nothing in flight.
-struct IdleClock {
-    activity: Arc<Activity>,
-    /// Clones that exist without any request: ours and the service's.
-    base: usize,
-    since: Instant,
-}
-
-enum Idle {
-    No,
-    Long,
-    TooLong,
-}
-
-impl IdleClock {
-    fn new(activity: Arc<Activity>) -> Self {
-        let base = Arc::strong_count(&activity);
-        Self { activity, base, since: Instant::now() }
-    }
-
-    fn state(&mut self) -> Idle {
-        if Arc::strong_count(&self.activity) > self.base {
-            self.since = Instant::now();
-        }
-        let limit = if self.activity.had_request.load(Ordering::Relaxed) { IDLE_TIME } else { FIRST_REQUEST_TIME };
-        match self.since.elapsed() {
-            elapsed if elapsed > limit + CLOSING_TIME => Idle::TooLong,
-            elapsed if elapsed > limit => Idle::Long,
-            _ => Idle::No,
-        }
-    }
+    Ok(response.map(|body| Sending::new(body, activity)))
 }

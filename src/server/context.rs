@@ -117,7 +117,10 @@ impl<S: Sync> FromRequestParts<S> for Deadline {
 fn wire(headers: &HeaderMap) -> Wire {
     let content_type = headers.get(header::CONTENT_TYPE).map_or(&b""[..], |value| value.as_bytes());
     let prefix = b"application/grpc";
-    let is_grpc = content_type.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix));
+    // application/grpc-web is another protocol.
+    let is_grpc = content_type.split_at_checked(prefix.len()).is_some_and(|(start, rest)| {
+        start.eq_ignore_ascii_case(prefix) && matches!(rest.first(), None | Some(b'+' | b';'))
+    });
     if is_grpc { Wire::Grpc } else { Wire::Rest }
 }
 
@@ -192,6 +195,7 @@ mod tests {
             ("Application/GRPC+proto", Wire::Grpc),
             ("application/json", Wire::Rest),
             ("application/gr", Wire::Rest),
+            ("application/grpc-web", Wire::Rest),
         ] {
             assert_eq!(context("POST", "/infer", &[("content-type", value)]).wire, wire, "{value}");
         }

@@ -11,15 +11,15 @@ use axum::{
     middleware::Next,
     response::Response,
 };
-use futures_util::FutureExt;
-use http::{Extensions, HeaderMap, HeaderValue, Method, StatusCode, Version, header};
+use futures_util::{FutureExt, StreamExt};
+use http::{HeaderMap, HeaderValue, header};
+use http_body_util::{BodyStream, StreamBody};
 use tokio::{
-    sync::Semaphore,
+    sync::{Semaphore, watch},
     time::{Instant, timeout_at},
 };
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status};
-use tower_http::cors::{AllowOrigin, CorsLayer};
 use tracing::{Instrument, debug, info_span};
 
 use crate::{
@@ -27,10 +27,12 @@ use crate::{
     error::CaptionError,
     server::{
         body,
-        context::{BINARY_HEADER, Deadline, Kind, REQUEST_ID, RequestContext, Wire},
+        context::{Deadline, Kind, REQUEST_ID, RequestContext, Wire},
+        encoding::keep_known_encodings,
+        health::Phase,
         house::SHUTTING_DOWN,
         status::shorten,
-        timeout::{TIMEOUT_HEADER, requested_timeout},
+        timeout::requested_timeout,
     },
 };
 
@@ -40,6 +42,12 @@ const RETRY_AFTER: Duration = Duration::from_secs(1);
 /// Bytes of a method's name that an error repeats.
 const MAX_METHOD_BYTES: usize = 128;
 
+/// Of a body that holds no image.
+const MAX_METADATA_BYTES: usize = 64 << 10;
+
+/// For a request that needs no model; such a request takes no place, so it must not last.
+const METADATA_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// What the layers need to know; shared by all requests.
 #[derive(Debug)]
 pub(crate) struct Policy {
@@ -48,20 +56,32 @@ pub(crate) struct Policy {
     places: Arc<Semaphore>,
     request_timeout: Duration,
     closing: CancellationToken,
+    phase: watch::Receiver<Phase>,
     pub(crate) cors_origins: Vec<Origin>,
 }
 
 impl Policy {
     /// `closing` ends every request that is still running when the grace of a shutdown is over.
-    pub(crate) fn new(config: &ServerConfig, closing: CancellationToken) -> Arc<Self> {
+    pub(crate) fn new(config: &ServerConfig, closing: CancellationToken, phase: watch::Receiver<Phase>) -> Arc<Self> {
         Arc::new(Self {
             api_keys: config.api_keys.clone(),
             max_body_bytes: config.max_body_bytes,
             places: Arc::new(Semaphore::new(config.queue_capacity)),
             request_timeout: config.request_timeout,
             closing,
+            phase,
             cors_origins: config.cors_origins.clone(),
         })
+    }
+}
+
+impl Policy {
+    /// Bytes of a body, by what the request is for.
+    pub(crate) fn max_body_bytes(&self, kind: Kind) -> usize {
+        match kind {
+            Kind::Inference => self.max_body_bytes,
+            Kind::Open | Kind::Metadata => self.max_body_bytes.min(MAX_METADATA_BYTES),
+        }
     }
 }
 
@@ -76,6 +96,7 @@ pub(crate) async fn identify(mut request: Request, next: Next) -> Response {
         path = request.uri().path(),
     );
     request.extensions_mut().insert(context.clone());
+    keep_known_encodings(request.headers_mut());
     let started = Instant::now();
     let answer = async {
         let answer = AssertUnwindSafe(next.run(request)).catch_unwind().await;
@@ -105,7 +126,7 @@ pub(crate) async fn authenticate(State(policy): State<Arc<Policy>>, request: Req
 /// REST handlers count the bytes as they read; tonic checks each message against the same limit.
 pub(crate) async fn limit_body(State(policy): State<Arc<Policy>>, request: Request, next: Next) -> Response {
     let context = RequestContext::from_extensions(request.extensions());
-    let limit = policy.max_body_bytes as u64;
+    let limit = policy.max_body_bytes(context.kind) as u64;
     let too_large = CaptionError::BodyTooLarge { limit };
     if body::announced_length(request.headers()).is_some_and(|length| length > limit) {
         return refuse(request, &context, &too_large).await;
@@ -131,6 +152,8 @@ pub(crate) async fn limit_body(State(policy): State<Arc<Policy>>, request: Reque
 pub(crate) async fn admit(State(policy): State<Arc<Policy>>, request: Request, next: Next) -> Response {
     let context = RequestContext::from_extensions(request.extensions());
     if context.kind != Kind::Inference {
+        let is_stream = (context.wire, context.kind) == (Wire::Grpc, Kind::Metadata);
+        let request = if is_stream { request.map(|body| until_draining(body, policy.phase.clone())) } else { request };
         return next.run(request).await;
     }
     match policy.places.clone().try_acquire_owned() {
@@ -140,11 +163,23 @@ pub(crate) async fn admit(State(policy): State<Arc<Policy>>, request: Request, n
     }
 }
 
+/// A stream of questions about the server ends with it: its service would wait for the next for ever.
+fn until_draining(body: Body, mut phase: watch::Receiver<Phase>) -> Body {
+    let end = async move {
+        phase.wait_for(|phase| *phase == Phase::Draining).await.ok();
+    };
+    Body::new(StreamBody::new(BodyStream::new(body).take_until(end.boxed())))
+}
+
 /// Sets the deadline, and answers when it passes or when the server closes.
 pub(crate) async fn expire(State(policy): State<Arc<Policy>>, mut request: Request, next: Next) -> Response {
     let context = RequestContext::from_extensions(request.extensions());
+    let limit = match context.kind {
+        Kind::Inference => policy.request_timeout,
+        Kind::Open | Kind::Metadata => policy.request_timeout.min(METADATA_TIMEOUT),
+    };
     let deadline = match requested_timeout(context.wire, request.headers()) {
-        Ok(timeout) => Deadline::new(timeout, policy.request_timeout),
+        Ok(timeout) => Deadline::new(timeout, limit),
         Err(error) => return refuse(request, &context, &error).await,
     };
     request.extensions_mut().insert(deadline);
@@ -158,75 +193,13 @@ pub(crate) async fn expire(State(policy): State<Arc<Policy>>, mut request: Reque
     }
 }
 
-/// Calls whose answers are a few bytes each: compressed they would be longer.
-const TALKATIVE: [&str; 3] = [
-    "/blip.v1.CaptionService/StreamCaption",
-    "/blip.v1.CaptionService/CaptionMany",
-    "/inference.GRPCInferenceService/ModelStreamInfer",
-];
-
-/// Refuses bodies in an encoding that the next layer does not undo.
-pub(crate) async fn check_encoding(mut request: Request, next: Next) -> Response {
-    let context = RequestContext::from_extensions(request.extensions());
-    let encoding = request.headers().get(header::CONTENT_ENCODING).map(|value| value.as_bytes().to_ascii_lowercase());
-    let known = match encoding.as_deref() {
-        None | Some(b"" | b"identity") => None,
-        Some(b"gzip") => Some("gzip"),
-        Some(b"deflate") => Some("deflate"),
-        Some(_) if context.wire == Wire::Grpc => None,
-        Some(_) => {
-            let error = CaptionError::UnsupportedMediaType("content-encoding: must be gzip, deflate or identity");
-            return refuse(request, &context, &error).await;
-        }
-    };
-    if TALKATIVE.contains(&request.uri().path()) {
-        request.headers_mut().remove("grpc-accept-encoding");
-    }
-    // Written as the next layer expects it; what it must not touch, it does not see.
-    request.headers_mut().remove(header::CONTENT_ENCODING);
-    if let Some(known) = known {
-        request.headers_mut().insert(header::CONTENT_ENCODING, HeaderValue::from_static(known));
-    }
-    next.run(request).await
-}
-
-/// Marks the answers that a client may get compressed: captions. Real clients ask for compression and cannot undo it on
-/// errors and descriptions.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Compressible;
-
-/// What the layer of compressed answers asks.
-pub(crate) fn is_worth_compressing(_: StatusCode, _: Version, _: &HeaderMap, extensions: &Extensions) -> bool {
-    extensions.get::<Compressible>().is_some()
-}
-
-/// Lets web pages of these origins call REST.
-pub(crate) fn cors(origins: &[Origin]) -> Option<CorsLayer> {
-    if origins.is_empty() {
-        return None;
-    }
-    let one = |origin: &Origin| match origin {
-        Origin::One(origin) => HeaderValue::from_str(origin).ok(),
-        Origin::Any => None,
-    };
-    let allowed = if origins.contains(&Origin::Any) {
-        AllowOrigin::any()
-    } else {
-        AllowOrigin::list(origins.iter().filter_map(one))
-    };
-    let ours = [REQUEST_ID, TIMEOUT_HEADER, BINARY_HEADER];
-    let sent = [header::AUTHORIZATION, header::CONTENT_TYPE, header::CONTENT_ENCODING];
-    let cors = CorsLayer::new()
-        .allow_origin(allowed)
-        .allow_methods([Method::GET, Method::POST])
-        .allow_headers(sent.into_iter().chain(ours.clone()).collect::<Vec<_>>())
-        .expose_headers(ours.into_iter().chain([header::RETRY_AFTER]).collect::<Vec<_>>());
-    Some(cors)
-}
-
 /// Answers a request whose body nobody has read.
 pub(crate) async fn refuse(request: Request<Body>, context: &RequestContext, error: &CaptionError) -> Response {
-    body::discard(request).await;
+    match context.wire {
+        // A stream of requests may never end, and a gRPC client reads the answer while it sends.
+        Wire::Grpc => drop(tokio::spawn(body::discard(request))),
+        Wire::Rest => body::discard(request).await,
+    }
     context.response(error)
 }
 

@@ -3,10 +3,13 @@
 //! A request passes `layers` (one chain for both transports), is turned into the domain's types by `convert`, and goes to
 //! the [`Captioner`]. Knows nothing of engines, images or ONNX Runtime.
 
+mod activity;
 mod body;
 mod connection;
 mod context;
 mod convert;
+mod cors;
+mod encoding;
 mod grpc;
 mod health;
 mod house;
@@ -37,7 +40,7 @@ use crate::{
 };
 
 use self::{
-    context::{RequestContext, Wire},
+    context::{Kind, RequestContext, Wire},
     health::Phase,
     house::House,
     layers::Policy,
@@ -85,10 +88,12 @@ pub async fn serve<E: Into<Cause>>(
     let (phase, watcher) = watch::channel(Phase::Starting);
     let closing = CancellationToken::new();
     announce(listener.local_addr()?, &config.api_keys);
-    let policy = Policy::new(&config, closing.clone());
+    let policy = Policy::new(&config, closing.clone(), watcher.clone());
     let house = Arc::new(House::new(&config, watcher.clone(), closing.clone()));
-    let main = layered(&policy, rest::router(house.clone()), grpc::router(house.clone(), watcher.clone())?);
-    let health = layered(&policy, rest::health_router(house.clone()), grpc::health_router(watcher));
+    let main = layered(&policy, &rest::router(house.clone()), &|kind| {
+        Ok(grpc::router(house.clone(), watcher.clone(), policy.max_body_bytes(kind))?)
+    })?;
+    let health = layered(&policy, &rest::health_router(house.clone()), &|_| Ok(grpc::health_router(watcher.clone())))?;
     let listeners = Listeners::new(closing);
     listeners.spawn(listener, main);
     if let Some(admin) = admin {
@@ -124,26 +129,37 @@ async fn work<E: Into<Cause>>(
     ServeError::EngineStopped
 }
 
-fn layered(policy: &Arc<Policy>, rest: Router, grpc: Router) -> Application {
+/// The transports behind the chain. `grpc` makes a router whose messages are bounded for one kind of request.
+fn layered(
+    policy: &Arc<Policy>,
+    rest: &Router,
+    grpc: &dyn Fn(Kind) -> Result<Router, ServeError>,
+) -> Result<Application, ServeError> {
+    let (rest, inference, metadata) = (rest.clone(), grpc(Kind::Inference)?, grpc(Kind::Metadata)?);
     let transports = service_fn(move |request: Request<Body>| {
-        let is_grpc = RequestContext::from_extensions(request.extensions()).wire == Wire::Grpc;
-        if is_grpc { grpc.clone().oneshot(request) } else { rest.clone().oneshot(request) }
+        let context = RequestContext::from_extensions(request.extensions());
+        let router = match (context.wire, context.kind) {
+            (Wire::Rest, _) => &rest,
+            (Wire::Grpc, Kind::Inference) => &inference,
+            (Wire::Grpc, Kind::Open | Kind::Metadata) => &metadata,
+        };
+        router.clone().oneshot(request)
     });
     let chain = ServiceBuilder::new()
         .layer(middleware::from_fn(layers::identify))
         .map_response(|response: http::Response<_>| response.map(Body::new))
-        .layer(CompressionLayer::new().compress_when(layers::is_worth_compressing))
-        .option_layer(layers::cors(&policy.cors_origins))
+        .layer(CompressionLayer::new().compress_when(encoding::is_worth_compressing))
+        .option_layer(cors::layer(&policy.cors_origins))
         .layer(middleware::from_fn_with_state(policy.clone(), layers::authenticate))
         .layer(middleware::from_fn_with_state(policy.clone(), layers::limit_body))
         .layer(middleware::from_fn_with_state(policy.clone(), layers::admit))
         .layer(middleware::from_fn_with_state(policy.clone(), layers::expire))
-        .layer(middleware::from_fn(layers::check_encoding))
+        .layer(middleware::from_fn(encoding::check_encoding))
         .map_response(|response: http::Response<_>| response.map(Body::new))
         .layer(RequestDecompressionLayer::new())
         .map_request(|request: Request<_>| request.map(Body::new))
         .service(transports);
-    BoxCloneSyncService::new(chain)
+    Ok(BoxCloneSyncService::new(chain))
 }
 
 fn announce(address: SocketAddr, api_keys: &ApiKeys) {

@@ -11,7 +11,7 @@ use prost::Message;
 use serde::Serialize;
 use tonic::Status;
 use tonic_types::{ErrorDetails, StatusExt};
-use tracing::{debug, error};
+use tracing::{error, info};
 use utoipa::ToSchema;
 
 use crate::{
@@ -34,9 +34,9 @@ const UNAVAILABLE_RETRY: Duration = Duration::from_secs(1);
 pub(crate) struct ErrorBody {
     /// What is wrong, beginning with the field if there is one.
     #[schema(example = "num_beams: must be at least 1, got 0")]
-    error: String,
+    pub(crate) error: String,
     /// The same as the header `x-request-id`.
-    request_id: String,
+    pub(crate) request_id: String,
 }
 
 impl RequestContext {
@@ -61,7 +61,8 @@ impl RequestContext {
         self.body(error)
     }
 
-    fn body(&self, error: &CaptionError) -> ErrorBody {
+    /// The body of a failure that is logged elsewhere.
+    pub(crate) fn body(&self, error: &CaptionError) -> ErrorBody {
         ErrorBody { error: public_text(error), request_id: self.request_id.to_string() }
     }
 
@@ -110,7 +111,7 @@ impl RequestContext {
         if error.code().status().1.is_server_error() && !is_expected(error) {
             error!(request_id, %error, causes, "request failed");
         } else {
-            debug!(request_id, %error, causes, "request refused");
+            info!(request_id, %error, causes, "request refused");
         }
     }
 }

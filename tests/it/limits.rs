@@ -36,6 +36,47 @@ fn an_oversize_body_gets_an_answer_and_not_a_reset() {
 }
 
 #[test]
+fn a_form_may_be_as_large_as_any_body() {
+    run(async {
+        let server = Server::start(&[]).await.address;
+        let form = |size: usize| {
+            let head = "--x\r\ncontent-disposition: form-data; name=\"image\"; filename=\"a\"\r\n\r\n";
+            format!("{head}{}\r\n--x--\r\n", "x".repeat(size))
+        };
+        let content_type = ["content-type: multipart/form-data; boundary=x"];
+        let reply = post(server, "/v1/captions", &content_type, &form(1_900_000)).await;
+        assert_eq!(
+            (reply.status, reply.error().as_str()),
+            (400, "image: not an image in a supported format (JPEG, PNG, GIF, WebP, BMP, TIFF)")
+        );
+        let reply = post(server, "/v1/captions", &content_type, &form(3_000_000)).await;
+        assert_eq!(reply.error(), "image: is larger than the limit of 2000000 bytes");
+    });
+}
+
+#[test]
+fn a_body_that_holds_no_image_is_small() {
+    run(async {
+        let server = Server::start(&[]).await.address;
+        let reply = post(server, "/v2/repository/index", &[], &" ".repeat(70_000)).await;
+        assert_eq!((reply.status, reply.error().as_str()), (413, "request body is larger than 65536 bytes"));
+        let reply = chunked_post(server, "/v2/repository/index", &" ".repeat(70_000)).await;
+        assert_eq!(reply.status, 413);
+    });
+}
+
+#[test]
+fn an_answer_is_plain_for_whoever_knows_no_encoding_of_ours() {
+    run(async {
+        let server = Server::start(&[]).await.address;
+        for accepted in ["br", "identity;q=0", "*;q=0", "gzip;q=0"] {
+            let reply = get(server, "/v2", &[&format!("accept-encoding: {accepted}")]).await;
+            assert!(reply.status == 200 && !reply.headers.contains_key("content-encoding"), "{accepted}: {reply:?}");
+        }
+    });
+}
+
+#[test]
 fn a_full_house_says_so_and_still_answers_probes() {
     run(async {
         let server = Server::start(&["--queue-capacity=1"]).await.address;

@@ -39,6 +39,21 @@ fn a_request_in_flight_is_answered_before_the_end() {
 }
 
 #[test]
+fn open_questions_about_the_server_do_not_delay_its_end() {
+    use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
+    run(async {
+        let mut server = Server::start(&["--shutdown-grace=20"]).await;
+        let mut client = ServerReflectionClient::new(server.channel().await);
+        let open = client.server_reflection_info(tokio_stream::pending()).await.unwrap();
+        let started = Instant::now();
+        server.shut_down();
+        server.stopped().await;
+        assert!(started.elapsed() < Duration::from_secs(10));
+        drop(open);
+    });
+}
+
+#[test]
 fn what_does_not_finish_in_time_is_told_so() {
     run(async {
         let mut server = Server::start(&["--shutdown-grace=0.2"]).await;

@@ -185,6 +185,18 @@ fn a_stream_holds_its_place_to_its_end() {
 }
 
 #[test]
+fn a_stream_that_is_refused_hears_so_at_once() {
+    run(async {
+        let server = Server::start(&["--api-keys=alpha"]).await;
+        let requests = stream::pending::<pb::CaptionRequest>();
+        let started = std::time::Instant::now();
+        let status = client(&server).await.caption_many(requests).await.unwrap_err();
+        assert_eq!(status.code(), Code::Unauthenticated);
+        assert!(started.elapsed() < Duration::from_secs(4));
+    });
+}
+
+#[test]
 fn a_silent_stream_of_requests_ends_by_itself() {
     run(async {
         let server = Server::start(&["--request-timeout=0.2"]).await;

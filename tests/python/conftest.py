@@ -19,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
 
 import pytest
 from clients import IMAGES
+from refusals import Connection
 from service import Service
 
 if TYPE_CHECKING:
@@ -49,6 +50,14 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """The service on the repository's own models.toml, one for all tests."""
     with Service(log=tmp_path_factory.mktemp("service") / "service.log") as running:
         yield running
+
+
+@pytest.fixture(scope="module")
+def connection(service: Service) -> Iterator[Connection]:
+    """One HTTP connection that must last."""
+    connection = Connection(service)
+    yield connection
+    connection.http.close()
 
 
 @pytest.fixture(scope="session")

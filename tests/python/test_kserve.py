@@ -40,7 +40,7 @@ def test_captions_come_for_urls_and_for_files(answers: dict[str, Any], surface: 
         assert (answer["id"], answer["model"]) == ("7", MODEL)
         assert answer["outputs"]["generated_output"] == captions
     *_, asked = answers[surface]["answers"]
-    assert list(asked["outputs"]) == ["score", "generated_output"]
+    assert list(asked["outputs"]) == ["generated_output", "score"]
     assert all(isinstance(score, float) for score in asked["outputs"]["score"])
 
 

@@ -118,14 +118,16 @@ def test_a_batch_has_the_rows_that_transformers_gives(
     assert np.allclose(scores.flatten(), [row["score"] for row in rows], atol=1e-3)
 
 
-def test_the_outputs_asked_for_come_in_their_order(
+def test_the_outputs_asked_for_come_in_their_order_but_the_caption_first(
     client: triton.InferenceServerClient,
 ) -> None:
-    wanted = ["finish_reason", "generated_output"]
-    result = client.infer(MODEL, inputs(), outputs=outputs(*wanted))
-    assert [output.name for output in result.get_response().outputs] == wanted
-    everything = client.infer(MODEL, inputs()).get_response()
-    assert everything.outputs[0].name == "generated_output"
+    for asked, named in [
+        ([], ["generated_output"]),
+        (["score", "token_ids"], ["score", "token_ids"]),
+        (["score", "generated_output"], ["generated_output", "score"]),
+    ]:
+        result = client.infer(MODEL, inputs(), outputs=outputs(*asked) or None)
+        assert [output.name for output in result.get_response().outputs] == named
 
 
 def test_typed_contents_are_taken_too(service: Service, images_url: str) -> None:

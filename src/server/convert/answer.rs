@@ -5,7 +5,6 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 use serde::Serialize;
-use utoipa::ToSchema;
 
 use crate::{
     caption::{Caption, CaptionReply},
@@ -60,7 +59,7 @@ pub(crate) struct OutputTensor {
 }
 
 /// Elements of an output, row-major.
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Debug, Serialize)]
 #[serde(untagged)]
 pub(crate) enum OutputData {
     /// BYTES.

@@ -11,7 +11,7 @@ use crate::{
     generation::GenerationParameters,
     server::{
         context::Deadline,
-        convert::{ContentLimits, echo, image, oip::MAX_ID_BYTES, parameters, prompt},
+        convert::{ContentLimits, echo, image, oip::check_id, parameters, prompt},
         json::describe,
     },
 };
@@ -47,8 +47,11 @@ impl Fields {
     /// Adds a field of a form: text that is a number or a truth value becomes one, but for words and names.
     pub(crate) fn add_text(&mut self, name: &str, text: String) -> Result<(), CaptionError> {
         let is_text = !parameters::is_known(name) || name == "bad_words";
-        let value = match serde_json::from_str(&text) {
-            Ok(value @ (Value::Number(_) | Value::Bool(_))) if !is_text => value,
+        let value = match text.as_str() {
+            "true" if !is_text => Value::Bool(true),
+            "false" if !is_text => Value::Bool(false),
+            // Only a number is tried: any other JSON in a field of a form is text.
+            number if !is_text => number.parse().map(Value::Number).unwrap_or(Value::String(text)),
             _ => Value::String(text),
         };
         match self.values.get_mut(name) {
@@ -101,13 +104,7 @@ impl Fields {
 
     /// The id to be echoed.
     pub(crate) fn take_id(&mut self) -> Result<Option<String>, CaptionError> {
-        let id = self.take_text("id")?;
-        match id {
-            Some(id) if id.len() > MAX_ID_BYTES => {
-                Err(CaptionError::invalid("id", format!("must be a string of at most {MAX_ID_BYTES} bytes")))
-            }
-            id => Ok(id),
-        }
+        self.take_text("id")?.map(check_id).transpose()
     }
 
     /// Everything that is left, as a request to `model`.
@@ -208,7 +205,10 @@ mod tests {
         let request =
             json(json!({"image": "aGk=", "prompt": "a", "parameters": {"num_beams": 3}, "img_url": null}), CAPTIONS);
         let request = request.unwrap();
-        assert_eq!((request.prompt.as_deref(), request.parameters.num_beams), (Some("a"), Some(3)));
+        assert_eq!(
+            (request.prompt.as_ref().map(|prompt| prompt.text.as_str()), request.parameters.num_beams),
+            (Some("a"), Some(3))
+        );
         let request = json(json!({"image_url": "http://x/", "text_input": "", "top_k": 3}), GENERATE).unwrap();
         assert_eq!((request.prompt, request.parameters.top_k), (None, Some(3)));
     }
@@ -250,7 +250,10 @@ mod tests {
         }
         assert!(fields.add_text("prompt", "8".into()).is_err() && fields.add_file("ho".into()).is_err());
         let request = read(fields, Route { prompt: "prompt", flat_parameters: true }).unwrap();
-        assert_eq!((request.prompt.as_deref(), request.parameters.num_beams), (Some("7"), Some(3)));
+        assert_eq!(
+            (request.prompt.as_ref().map(|prompt| prompt.text.as_str()), request.parameters.num_beams),
+            (Some("7"), Some(3))
+        );
         assert_eq!(request.parameters.bad_words.unwrap(), ["5", "true"]);
     }
 }

@@ -12,8 +12,8 @@ use crate::{
             answer::Answer,
             echo,
             oip::{
-                InferInput, InferRequest, MAX_ENTRIES, MAX_ID_BYTES, RequestedOutput, check_datatype, check_shape,
-                decode, refuse_shared_memory,
+                InferInput, InferRequest, MAX_ENTRIES, RequestedOutput, check_datatype, check_id, check_shape, decode,
+                refuse_shared_memory,
             },
             tensor::{self, Elements},
         },
@@ -30,9 +30,7 @@ impl InferRequest {
     /// Checks the form of a message; its `model_name` and `model_version` are not looked at.
     pub(crate) fn from_message(message: ModelInferRequest) -> Result<Self, CaptionError> {
         let ModelInferRequest { id, parameters, inputs, outputs, raw_input_contents, .. } = message;
-        if id.len() > MAX_ID_BYTES {
-            return Err(CaptionError::invalid("id", format!("must be a string of at most {MAX_ID_BYTES} bytes")));
-        }
+        let id = check_id(id)?;
         if inputs.len() > MAX_ENTRIES || outputs.len() > MAX_ENTRIES {
             let field = if inputs.len() > MAX_ENTRIES { "inputs" } else { "outputs" };
             return Err(CaptionError::invalid(field, format!("must be at most {MAX_ENTRIES} tensors")));
@@ -81,20 +79,28 @@ fn input(index: usize, tensor: InferInputTensor, raw: Option<Bytes>) -> Result<I
     let shape: Option<Vec<usize>> = shape.into_iter().map(|dimension| usize::try_from(dimension).ok()).collect();
     let shape = check_shape(&field, shape)?;
     refuse_shared_memory(&field, parameters.keys())?;
-    let contents_field = format!("{field}.contents");
+    let mut data_field = format!("{field}.contents");
     let data = match (contents, raw) {
-        (None, Some(raw)) => decode(&format!("raw_input_contents[{index}]"), &datatype, &shape, raw)?,
+        (None, Some(raw)) => {
+            data_field = format!("raw_input_contents[{index}]");
+            decode(&data_field, &datatype, &shape, raw)?
+        }
         (Some(contents), None) => {
-            typed(contents, &datatype, &shape).map_err(|reason| CaptionError::invalid(contents_field, reason))?
+            let elements = typed(contents, &datatype, &shape);
+            let elements = elements.map_err(|reason| CaptionError::invalid(data_field.clone(), reason))?;
+            if matches!(elements, Elements::Bytes(_)) {
+                data_field.push_str(".bytes_contents");
+            }
+            elements
         }
         (Some(_), Some(_)) => {
-            return Err(CaptionError::invalid(contents_field, "must not be given together with raw_input_contents"));
+            return Err(CaptionError::invalid(data_field, "must not be given together with raw_input_contents"));
         }
         (None, None) => {
-            return Err(CaptionError::invalid(contents_field, "is required, or an entry in raw_input_contents"));
+            return Err(CaptionError::invalid(data_field, "is required, or an entry in raw_input_contents"));
         }
     };
-    Ok(InferInput { field, name, datatype, shape, data })
+    Ok(InferInput { field, name, datatype, shape, data, data_field })
 }
 
 fn output(index: usize, tensor: InferRequestedOutputTensor) -> Result<RequestedOutput, CaptionError> {

@@ -7,7 +7,7 @@ use std::collections::HashSet;
 use serde_json::Value;
 
 use crate::{
-    caption::{CaptionRequest, ImageSource},
+    caption::{CaptionRequest, ImageSource, Prompt},
     error::{CaptionError, IMAGE_URL_REFUSED},
     generation::GenerationParameters,
     server::{
@@ -41,7 +41,7 @@ pub(crate) struct Inference {
 #[derive(Default)]
 struct Inputs {
     images: Option<(Vec<ImageSource>, usize)>,
-    texts: Option<(String, Vec<Option<String>>)>,
+    texts: Option<(&'static str, Vec<Option<Prompt>>)>,
     parameters: GenerationParameters,
 }
 
@@ -111,8 +111,9 @@ impl Inputs {
                 }
             },
             "text" => {
-                let texts = strings(input, model)?.into_iter().map(|text| prompt(&input.name, text));
-                self.texts = Some((input.name.clone(), texts.collect::<Result<_, _>>()?));
+                let field = if input.name == "prompt" { "prompt" } else { "text" };
+                let texts = strings(input, model)?.into_iter().map(|text| prompt(field, text));
+                self.texts = Some((field, texts.collect::<Result<_, _>>()?));
                 Ok(())
             }
             name => self.add_parameter(name, input, model),
@@ -130,7 +131,7 @@ impl Inputs {
         let count = images.len();
         if count > MAX_IMAGES {
             let reason = format!("has {count} elements, more than the limit of {MAX_IMAGES} images");
-            return Err(CaptionError::invalid(format!("{}.data", input.field), reason));
+            return Err(CaptionError::invalid(input.data_field.clone(), reason));
         }
         if input.shape.get(1).is_some_and(|width| *width != 1) {
             let reason = format!("unexpected shape {:?} for '{}', expected [N] or [N, 1]", input.shape, input.name);
@@ -141,20 +142,21 @@ impl Inputs {
     }
 
     fn add_parameter(&mut self, name: &str, input: &InferInput, model: &str) -> Result<(), CaptionError> {
+        if !parameters::is_known(name) {
+            let reason = format!("unexpected inference input '{}' for model '{model}'", echo(name));
+            return Err(CaptionError::invalid(format!("{}.name", input.field), reason));
+        }
         let mut values = match &input.data {
             Elements::Values(values) => values.clone(),
             Elements::Bytes(_) => strings(input, model)?.into_iter().map(Value::from).collect(),
         };
         let is_list = name == "bad_words";
-        if parameters::is_known(name) && !is_list && values.len() != 1 {
+        if !is_list && values.len() != 1 {
             let reason = format!("has {} elements, '{name}' takes one", values.len());
-            return Err(CaptionError::invalid(format!("{}.data", input.field), reason));
+            return Err(CaptionError::invalid(input.data_field.clone(), reason));
         }
         let value = if is_list { Value::Array(values) } else { values.swap_remove(0) };
-        parameters::set(&mut self.parameters, name, &value).unwrap_or_else(|| {
-            let reason = format!("unexpected inference input '{}' for model '{model}'", echo(name));
-            Err(CaptionError::invalid(format!("{}.name", input.field), reason))
-        })
+        parameters::set(&mut self.parameters, name, &value).unwrap_or(Ok(()))
     }
 }
 
@@ -230,7 +232,7 @@ fn strings<'a>(input: &'a InferInput, model: &str) -> Result<Vec<&'a str>, Capti
         Elements::Bytes(elements) => {
             let texts = elements.iter().enumerate().map(|(index, element)| {
                 let reason =
-                    |_| CaptionError::invalid(format!("{}.data", input.field), format!("element {index} is no UTF-8"));
+                    |_| CaptionError::invalid(input.data_field.clone(), format!("element {index} is no UTF-8"));
                 std::str::from_utf8(element).map_err(reason)
             });
             texts.collect()
@@ -239,7 +241,10 @@ fn strings<'a>(input: &'a InferInput, model: &str) -> Result<Vec<&'a str>, Capti
 }
 
 /// One prompt for each image: as many as there are images, or one for all.
-fn spread(texts: Option<(String, Vec<Option<String>>)>, images: usize) -> Result<Vec<Option<String>>, CaptionError> {
+fn spread(
+    texts: Option<(&'static str, Vec<Option<Prompt>>)>,
+    images: usize,
+) -> Result<Vec<Option<Prompt>>, CaptionError> {
     match texts {
         None => Ok(vec![None; images]),
         Some((_, texts)) if texts.len() == images => Ok(texts),

@@ -15,7 +15,7 @@ pub(crate) mod parameters;
 pub(crate) mod tensor;
 pub(crate) mod typed;
 
-use crate::{config::ServerConfig, error::CaptionError, server::status::shorten};
+use crate::{caption::Prompt, config::ServerConfig, error::CaptionError, server::status::shorten};
 
 /// Bytes of a prompt; the longest text a BLIP text decoder takes is far shorter.
 const MAX_PROMPT_BYTES: usize = 16_384;
@@ -38,12 +38,12 @@ impl ContentLimits {
 }
 
 /// A prompt from the wire; an empty one is none. `field` is the client's name for it.
-pub(crate) fn prompt(field: &str, text: &str) -> Result<Option<String>, CaptionError> {
+pub(crate) fn prompt(field: &'static str, text: &str) -> Result<Option<Prompt>, CaptionError> {
     if text.len() > MAX_PROMPT_BYTES {
         let reason = format!("must be at most {MAX_PROMPT_BYTES} bytes, got {}", text.len());
-        return Err(CaptionError::invalid(field.to_owned(), reason));
+        return Err(CaptionError::invalid(field, reason));
     }
-    Ok((!text.is_empty()).then(|| text.to_owned()))
+    Ok((!text.is_empty()).then(|| Prompt { text: text.to_owned(), field }))
 }
 
 /// A client's name, shortened for an error.

@@ -20,7 +20,7 @@ use crate::{
 pub(crate) const MAX_ENTRIES: usize = 32;
 
 /// Bytes of a request's id.
-pub(crate) const MAX_ID_BYTES: usize = 1024;
+const MAX_ID_BYTES: usize = 1024;
 
 /// A request as it came.
 #[derive(Debug, Default)]
@@ -48,6 +48,8 @@ pub(crate) struct InferInput {
     pub(crate) shape: Vec<usize>,
     /// Row-major, as many as the product of `shape`.
     pub(crate) data: Elements,
+    /// Where they were, for errors.
+    pub(crate) data_field: String,
 }
 
 /// One output asked for.
@@ -91,6 +93,7 @@ impl InferRequest {
             datatype: "BYTES".to_owned(),
             shape: vec![1],
             data: Elements::Bytes(vec![file]),
+            data_field: "body".to_owned(),
         };
         let parameters = Map::from_iter([("binary_data_output".to_owned(), true.into())]);
         Self { inputs: vec![input], parameters, ..Self::default() }
@@ -129,7 +132,7 @@ impl InferInput {
                 return Err(CaptionError::invalid(data_field, "is required, or parameters.binary_data_size"));
             }
         };
-        Ok(Self { field, name, datatype, shape, data })
+        Ok(Self { field, name, datatype, shape, data, data_field })
     }
 }
 
@@ -188,9 +191,17 @@ fn wrong(field: &str, expected: &str, value: &Value) -> CaptionError {
 
 fn id(value: Value) -> Result<String, CaptionError> {
     match value {
-        Value::String(id) if id.len() <= MAX_ID_BYTES => Ok(id),
-        other => Err(wrong("id", &format!("a string of at most {MAX_ID_BYTES} bytes"), &other)),
+        Value::String(id) => check_id(id),
+        other => Err(wrong("id", "a string", &other)),
     }
+}
+
+/// An id of bearable length.
+pub(crate) fn check_id(id: String) -> Result<String, CaptionError> {
+    if id.len() <= MAX_ID_BYTES {
+        return Ok(id);
+    }
+    Err(CaptionError::invalid("id", format!("must be at most {MAX_ID_BYTES} bytes, got {}", id.len())))
 }
 
 fn string(field: &str, key: &str, value: Option<Value>) -> Result<String, CaptionError> {
@@ -212,7 +223,10 @@ fn parameters(field: &str, value: Option<Value>) -> Result<Map<String, Value>, C
 fn entries(value: Option<Value>, field: &'static str) -> Result<Vec<Value>, CaptionError> {
     match value {
         Some(Value::Array(list)) if list.len() <= MAX_ENTRIES => Ok(list),
-        Some(other) => Err(wrong(field, &format!("an array of at most {MAX_ENTRIES} objects"), &other)),
+        Some(Value::Array(list)) => {
+            Err(CaptionError::invalid(field, format!("must be at most {MAX_ENTRIES} tensors, got {}", list.len())))
+        }
+        Some(other) => Err(wrong(field, "an array of objects", &other)),
         None => Err(CaptionError::invalid(field, "is required")),
     }
 }
@@ -327,8 +341,8 @@ mod tests {
         for (body, start) in [
             (json!([]), "body: must be an object, got an array"),
             (json!({}), "inputs: is required"),
-            (json!({"inputs": {}}), "inputs: must be an array"),
-            (json!({"inputs": vec![1; 33]}), "inputs: must be an array of at most 32"),
+            (json!({"inputs": {}}), "inputs: must be an array of objects, got"),
+            (json!({"inputs": vec![1; 33]}), "inputs: must be at most 32 tensors, got 33"),
             (json!({"inputs": [7]}), "inputs[0]: must be an object, got 7"),
             (json!({"inputs": [{}]}), "inputs[0].name: is required"),
             (json!({"inputs": [], "id": 7}), "id: must be a string"),

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use futures_util::{StreamExt, stream, stream::BoxStream};
+use futures_util::{StreamExt, TryStreamExt, stream, stream::BoxStream};
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{
@@ -92,7 +92,7 @@ impl pb::grpc_inference_service_server::GrpcInferenceService for Handler {
     ) -> Result<Response<pb::ModelStatisticsResponse>, Status> {
         let asked = request.get_ref();
         let model_stats = match asked.name.as_str() {
-            "" => self
+            "" if asked.version.is_empty() => self
                 .house
                 .captioner()
                 .map(|captioner| captioner.registry().models().map(|m| describe::statistics(m)).collect()),
@@ -143,14 +143,11 @@ impl pb::grpc_inference_service_server::GrpcInferenceService for Handler {
                 let (handler, context) = (Self { house: house.clone() }, context.clone());
                 async move {
                     let id = message.id.clone();
-                    let failed = move |error| {
+                    let failed = move |(error, is_final)| {
                         let status = context.status(&error);
-                        if ends_at_error { Err(status) } else { Ok(failure(id.clone(), &status)) }
+                        if ends_at_error { Err(status) } else { Ok(failure(id.clone(), &status, is_final)) }
                     };
-                    match handler.responses(message, deadline).await {
-                        Ok(responses) => responses.map(move |response| response.or_else(&failed)).boxed(),
-                        Err(error) => stream::iter([failed(error)]).boxed(),
-                    }
+                    handler.responses(message, deadline).await.map(move |response| response.or_else(&failed))
                 }
             })
             // Several at a time, but answered in the order asked: not every client sends ids.
@@ -172,28 +169,59 @@ impl Handler {
         self.house.captioner()?.registry().resolve(Some(name), Some(version))
     }
 
-    /// The responses to one request of a stream.
+    /// The responses to one request of a stream; of a failure, also whether it is the last.
     async fn responses(
         &self,
         message: pb::ModelInferRequest,
         deadline: Deadline,
-    ) -> Result<BoxStream<'static, Result<pb::ModelStreamInferResponse, CaptionError>>, CaptionError> {
+    ) -> BoxStream<'static, Result<pb::ModelStreamInferResponse, (CaptionError, bool)>> {
+        let id = message.id.clone();
+        let (ends_empty, responses) = match self.asked(message) {
+            Err(error) => (false, stream::iter([Err(error)]).boxed()),
+            Ok(asked) => (asked.ends_empty, self.answers(asked, deadline).await),
+        };
+        let last = ends_empty.then(|| Ok(marked(pb::ModelInferResponse { id, ..Default::default() }, true)));
+        let responses = responses.map(move |response| response.map_err(|error| (error, !ends_empty)));
+        responses.chain(stream::iter(last)).boxed()
+    }
+
+    fn asked(&self, message: pb::ModelInferRequest) -> Result<Asked, CaptionError> {
         let model = self.resolve(&message.model_name, &message.model_version)?.clone();
         let mut request = InferRequest::from_message(message)?;
         let ends_empty = flag(&mut request, EMPTY_FINAL_RESPONSE)?;
-        let id = request.id.clone().unwrap_or_default();
-        let responses = if flag(&mut request, "stream")? {
-            let (events, form) = inference::stream(&self.house, &model, deadline, request)?;
-            let mut told = false;
-            let told = move |event| Ok(event_message(&form, &model, event?, &mut told, !ends_empty));
-            events.map(told).boxed()
-        } else {
-            let answer = inference::infer(&self.house, &model, deadline, request).await?;
-            stream::iter([Ok(marked(response(answer), !ends_empty))]).boxed()
-        };
-        let last = ends_empty.then(|| Ok(marked(pb::ModelInferResponse { id, ..Default::default() }, true)));
-        Ok(responses.chain(stream::iter(last)).boxed())
+        let is_streamed = flag(&mut request, "stream")?;
+        Ok(Asked { model, request, ends_empty, is_streamed })
     }
+
+    async fn answers(
+        &self,
+        asked: Asked,
+        deadline: Deadline,
+    ) -> BoxStream<'static, Result<pb::ModelStreamInferResponse, CaptionError>> {
+        let Asked { model, request, ends_empty, is_streamed } = asked;
+        if !is_streamed {
+            let answer = inference::infer(&self.house, &model, deadline, request).await;
+            return stream::iter([answer.map(|answer| marked(response(answer), !ends_empty))]).boxed();
+        }
+        let house = self.house.clone();
+        // Begun when its turn comes, which is when its time begins.
+        let events = async move {
+            let (events, form) = inference::stream(&house, &model, deadline.renewed(), request)?;
+            let mut told = false;
+            Ok::<_, CaptionError>(
+                events.map(move |event| Ok(event_message(&form, &model, event?, &mut told, !ends_empty))),
+            )
+        };
+        stream::once(events).try_flatten().boxed()
+    }
+}
+
+/// One request of a stream.
+struct Asked {
+    model: Arc<ServedModel>,
+    request: InferRequest,
+    ends_empty: bool,
+    is_streamed: bool,
 }
 
 /// What is new, as `generated_output`; the last message has the other outputs, and the whole caption in its parameters.
@@ -229,11 +257,9 @@ fn marked(mut response: pb::ModelInferResponse, is_final: bool) -> pb::ModelStre
     pb::ModelStreamInferResponse { error_message: String::new(), infer_response: Some(response) }
 }
 
-fn failure(id: String, status: &Status) -> pb::ModelStreamInferResponse {
-    pb::ModelStreamInferResponse {
-        error_message: status.message().to_owned(),
-        infer_response: Some(pb::ModelInferResponse { id, ..Default::default() }),
-    }
+fn failure(id: String, status: &Status, is_final: bool) -> pb::ModelStreamInferResponse {
+    let response = marked(pb::ModelInferResponse { id, ..Default::default() }, is_final);
+    pb::ModelStreamInferResponse { error_message: status.message().to_owned(), ..response }
 }
 
 fn parameter(choice: ParameterChoice) -> InferParameter {

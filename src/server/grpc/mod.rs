@@ -24,13 +24,20 @@ use crate::{
     },
 };
 
-/// Every gRPC service; an unknown method is UNIMPLEMENTED.
+/// Every gRPC service, with messages of at most `max_bytes`; an unknown method is UNIMPLEMENTED.
 pub(crate) fn router(
     house: Arc<House>,
     phase: watch::Receiver<Phase>,
+    max_bytes: usize,
 ) -> Result<Router, tonic_reflection::server::Error> {
-    let max_bytes = house.max_body_bytes;
-    let reflection = || Builder::configure().register_encoded_file_descriptor_set(DESCRIPTORS);
+    // Both versions describe both.
+    let reflection = || {
+        Builder::configure()
+            .include_reflection_service(false)
+            .register_encoded_file_descriptor_set(DESCRIPTORS)
+            .register_encoded_file_descriptor_set(tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET)
+            .register_encoded_file_descriptor_set(tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET)
+    };
     // The same for each service; their types have nothing in common to say it once.
     macro_rules! compressed {
         ($service:expr) => {
@@ -44,7 +51,7 @@ pub(crate) fn router(
     }
     let routes = Routes::new(compressed!(CaptionServiceServer::new(caption::Handler { house: house.clone() })))
         .add_service(compressed!(GrpcInferenceServiceServer::new(inference::Handler { house })))
-        .add_service(HealthServer::new(HealthService::new(phase)))
+        .add_service(HealthServer::new(HealthService::new(phase)).max_decoding_message_size(max_bytes))
         .add_service(reflection().build_v1()?)
         .add_service(reflection().build_v1alpha()?);
     Ok(routes.prepare().into_axum_router())

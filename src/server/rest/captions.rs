@@ -19,6 +19,7 @@ use crate::{
         body,
         context::{Deadline, RequestContext},
         convert::{
+            echo,
             friendly::{Fields, Route},
             oip::MAX_ENTRIES,
         },
@@ -103,7 +104,7 @@ fn is_form(head: &Parts) -> bool {
     content_type.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix))
 }
 
-/// Reads a form; `image` is a file (or base64), everything else is text.
+/// Reads a form; `image` is a file, everything else is text.
 async fn form(head: Parts, body: Bytes) -> Result<Fields, CaptionError> {
     let malformed = || CaptionError::invalid("body", "is no multipart form as its content-type announces it");
     let request = Request::from_parts(head, Body::from(body));
@@ -115,18 +116,19 @@ async fn form(head: Parts, body: Bytes) -> Result<Fields, CaptionError> {
         if count > MAX_ENTRIES {
             return Err(CaptionError::invalid("body", format!("has more than {MAX_ENTRIES} fields")));
         }
-        let name = field.name().unwrap_or_default().to_owned();
+        let Some(name) = field.name().filter(|name| !name.is_empty()).map(str::to_owned) else {
+            return Err(CaptionError::invalid("body", "has a field without a name"));
+        };
         let bytes = field.bytes().await.map_err(|_| malformed())?;
         if name == "image" {
             fields.add_file(bytes)?;
             continue;
         }
         let text = String::from_utf8(bytes.into());
-        let text = text.map_err(|_| CaptionError::invalid("body", "has a field that is not UTF-8"))?;
+        let text = text.map_err(|_| CaptionError::invalid(echo(&name), "is not UTF-8"))?;
         if name == "parameters" {
             fields.add_parameters(
-                json::parse(text.as_bytes())
-                    .map_err(|_| CaptionError::invalid("parameters", "must be the text of a JSON object"))?,
+                json::parse(text.as_bytes()).map_err(|error| CaptionError::invalid("parameters", error.to_string()))?,
             )?;
         } else {
             fields.add_text(&name, text)?;

@@ -68,7 +68,7 @@ enum Several<T> {
 /// Captions one image.
 #[utoipa::path(
     post, path = "/v2/models/{model}/generate", tag = "generate",
-    params(("model", description = "Name or alias")),
+    params(("model" = String, Path, description = "Name or alias")),
     request_body = schema::GenerateRequest,
     responses((status = 200, description = "The caption", body = GenerateResponse)),
 )]
@@ -93,10 +93,10 @@ pub(super) async fn generate(
 /// Captions one image; events come as the text is decided.
 #[utoipa::path(
     post, path = "/v2/models/{model}/generate_stream", tag = "generate",
-    params(("model", description = "Name or alias")),
+    params(("model" = String, Path, description = "Name or alias")),
     request_body = schema::GenerateRequest,
     responses((
-        status = 200, content_type = "text/event-stream", body = String,
+        status = 200, content_type = "text/event-stream", body = schema::Event,
         description = "Events `data: {...}`, each with a piece of the caption in `text_output`; the last has `caption` and \
             `finish_reason`. A failure after the first is an event with `error`.",
     )),

@@ -33,7 +33,7 @@ use crate::{
 /// Without a JSON part (`inference-header-content-length: 0`) the body is one picture.
 #[utoipa::path(
     post, path = "/v2/models/{model}/infer", tag = "infer",
-    params(("model", description = "Name or alias")),
+    params(("model" = String, Path, description = "Name or alias")),
     request_body(content((schema::InferRequest = "application/json"))),
     responses(
         (status = 200, description = "The captions; as octets, JSON and binary tensors", content(
@@ -80,6 +80,7 @@ fn parse(headers: &HeaderMap, mut body: Bytes) -> Result<InferRequest, CaptionEr
 pub(super) struct InferResponse {
     /// As it was sent.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     id: Option<String>,
     /// The model that answered.
     model_name: String,
@@ -96,8 +97,10 @@ struct InferOutput {
     datatype: &'static str,
     shape: Vec<usize>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     parameters: Option<BinaryData>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Vec<serde_json::Value>>, nullable = false)]
     data: Option<OutputData>,
 }
 

@@ -21,9 +21,12 @@ use crate::{
         json::{self, describe as kind},
         pb::inference::{ModelConfig, ModelMetadataResponse, repository_index_response::ModelIndex},
         rest::{ModelPath, answer, schema},
-        status::json_response,
+        status::{ErrorBody, json_response, to_json},
     },
 };
+
+/// Of the body that asks for the index.
+const MAX_INDEX_BYTES: usize = 64 << 10;
 
 /// Why a probe is answered 503.
 const NOT_READY: &str = "the server is not ready";
@@ -36,38 +39,38 @@ pub(super) async fn live() -> Response {
 
 /// The server takes requests.
 #[utoipa::path(get, path = "/v2/health/ready", tag = "health", responses((status = 200, description = "It does", body = schema::Ready), (status = 503, description = "Not now", body = schema::Ready)))]
-pub(super) async fn ready(State(house): State<Arc<House>>) -> Response {
-    readiness(&house, json!({}))
+pub(super) async fn ready(State(house): State<Arc<House>>, context: RequestContext) -> Response {
+    readiness(&house, &context, None)
 }
 
 /// The server takes requests for this model.
-#[utoipa::path(get, path = "/v2/models/{model}/ready", tag = "health", params(("model", description = "Name or alias")), responses((status = 200, description = "It does", body = schema::Ready), (status = 503, description = "Not now", body = schema::Ready)))]
+#[utoipa::path(get, path = "/v2/models/{model}/ready", tag = "health", params(("model" = String, Path, description = "Name or alias")), responses((status = 200, description = "It does", body = schema::Ready), (status = 503, description = "Not now", body = schema::Ready)))]
 pub(super) async fn model_ready(State(house): State<Arc<House>>, path: ModelPath, context: RequestContext) -> Response {
-    answer(&context, path.resolve(&house).map(|model| readiness(&house, json!({"name": model.name}))))
+    answer(&context, path.resolve(&house).map(|model| readiness(&house, &context, Some(&model.name))))
 }
 
 /// Name, version and extensions of the server.
 #[utoipa::path(get, path = "/v2", tag = "metadata", responses((status = 200, description = "The server", body = schema::ServerMetadata)))]
 pub(super) async fn server(State(house): State<Arc<House>>) -> Response {
-    let (version, extensions) = (env!("CARGO_PKG_VERSION"), describe::EXTENSIONS);
-    let body = json!({"name": house.name, "version": version, "extensions": extensions});
+    let extensions = &describe::EXTENSIONS;
+    let body = schema::ServerMetadata { name: &house.name, version: env!("CARGO_PKG_VERSION"), extensions };
     json_response(StatusCode::OK, &body)
 }
 
 /// Inputs and outputs of a model.
-#[utoipa::path(get, path = "/v2/models/{model}", tag = "metadata", params(("model", description = "Name or alias")), responses((status = 200, description = "The model", body = ModelMetadataResponse)))]
+#[utoipa::path(get, path = "/v2/models/{model}", tag = "metadata", params(("model" = String, Path, description = "Name or alias")), responses((status = 200, description = "The model", body = ModelMetadataResponse)))]
 pub(super) async fn model(State(house): State<Arc<House>>, path: ModelPath, context: RequestContext) -> Response {
     describe_with(&house, &path, &context, describe::metadata)
 }
 
 /// Configuration of a model.
-#[utoipa::path(get, path = "/v2/models/{model}/config", tag = "metadata", params(("model", description = "Name or alias")), responses((status = 200, description = "The configuration", body = ModelConfig)))]
+#[utoipa::path(get, path = "/v2/models/{model}/config", tag = "metadata", params(("model" = String, Path, description = "Name or alias")), responses((status = 200, description = "The configuration", body = ModelConfig)))]
 pub(super) async fn config(State(house): State<Arc<House>>, path: ModelPath, context: RequestContext) -> Response {
     describe_with(&house, &path, &context, describe::config)
 }
 
 /// What a model has done.
-#[utoipa::path(get, path = "/v2/models/{model}/stats", tag = "metadata", params(("model", description = "Name or alias")), responses((status = 200, description = "The counts", body = schema::Statistics)))]
+#[utoipa::path(get, path = "/v2/models/{model}/stats", tag = "metadata", params(("model" = String, Path, description = "Name or alias")), responses((status = 200, description = "The counts", body = schema::Statistics)))]
 pub(super) async fn stats(State(house): State<Arc<House>>, path: ModelPath, context: RequestContext) -> Response {
     describe_with(&house, &path, &context, |model| json!({"model_stats": [describe::statistics(model)]}))
 }
@@ -86,7 +89,7 @@ pub(super) async fn all_stats(State(house): State<Arc<House>>, context: RequestC
 #[utoipa::path(post, path = "/v2/repository/index", tag = "metadata", request_body(content = Option<schema::RepositoryIndexRequest>), responses((status = 200, description = "The models", body = Vec<ModelIndex>)))]
 pub(super) async fn index(State(house): State<Arc<House>>, context: RequestContext, request: Request) -> Response {
     let outcome = async {
-        let only_ready = only_ready(&body::read(request.into_body(), house.max_body_bytes).await?)?;
+        let only_ready = only_ready(&body::read(request.into_body(), MAX_INDEX_BYTES).await?)?;
         let index = describe::index(house.captioner()?.registry(), only_ready);
         Ok(json_response(StatusCode::OK, &index))
     };
@@ -99,6 +102,7 @@ fn only_ready(body: &[u8]) -> Result<bool, CaptionError> {
         return Ok(false);
     }
     match json::parse(body)? {
+        Value::Null => Ok(false),
         Value::Object(body) => match body.get("ready") {
             None => Ok(false),
             Some(Value::Bool(ready)) => Ok(*ready),
@@ -117,12 +121,15 @@ fn describe_with<T: Serialize>(
     answer(context, path.resolve(house).map(|model| json_response(StatusCode::OK, &of(model))))
 }
 
-fn readiness(house: &House, mut body: Value) -> Response {
-    let is_ready = house.is_ready();
-    body["ready"] = is_ready.into();
-    if is_ready {
-        return json_response(StatusCode::OK, &body);
+/// Whether the server takes requests, and if not, all that every failure says.
+fn readiness(house: &House, context: &RequestContext, name: Option<&str>) -> Response {
+    if house.is_ready() {
+        return json_response(StatusCode::OK, &schema::Ready { name, ready: true, error: None, request_id: None });
     }
-    body["error"] = NOT_READY.into();
-    json_response(StatusCode::SERVICE_UNAVAILABLE, &body)
+    let error = CaptionError::Unavailable(NOT_READY);
+    let mut response = context.response(&error);
+    let ErrorBody { error, request_id } = context.body(&error);
+    let body = schema::Ready { name, ready: false, error: Some(error), request_id: Some(request_id) };
+    *response.body_mut() = to_json(&body).into();
+    response
 }

@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use axum::{
     Router,
-    extract::{FromRequestParts, RawPathParams, Request},
+    extract::{DefaultBodyLimit, FromRequestParts, RawPathParams, Request},
     response::Response,
     routing::{get, post},
 };
@@ -22,11 +22,7 @@ use http::request::Parts;
 use crate::{
     error::CaptionError,
     registry::ServedModel,
-    server::{
-        context::RequestContext,
-        house::House,
-        layers::{Compressible, refuse},
-    },
+    server::{context::RequestContext, encoding::Compressible, house::House, layers::refuse},
 };
 
 /// Every REST route; an unknown path is a JSON 404, a wrong verb a JSON 405.
@@ -54,6 +50,8 @@ pub(crate) fn router(house: Arc<House>) -> Router {
         .method_not_allowed_fallback(wrong_verb)
         .with_state(house)
         .merge(openapi::routes())
+        // Handlers read bodies with the server's own limit; a form must not have a second one.
+        .layer(DefaultBodyLimit::disable())
 }
 
 /// Health alone, for the administrators' port.
@@ -78,6 +76,10 @@ struct ModelPath {
 
 impl ModelPath {
     fn resolve<'a>(&self, house: &'a House) -> Result<&'a Arc<ServedModel>, CaptionError> {
+        // Nothing between two slashes is no default.
+        if self.model.as_deref() == Some("") || self.version.as_deref() == Some("") {
+            return Err(CaptionError::NotFound);
+        }
         house.captioner()?.registry().resolve(self.model.as_deref(), self.version.as_deref())
     }
 }

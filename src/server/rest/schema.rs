@@ -1,8 +1,10 @@
-//! The bodies of requests, for `/openapi.json` alone: `convert` reads them by hand, so that a mistake names its field.
-#![allow(dead_code, clippy::struct_field_names, reason = "never constructed; the names are the wire's")]
+//! Bodies of the wire. Those of requests are for `/openapi.json` alone: `convert` reads them by hand, so that a mistake
+//! names its field.
+#![allow(dead_code, clippy::struct_field_names, reason = "some are never constructed; the names are the wire's")]
 
 use std::collections::BTreeMap;
 
+use serde::Serialize;
 use serde_json::Value;
 use utoipa::ToSchema;
 
@@ -15,23 +17,29 @@ pub(super) struct Live {
 }
 
 /// Whether requests are taken.
-#[derive(ToSchema)]
-pub(super) struct Ready {
+#[derive(Serialize, ToSchema)]
+pub(super) struct Ready<'a> {
     /// Of the model asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
-    name: Option<String>,
-    ready: bool,
+    pub(super) name: Option<&'a str>,
+    pub(super) ready: bool,
     /// Why not.
+    #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
-    error: Option<String>,
+    pub(super) error: Option<String>,
+    /// As in every failure.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub(super) request_id: Option<String>,
 }
 
 /// The server.
-#[derive(ToSchema)]
-pub(super) struct ServerMetadata {
-    name: String,
-    version: String,
-    extensions: Vec<String>,
+#[derive(Serialize, ToSchema)]
+pub(super) struct ServerMetadata<'a> {
+    pub(super) name: &'a str,
+    pub(super) version: &'a str,
+    pub(super) extensions: &'a [&'a str],
 }
 
 /// What models have done since the start of the server.
@@ -146,6 +154,14 @@ pub(super) struct GenerateRequest {
     #[schema(max_length = 16384)]
     text_input: Option<String>,
     parameters: Option<GenerationParameters>,
+}
+
+/// A server-sent event.
+#[derive(ToSchema)]
+pub(super) struct Event {
+    /// The JSON of a `GenerateResponse`, or of an `Error`.
+    #[schema(content_media_type = "application/json")]
+    data: String,
 }
 
 /// transformers' names and meanings.

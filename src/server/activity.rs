@@ -1,0 +1,123 @@
+//! What goes on in one connection: requests in flight, answers that their peer does not take, silence.
+
+use std::{
+    collections::HashMap,
+    pin::Pin,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use axum::body::Body;
+use bytes::Bytes;
+use hyper::body::{Body as HttpBody, Frame, SizeHint};
+use tokio::time::Instant;
+
+/// From connecting to the end of the first request's headers.
+const FIRST_REQUEST_TIME: Duration = Duration::from_secs(10);
+/// Between requests, to the end of the next one's headers; above the minute that load balancers keep connections.
+pub(super) const IDLE_TIME: Duration = Duration::from_secs(75);
+/// For a peer to take notice that its idle connection is closed.
+const CLOSING_TIME: Duration = Duration::from_secs(5);
+/// For a peer to make room for the next piece of an answer.
+const STALL_TIME: Duration = Duration::from_secs(30);
+
+/// What a connection does; every request in flight holds one clone.
+#[derive(Debug, Default)]
+pub(super) struct Activity {
+    pub(super) had_request: AtomicBool,
+    /// Since when each answer, by its number, waits for its peer to take what is there.
+    unsent: Mutex<HashMap<u64, Instant>>,
+    answers: AtomicU64,
+}
+
+impl Activity {
+    fn unsent(&self) -> MutexGuard<'_, HashMap<u64, Instant>> {
+        self.unsent.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// An answer on its way: the connection is busy until it is sent.
+pub(super) struct Sending {
+    body: Body,
+    number: u64,
+    activity: Arc<Activity>,
+}
+
+impl Sending {
+    pub(super) fn new(body: Body, activity: Arc<Activity>) -> Self {
+        let number = activity.answers.fetch_add(1, Ordering::Relaxed);
+        activity.unsent().insert(number, Instant::now());
+        Self { body, number, activity }
+    }
+}
+
+impl Drop for Sending {
+    fn drop(&mut self) {
+        self.activity.unsent().remove(&self.number);
+    }
+}
+
+impl HttpBody for Sending {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        let frame = Pin::new(&mut self.body).poll_frame(cx);
+        // Asked for more, the peer had room; with more given, it is waited for again.
+        match &frame {
+            Poll::Pending => self.activity.unsent().remove(&self.number),
+            Poll::Ready(_) => self.activity.unsent().insert(self.number, Instant::now()),
+        };
+        frame
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// Measures how long a connection has had nothing in flight.
+pub(super) struct IdleClock {
+    activity: Arc<Activity>,
+    /// Clones that exist without any request: ours and the service's.
+    base: usize,
+    since: Instant,
+}
+
+pub(super) enum Idle {
+    No,
+    Long,
+    TooLong,
+}
+
+impl IdleClock {
+    pub(super) fn new(activity: Arc<Activity>) -> Self {
+        let base = Arc::strong_count(&activity);
+        Self { activity, base, since: Instant::now() }
+    }
+
+    /// Whether the peer has long not taken a piece of an answer that is there.
+    pub(super) fn is_stalled(&self) -> bool {
+        self.activity.unsent().values().any(|since| since.elapsed() > STALL_TIME)
+    }
+
+    pub(super) fn state(&mut self) -> Idle {
+        if Arc::strong_count(&self.activity) > self.base {
+            self.since = Instant::now();
+        }
+        let limit = if self.activity.had_request.load(Ordering::Relaxed) { IDLE_TIME } else { FIRST_REQUEST_TIME };
+        match self.since.elapsed() {
+            elapsed if elapsed > limit + CLOSING_TIME => Idle::TooLong,
+            elapsed if elapsed > limit => Idle::Long,
+            _ => Idle::No,
+        }
+    }
+}

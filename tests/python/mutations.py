@@ -1,0 +1,198 @@
+"""Requests with one field mutated, and which mutations leave a request valid.
+
+A place is written with the names of list entries instead of their indices: `inputs[text].data[0]`.
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+Path = tuple[str | int, ...]
+Rule = Callable[[Any], bool | None]
+"""Whether a value can be; None: it may be taken or refused."""
+
+REMOVED = "(removed)"
+RENAMED = "(renamed)"
+UNKNOWN_KEY = "né\x00"
+CONTROL = "\x00\x1f\x7f"
+LONG = "x" * 20_000
+WORDS = "a " * 2_000
+"""More tokens than the model has positions."""
+LONE_SURROGATE = "\ud800"
+NAN = float("nan")
+UNSAYABLE = (NAN, LONE_SURROGATE)
+"""JSON has no way to say them."""
+VALUES = (
+    *(None, True, False, 0, -1, 0.5, 1e308, -1e308, 2**64, NAN),
+    *("", "x", "né 犬 \U0001f415 \u202e", CONTROL, LONG, WORDS, LONE_SURROGATE),
+    *([], [[1]], {}, {"a": {"b": 1}}),
+)
+
+
+@dataclass
+class Mutant:
+    """A request, and what became of which field of it."""
+
+    place: str
+    value: Any
+    request: Any
+    accepted: set[str]
+    """Words of which an error must have one."""
+
+    def __str__(self) -> str:
+        return f"{self.place} = {str(self.value)[:60]!r}"
+
+    def is_named_in(self, text: str) -> bool:
+        """Whether an error says what is wrong with this mutant."""
+        return any(re.search(rf"(?<!\w){re.escape(word)}(?!\w)", text) for word in self.accepted)
+
+
+def mutants(tree: Any) -> Iterator[Mutant]:
+    """All mutants of a JSON value."""
+    for path, old in walk(tree):
+        values = [value for value in VALUES if (type(value), value) != (type(old), old)]
+        if isinstance(old, list) and old:
+            values.append([*old, old[0]])
+        if path:
+            values.append(REMOVED)
+        if path and isinstance(path[-1], str):
+            values.append(RENAMED)
+        for value in values:
+            yield mutant(tree, path, value)
+
+
+def mutant(tree: Any, path: Path, value: Any) -> Mutant:
+    """`tree` with `value` at `path`."""
+    old = at(tree, path)
+    if not path:
+        request = value
+    else:
+        request = copy.deepcopy(tree)
+        *parents, last = path
+        parent = at(request, tuple(parents))
+        if value is REMOVED:
+            del parent[last]
+        elif value is RENAMED:
+            parent[UNKNOWN_KEY] = parent.pop(last)
+        else:
+            parent[last] = value
+    accepted = accepted_names(tree, path, is_gone=value in (REMOVED, RENAMED))
+    if value is RENAMED:
+        accepted.add(UNKNOWN_KEY)
+    if value in ([], {}, {"a": {"b": 1}}):
+        # What was in it is missing now.
+        accepted |= {name for child, _ in walk(old) for name in accepted_names(old, child)}
+    if any(value is each for each in UNSAYABLE):
+        accepted.add("body")
+    return Mutant(place_of(tree, path), value, request, accepted)
+
+
+def walk(tree: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
+    """Every value in a JSON value, itself included."""
+    yield path, tree
+    if isinstance(tree, dict):
+        for key, value in tree.items():
+            yield from walk(value, (*path, key))
+    if isinstance(tree, list):
+        for index, value in enumerate(tree):
+            yield from walk(value, (*path, index))
+
+
+def at(tree: Any, path: Path) -> Any:
+    """The value at a path."""
+    for step in path:
+        tree = tree[step]
+    return tree
+
+
+def place_of(tree: Any, path: Path) -> str:
+    """`inputs[text].data[0]`."""
+    place = ""
+    for step in path:
+        tree = tree[step]
+        if isinstance(step, int):
+            name = tree.get("name", step) if isinstance(tree, dict) else step
+            place += f"[{name}]"
+        else:
+            place += f".{step}" if place else step
+    return place or "body"
+
+
+def accepted_names(tree: Any, path: Path, is_gone: bool = False) -> set[str]:
+    """The field's own name and that of the list entry it is in; of a field that is gone, its parent's too."""
+    keys = [step for step in path if isinstance(step, str)] or ["body"]
+    names = set(keys[-2:] if is_gone else keys[-1:])
+    if keys[-1] == "image_url":
+        # Whatever it was called, a URL that cannot be used is answered with one fixed sentence.
+        names.add("img_url")
+    for length in range(1, len(path) + 1):
+        entry = at(tree, path[:length])
+        if isinstance(path[length - 1], int) and isinstance(entry, dict) and "name" in entry:
+            names.add(entry["name"])
+            if is_gone:
+                names.add(f"{path[length - 2]}[{path[length - 1]}]")
+    return names
+
+
+def one_of(*values: Any) -> Rule:
+    """Exactly these, 1 and True being different."""
+    return lambda value: any((type(value), value) == (type(each), each) for each in values)
+
+
+def optional(rule: Rule) -> Rule:
+    """These, or nothing."""
+    return lambda value: value is REMOVED or rule(value)
+
+
+def anything(_: Any) -> bool:
+    return True
+
+
+def is_text(value: Any) -> bool:
+    return isinstance(value, str) and value not in (LONG, WORDS, REMOVED)
+
+
+def is_word(value: Any) -> bool | None:
+    """Text that has tokens."""
+    return None if value in (LONG, WORDS) else is_text(value) and value not in ("", CONTROL)
+
+
+def is_exponent(value: Any) -> bool | None:
+    return None if value in (1e308, -1e308, 2**64) else one_of(0, -1, 0.5)(value)
+
+
+GENERATION: dict[str, Rule] = {
+    "max_new_tokens": one_of(),
+    "min_new_tokens": one_of(0),
+    "min_length": one_of(0),
+    "num_beams": one_of(),
+    "num_return_sequences": one_of(),
+    "length_penalty": is_exponent,
+    "early_stopping": one_of(True, False),
+    "repetition_penalty": one_of(0.5, 2**64),
+    "no_repeat_ngram_size": one_of(0),
+    "do_sample": one_of(False),
+    "temperature": one_of(0.5, 2**64),
+    "top_k": one_of(0),
+    "top_p": one_of(0, 0.5),
+    "seed": one_of(0),
+}
+"""Which of VALUES a generation parameter can have."""
+
+
+def is_valid(mutant: Mutant, rules: dict[str, Rule], strict: str = "") -> bool | None:
+    """What the rule says whose pattern is the mutant's place; without a rule nothing passes.
+
+    A renamed field is a removed one where unknown keys do no harm, which is not where `strict` matches.
+    """
+    is_lost = mutant.value is RENAMED and re.fullmatch(strict, mutant.place)
+    if is_lost or any(mutant.value is each for each in UNSAYABLE):
+        return False
+    for pattern, rule in rules.items():
+        if re.fullmatch(pattern, mutant.place):
+            return rule(REMOVED if mutant.value is RENAMED else mutant.value)
+    return False
