@@ -73,9 +73,7 @@ impl Policy {
             cors_origins: config.cors_origins.clone(),
         })
     }
-}
 
-impl Policy {
     /// Bytes of a body, by what the request is for.
     pub(crate) fn max_body_bytes(&self, kind: Kind) -> usize {
         match kind {

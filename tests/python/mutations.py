@@ -144,8 +144,8 @@ def one_of(*values: Any) -> Rule:
 
 
 def optional(rule: Rule) -> Rule:
-    """These, or nothing."""
-    return lambda value: value is REMOVED or rule(value)
+    """These, or nothing, for which JSON has null."""
+    return lambda value: value is REMOVED or value is None or rule(value)
 
 
 def anything(_: Any) -> bool:

@@ -72,8 +72,8 @@ REQUESTS = {"template": TEMPLATE, "greedy": GREEDY, "everything": EVERYTHING}
 NUMBERED = "|".join([*GENERATION, "bad_words"])
 VALID = {
     "id": optional(is_text),
-    "parameters": one_of(REMOVED, {}),
-    r"parameters\.binary_data_output": one_of(REMOVED, True),
+    "parameters": one_of(REMOVED, None, {}),
+    r"parameters\.binary_data_output": one_of(REMOVED, None, True),
     r"parameters\.priority": anything,
     **{rf"parameters\.{name}": optional(rule) for name, rule in GENERATION.items()},
     r"inputs\[(text|prompt)\]": one_of(REMOVED),
@@ -83,10 +83,10 @@ VALID = {
     **{rf"inputs\[{name}\]\.data\[0\]": rule for name, rule in GENERATION.items()},
     r"inputs\[bad_words\]\.data\[.\]": is_word,
     r"inputs\[.*\]\.shape": one_of([1, 1]),
-    "outputs": one_of(REMOVED, []),
+    "outputs": one_of(REMOVED, None, []),
     r"outputs\[.*\]": one_of(REMOVED),
-    r"outputs\[.*\]\.parameters": one_of(REMOVED, {}, {"a": {"b": 1}}),
-    r"outputs\[.*\]\.parameters\.binary_data": one_of(REMOVED, True),
+    r"outputs\[.*\]\.parameters": one_of(REMOVED, None, {}, {"a": {"b": 1}}),
+    r"outputs\[.*\]\.parameters\.binary_data": one_of(REMOVED, None, True),
 }
 """Unknown keys are tolerated, but for parameters."""
 
@@ -102,9 +102,9 @@ BINARY = {
     ],
 }
 BINARY_VALID = {
-    "parameters": one_of(REMOVED, {}),
-    r"parameters\.binary_data_output": one_of(REMOVED, False),
-    r"parameters\.max_new_tokens": one_of(REMOVED),
+    "parameters": one_of(REMOVED, None, {}),
+    r"parameters\.binary_data_output": one_of(REMOVED, None, False),
+    r"parameters\.max_new_tokens": one_of(REMOVED, None),
     r"inputs\[.*\]\.shape": one_of([1, 1]),
 }
 

@@ -67,16 +67,16 @@ impl InferRequest {
         let Value::Object(mut body) = body else {
             return Err(wrong("body", "an object", &body));
         };
-        let id = body.remove("id").map(id).transpose()?;
-        let parameters = parameters("parameters", body.remove("parameters"))?;
-        let inputs = entries(body.remove("inputs"), "inputs")?.into_iter().enumerate();
+        let id = given(&mut body, "id").map(id).transpose()?;
+        let parameters = parameters("parameters", given(&mut body, "parameters"))?;
+        let inputs = entries(given(&mut body, "inputs"), "inputs")?.into_iter().enumerate();
         let inputs = inputs.map(|(index, input)| InferInput::parse(format!("inputs[{index}]"), input, &mut binary));
         let inputs = inputs.collect::<Result<_, _>>()?;
         if !binary.is_empty() {
             let reason = format!("{} bytes are left after the binary data of the inputs", binary.len());
             return Err(CaptionError::invalid("body", reason));
         }
-        let outputs = match body.remove("outputs") {
+        let outputs = match given(&mut body, "outputs") {
             None => vec![],
             outputs => entries(outputs, "outputs")?,
         };
@@ -105,14 +105,15 @@ impl InferInput {
         let Value::Object(mut input) = input else {
             return Err(wrong(&field, "an object", &input));
         };
-        let name = string(&field, "name", input.remove("name"))?;
-        let datatype = string(&field, "datatype", input.remove("datatype"))?;
+        let name = string(&field, "name", given(&mut input, "name"))?;
+        let datatype = string(&field, "datatype", given(&mut input, "datatype"))?;
         let holds = check_datatype(&field, &datatype)?;
-        let shape = shape(&field, input.remove("shape"))?;
-        let parameters = parameters(&format!("{field}.parameters"), input.remove("parameters"))?;
+        let shape = shape(&field, given(&mut input, "shape"))?;
+        let parameters = parameters(&format!("{field}.parameters"), given(&mut input, "parameters"))?;
         refuse_shared_memory(&field, parameters.keys())?;
         let data_field = format!("{field}.data");
-        let data = match (input.remove("data"), parameters.get("binary_data_size")) {
+        let data = match (given(&mut input, "data"), parameters.get("binary_data_size").filter(|size| !size.is_null()))
+        {
             (Some(data), None) => {
                 let data = flatten(data, &shape).map_err(|reason| CaptionError::invalid(data_field.clone(), reason))?;
                 if let Some(odd) = data.iter().find(|value| !holds(value)) {
@@ -141,11 +142,11 @@ impl RequestedOutput {
         let Value::Object(mut output) = output else {
             return Err(wrong(field, "an object", &output));
         };
-        let name = string(field, "name", output.remove("name"))?;
-        let parameters = parameters(&format!("{field}.parameters"), output.remove("parameters"))?;
+        let name = string(field, "name", given(&mut output, "name"))?;
+        let parameters = parameters(&format!("{field}.parameters"), given(&mut output, "parameters"))?;
         refuse_shared_memory(field, parameters.keys())?;
         let binary = match parameters.get("binary_data") {
-            None => None,
+            None | Some(Value::Null) => None,
             Some(Value::Bool(binary)) => Some(*binary),
             Some(other) => return Err(wrong(&format!("{field}.parameters.binary_data"), "true or false", other)),
         };
@@ -183,6 +184,11 @@ pub(crate) fn check_shape(field: &str, shape: Option<Vec<usize>>) -> Result<Vec<
     shape.filter(|shape| (1..=2).contains(&shape.len()) && !shape.contains(&0)).ok_or_else(|| {
         CaptionError::invalid(format!("{field}.shape"), "must be an array of one or two positive integers")
     })
+}
+
+/// A member of an object. Some clients write null for what they do not mean.
+fn given(object: &mut Map<String, Value>, key: &str) -> Option<Value> {
+    object.remove(key).filter(|value| !value.is_null())
 }
 
 fn wrong(field: &str, expected: &str, value: &Value) -> CaptionError {
@@ -349,7 +355,8 @@ mod tests {
             (json!({"inputs": [], "parameters": []}), "parameters: must be an object"),
             (json!({"inputs": [], "outputs": [{}]}), "outputs[0].name: is required"),
             (input("name", json!(1)), "inputs[0].name: must be a string, got 1"),
-            (input("datatype", json!(null)), "inputs[0].datatype: must be a string, got null"),
+            (input("datatype", json!(null)), "inputs[0].datatype: is required"),
+            (input("datatype", json!(7)), "inputs[0].datatype: must be a string, got 7"),
             (input("datatype", json!("TEXT")), "inputs[0].datatype: 'TEXT' is unknown"),
             (input("data", json!([5])), "inputs[0].data: must be elements of datatype BYTES, got 5"),
         ] {
