@@ -63,7 +63,7 @@ impl Inference {
             }
             inputs.add(name, &input, model, limits)?;
         }
-        for (name, value) in request.parameters.iter().filter(|(_, value)| !value.is_null()) {
+        for (name, value) in &request.parameters {
             let is_reserved = RESERVED.contains(&name.as_str()) || name.starts_with("triton_");
             match parameters::set(&mut inputs.parameters, name, value) {
                 Some(outcome) => outcome?,
@@ -210,7 +210,7 @@ fn canonical(name: &str) -> &str {
 /// A parameter of the request that is true or false; false if it is not there.
 pub(crate) fn flag(request: &mut InferRequest, name: &'static str) -> Result<bool, CaptionError> {
     match request.parameters.remove(name) {
-        None | Some(Value::Null) => Ok(false),
+        None => Ok(false),
         Some(Value::Bool(flag)) => Ok(flag),
         Some(other) => {
             let reason = format!("must be true or false, got {}", describe(&other));

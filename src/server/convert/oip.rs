@@ -112,8 +112,7 @@ impl InferInput {
         let parameters = parameters(&format!("{field}.parameters"), given(&mut input, "parameters"))?;
         refuse_shared_memory(&field, parameters.keys())?;
         let data_field = format!("{field}.data");
-        let data = match (given(&mut input, "data"), parameters.get("binary_data_size").filter(|size| !size.is_null()))
-        {
+        let data = match (given(&mut input, "data"), parameters.get("binary_data_size")) {
             (Some(data), None) => {
                 let data = flatten(data, &shape).map_err(|reason| CaptionError::invalid(data_field.clone(), reason))?;
                 if let Some(odd) = data.iter().find(|value| !holds(value)) {
@@ -146,7 +145,7 @@ impl RequestedOutput {
         let parameters = parameters(&format!("{field}.parameters"), given(&mut output, "parameters"))?;
         refuse_shared_memory(field, parameters.keys())?;
         let binary = match parameters.get("binary_data") {
-            None | Some(Value::Null) => None,
+            None => None,
             Some(Value::Bool(binary)) => Some(*binary),
             Some(other) => return Err(wrong(&format!("{field}.parameters.binary_data"), "true or false", other)),
         };
@@ -221,7 +220,9 @@ fn string(field: &str, key: &str, value: Option<Value>) -> Result<String, Captio
 fn parameters(field: &str, value: Option<Value>) -> Result<Map<String, Value>, CaptionError> {
     match value {
         None => Ok(Map::new()),
-        Some(Value::Object(parameters)) if parameters.len() <= MAX_ENTRIES => Ok(parameters),
+        Some(Value::Object(parameters)) if parameters.len() <= MAX_ENTRIES => {
+            Ok(parameters.into_iter().filter(|(_, value)| !value.is_null()).collect())
+        }
         Some(other) => Err(wrong(field, &format!("an object of at most {MAX_ENTRIES} keys"), &other)),
     }
 }
