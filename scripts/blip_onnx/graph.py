@@ -2,7 +2,8 @@
 
 Weights keep their name in the state_dict. Dense weights are stored `[in, out]`, the operand order
 of MatMul, so that no transpose is left for load time. They live in `<graph>.onnx.data`, aligned
-for memory mapping; the protobuf itself stays small whatever the size of the model.
+for memory mapping; the protobuf itself stays small whatever the size of the model. In which
+precision a layer is multiplied is looked up in the `Plan`, by the layer's name.
 """
 
 from __future__ import annotations
@@ -15,16 +16,15 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from blip_onnx import ExportError
+from blip_onnx import ExportError, external, half, quantize
+from blip_onnx.precision import Plan, Scheme
 
 OPSET = 20
+# ONNX Runtime's own operators; imported only by graphs that use them.
+CONTRIB = "com.microsoft"
 IR_VERSION = 9
 # A protobuf message cannot reach 2 GiB.
 PROTOBUF_LIMIT = 2**31 - 1
-# Smaller initializers stay inside the protobuf: bytes.
-INLINE_LIMIT = 1024
-# Tensors from this size on start on a page, so that they can be mapped: bytes.
-PAGE_LIMIT = 64 * 1024
 
 _ACTIVATIONS = {
     "gelu": "gelu",
@@ -39,19 +39,19 @@ _ACTIVATIONS = {
 
 @dataclass
 class GraphBuilder:
-    """One ONNX graph in the making.
-
-    With `half`, weights are stored in fp16 and cast to fp32 inside the graph; the caller has
-    checked that this loses nothing.
-    """
+    """One ONNX graph in the making, by the precisions of `plan`."""
 
     name: str
-    half: bool
+    plan: Plan = field(default_factory=Plan)
     nodes: list[onnx.NodeProto] = field(default_factory=list)
     inputs: list[onnx.ValueInfoProto] = field(default_factory=list)
     outputs: list[onnx.ValueInfoProto] = field(default_factory=list)
     weights: dict[str, np.ndarray] = field(default_factory=dict)
     constants: dict[str, TensorProto] = field(default_factory=dict)
+    # Every linear layer, and the value that it multiplies.
+    linears: dict[str, str] = field(default_factory=dict)
+    # Weights that keep their own type when they are stored.
+    exact: set[str] = field(default_factory=set)
 
     def input(self, name: str, elem_type: int, shape: list[str | int]) -> str:
         """Declare a graph input; a string in `shape` is a dimension known only at run time."""
@@ -69,12 +69,20 @@ class GraphBuilder:
         self.nodes.append(helper.make_node(op_type, list(inputs), [output], name, **attributes))
         return output
 
+    def split(self, x: str, parts: int) -> list[str]:
+        """`x` in equal parts of its last axis."""
+        name = f"Split_{len(self.nodes)}"
+        outputs = [f"{name}_{part}" for part in range(parts)]
+        node = helper.make_node("Split", [x], outputs, name, axis=-1, num_outputs=parts)
+        self.nodes.append(node)
+        return outputs
+
     def weight(self, name: str, array: np.ndarray) -> str:
         """A weight as fp32 value of the graph; the same name twice is the same initializer."""
-        value = f"{name}/fp32" if self.half else name
+        value = f"{name}/fp32" if self.plan.half else name
         if name not in self.weights:
             self.weights[name] = array
-            if self.half:
+            if self.plan.half:
                 self.op("Cast", name, output=value, to=TensorProto.FLOAT)
         return value
 
@@ -87,10 +95,61 @@ class GraphBuilder:
         self.constants.setdefault(name, numpy_helper.from_array(array, name))
         return name
 
-    def linear(self, x: str, weights: dict[str, np.ndarray], name: str) -> str:
-        """`x @ W.T + b` of a torch Linear called `name`."""
-        product = self.op("MatMul", x, self.weight(f"{name}.weight", weights[f"{name}.weight"].T))
-        return self.op("Add", product, self.weight(f"{name}.bias", weights[f"{name}.bias"]))
+    def linear(
+        self,
+        x: str,
+        weights: dict[str, np.ndarray],
+        name: str,
+        *,
+        rows: slice = slice(None),
+        table: str | None = None,
+        output: str | None = None,
+    ) -> str:
+        """`x @ W.T + b` of a torch Linear called `name`.
+
+        With `rows`, only those of its outputs. `table` names the weight under which W is stored as
+        torch has it, because something else reads its rows.
+        """
+        self.linears[name] = x
+        part = "" if rows == slice(None) else f"[{rows.start}:{rows.stop}]"
+        matrix, shift = weights[f"{name}.weight"][rows], weights[f"{name}.bias"][rows]
+        bias = self.weight(f"{name}.bias{part}", shift)
+        match self.plan.scheme(name):
+            case Scheme.DYNAMIC:
+                return self._dynamic(x, f"{name}.weight{part}", matrix, bias)
+            case Scheme.BLOCKS:
+                return self._blocks(x, f"{name}.weight{part}", matrix, bias, output)
+        if table:
+            return self.op("Gemm", x, self.weight(table, matrix), bias, output=output, transB=1)
+        product = self.op("MatMul", x, self.weight(f"{name}.weight{part}", matrix.T))
+        return self.op("Add", product, bias, output=output)
+
+    def _dynamic(self, x: str, name: str, matrix: np.ndarray, bias: str) -> str:
+        values, scale = quantize.per_column(matrix.T)
+        inputs = [x, self._exact(name, values), self._exact(f"{name}/scale", scale), "", bias]
+        return self.op("DynamicQuantizeMatMul", *inputs, domain=CONTRIB)
+
+    def _blocks(self, x: str, name: str, matrix: np.ndarray, bias: str, output: str | None) -> str:
+        values, scale = quantize.in_blocks(matrix)
+        inputs = [x, self._exact(name, values), self._exact(f"{name}/scale", scale), "", "", bias]
+        return self.op(
+            "MatMulNBits",
+            *inputs,
+            output=output,
+            domain=CONTRIB,
+            N=matrix.shape[0],
+            K=matrix.shape[1],
+            bits=8,
+            block_size=quantize.BLOCK,
+            # Activations are quantised, too: the fast kernel.
+            accuracy_level=4,
+        )
+
+    def _exact(self, name: str, array: np.ndarray) -> str:
+        """An initializer that is stored as it is, whatever the plan."""
+        self.weights[name] = array
+        self.exact.add(name)
+        return name
 
     def layer_norm(self, x: str, weights: dict[str, np.ndarray], name: str, epsilon: float) -> str:
         """LayerNorm over the last axis, with the tower's own epsilon."""
@@ -127,16 +186,21 @@ class GraphBuilder:
 
     def save(self, path: Path) -> None:
         """Write `path` and, beside it, `path`.data with the weights."""
+        stored = np.float16 if self.plan.half else np.float32
+        if self.plan.precision == "fp16":
+            half.convert(self)
+            stored = np.float16
         initializers = list(self.constants.values())
         with open(f"{path}.data", "wb") as data:
             for name, array in self.weights.items():
                 # One tensor at a time is copied, so a large model needs no second copy in memory.
-                array = np.ascontiguousarray(array, np.float16 if self.half else np.float32)
-                initializers.append(_write_tensor(name, array, data))
+                dtype = array.dtype if name in self.exact else stored
+                array = np.ascontiguousarray(array, dtype)
+                initializers.append(external.write_tensor(name, array, data))
         graph = helper.make_graph(self.nodes, self.name, self.inputs, self.outputs, initializers)
         model = helper.make_model(
             graph,
-            opset_imports=[helper.make_opsetid("", OPSET)],
+            opset_imports=[helper.make_opsetid(*entry) for entry in self._opsets()],
             ir_version=IR_VERSION,
             producer_name="blip-serve",
         )
@@ -145,21 +209,6 @@ class GraphBuilder:
         path.write_bytes(model.SerializeToString(deterministic=True))
         onnx.checker.check_model(str(path))
 
-
-def _write_tensor(name: str, array: np.ndarray, data: Any) -> TensorProto:
-    """The initializer `name`: inline when small, else appended to the open file `data`."""
-    if array.nbytes < INLINE_LIMIT:
-        return numpy_helper.from_array(array, name)
-    alignment = 4096 if array.nbytes >= PAGE_LIMIT else 64
-    data.write(b"\0" * (-data.tell() % alignment))
-    tensor = TensorProto(
-        name=name,
-        data_type=helper.np_dtype_to_tensor_dtype(array.dtype),
-        dims=array.shape,
-        data_location=TensorProto.EXTERNAL,
-    )
-    location = {"location": Path(data.name).name, "offset": data.tell(), "length": array.nbytes}
-    for key, value in location.items():
-        tensor.external_data.add(key=key, value=str(value))
-    data.write(memoryview(array).cast("B"))
-    return tensor
+    def _opsets(self) -> list[tuple[str, int]]:
+        contrib = any(node.domain == CONTRIB for node in self.nodes)
+        return [("", OPSET), (CONTRIB, 1)] if contrib else [("", OPSET)]

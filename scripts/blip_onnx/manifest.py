@@ -57,7 +57,9 @@ _IGNORED_GENERATION = {
 }
 
 
-def describe(checkpoint: Checkpoint, alpha: str, resize_order: str) -> dict[str, Any]:
+def describe(
+    checkpoint: Checkpoint, precision: str, alpha: str, resize_order: str
+) -> dict[str, Any]:
     """The manifest without the parts known only after writing: verification and files."""
     _check_ids(checkpoint)
     return {
@@ -72,7 +74,7 @@ def describe(checkpoint: Checkpoint, alpha: str, resize_order: str) -> dict[str,
             "onnxruntime": onnxruntime.__version__,
             "pillow": PIL.__version__,
         },
-        "precision": "fp32",
+        "precision": precision,
         "vision": _vision(checkpoint.config.vision_config),
         "text": _text(checkpoint.config.text_config),
         "prompt": {

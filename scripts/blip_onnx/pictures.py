@@ -6,6 +6,7 @@ Nothing here knows the model beyond the side of its square.
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,29 +15,27 @@ import PIL.Image
 from blip_onnx import ExportError
 
 _SYNTHETIC_IMAGES = 4
-_MAX_IMAGES = 32
 
 logger = logging.getLogger(__name__)
 
 
-def load_images(folder: Path | None, image_size: int, alpha: str) -> list[PIL.Image.Image]:
-    """The first readable images of `folder` in name order, or synthetic ones."""
+def read(folder: Path | None, image_size: int, alpha: str) -> Iterator[PIL.Image.Image]:
+    """The readable images of `folder` in name order, or synthetic ones; never none."""
     if folder is None:
-        return [_synthetic(seed, image_size) for seed in range(_SYNTHETIC_IMAGES)]
-    images: list[PIL.Image.Image] = []
+        yield from (_synthetic(seed, image_size) for seed in range(_SYNTHETIC_IMAGES))
+        return
+    count = 0
     for path in sorted(path for path in folder.iterdir() if path.is_file()):
-        if len(images) == _MAX_IMAGES:
-            break
         try:
             image = PIL.Image.open(path)
             image.load()
         except (OSError, ValueError, SyntaxError, PIL.Image.DecompressionBombError) as error:
             logger.warning("skipped %s: %s", path, error)
             continue
-        images.append(image.convert("RGB") if alpha == "drop" else image)
-    if not images:
+        count += 1
+        yield image.convert("RGB") if alpha == "drop" else image
+    if not count:
         raise ExportError(f"--images {folder} holds no readable image")
-    return images
 
 
 def _synthetic(seed: int, image_size: int) -> PIL.Image.Image:

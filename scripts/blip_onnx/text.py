@@ -17,6 +17,7 @@ import numpy as np
 from onnx import TensorProto
 
 from blip_onnx.graph import GraphBuilder
+from blip_onnx.precision import VOCABULARY, Plan
 
 _EMBEDDINGS = "text_decoder.bert.embeddings"
 _HEAD = "text_decoder.cls.predictions"
@@ -35,13 +36,13 @@ class _Step:
     hidden_shape: str
 
 
-def build(config: Any, weights: dict[str, np.ndarray], half: bool, tied: bool) -> GraphBuilder:
+def build(config: Any, weights: dict[str, np.ndarray], plan: Plan, tied: bool) -> GraphBuilder:
     """The decoder graph of a `BlipConfig`.
 
     With `tied`, word embeddings and vocabulary projection are one initializer.
     """
     text = config.text_config
-    graph = GraphBuilder("text_decoder", half)
+    graph = GraphBuilder("text_decoder", plan)
     ids = graph.input("input_ids", TensorProto.INT64, ["rows", "query"])
     past_lengths = graph.input("past_lengths", TensorProto.INT64, ["rows"])
     _declare_caches(graph, config)
@@ -157,23 +158,26 @@ def _self_attention(
     head_dim = text.hidden_size // heads
     name = f"text_decoder.bert.encoder.layer.{index}.attention.self"
 
-    def project(kind: str, output: str | None = None) -> str:
-        projected = graph.linear(hidden, weights, f"{name}.{kind}")
-        return graph.split_heads(projected, (heads, head_dim), (0, 2, 1, 3), output)
-
     def all_of(kind: str) -> str:
-        present = project(kind, f"present.{index}.decoder.{kind}")
+        present = f"present.{index}.decoder.{kind}"
+        projected = graph.linear(hidden, weights, f"{name}.{kind}")
+        graph.split_heads(projected, (heads, head_dim), (0, 2, 1, 3), present)
         graph.output(present, TensorProto.FLOAT, ["rows", heads, "query", head_dim])
         return graph.op("Concat", present, f"past_key_values.{index}.decoder.{kind}", axis=2)
 
-    query = project("query")
+    query = _scaled(graph, graph.linear(hidden, weights, f"{name}.query"), head_dim)
+    query = graph.split_heads(query, (heads, head_dim), (0, 2, 1, 3))
     keys = graph.op("Transpose", all_of("key"), perm=(0, 1, 3, 2))
     scores = graph.op("MatMul", query, keys)
-    scores = graph.op("Div", scores, graph.constant(math.sqrt(head_dim)))
     probabilities = graph.op("Softmax", graph.op("Add", scores, step.mask), axis=-1)
     context = graph.op("MatMul", probabilities, all_of("value"))
     context = graph.op("Transpose", context, perm=(0, 2, 1, 3))
     return graph.op("Reshape", context, graph.constant([0, 0, text.hidden_size]))
+
+
+def _scaled(graph: GraphBuilder, query: str, head_dim: int) -> str:
+    """The query by the scale of attention: far fewer numbers than the scores it is meant for."""
+    return graph.op("Div", query, graph.constant(math.sqrt(head_dim)))
 
 
 def _cross_attention(
@@ -187,10 +191,10 @@ def _cross_attention(
     """Attention over the image: beams and query positions share the query axis, no mask."""
     head_dim = text.hidden_size // text.num_attention_heads
     name = f"text_decoder.bert.encoder.layer.{index}.crossattention.self.query"
-    query = graph.op("Reshape", graph.linear(hidden, weights, name), step.cross_shape)
+    query = _scaled(graph, graph.linear(hidden, weights, name), head_dim)
+    query = graph.op("Reshape", query, step.cross_shape)
     query = graph.op("Transpose", query, perm=(0, 2, 1, 3))
     scores = graph.op("MatMul", query, f"past_key_values.{index}.encoder.key")
-    scores = graph.op("Div", scores, graph.constant(math.sqrt(head_dim)))
     probabilities = graph.op("Softmax", scores, axis=-1)
     context = graph.op("MatMul", probabilities, f"past_key_values.{index}.encoder.value")
     context = graph.op("Transpose", context, perm=(0, 2, 1, 3))
@@ -206,8 +210,6 @@ def _head(
     inner = graph.activation(inner, text.hidden_act)
     name = f"{_HEAD}.transform.LayerNorm"
     inner = graph.layer_norm(inner, weights, name, text.layer_norm_eps)
-    projection = f"{_EMBEDDINGS}.word_embeddings" if tied else f"{_HEAD}.decoder"
-    table = graph.weight(f"{projection}.weight", weights[f"{projection}.weight"])
-    bias = graph.weight(f"{_HEAD}.decoder.bias", weights[f"{_HEAD}.decoder.bias"])
-    graph.op("Gemm", inner, table, bias, output="logits", transB=1)
+    table = f"{_EMBEDDINGS}.word_embeddings" if tied else VOCABULARY
+    graph.linear(inner, weights, VOCABULARY, table=f"{table}.weight", output="logits")
     graph.output("logits", TensorProto.FLOAT, ["rows", text.vocab_size])

@@ -2,13 +2,15 @@
 
 Captions come from generate itself, greedy and with beams, with and without a prompt. Logits are
 compared along the oracle's own ids in every way the decoder can be driven: step by step, as one
-prefill, and with rows of different past length in one step.
+prefill, and with rows of different past length in one step. Below fp32 only the logits are
+compared: there the captions have a gate of their own (`agreement`).
 """
 
 from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import PIL.Image
@@ -18,9 +20,11 @@ from blip_onnx import ExportError, oracle
 from blip_onnx.checkpoint import Checkpoint
 from blip_onnx.manifest import preprocess, prompt_ids
 
-_PROMPTS = (None, "a picture of")
+PROMPTS = (None, "a picture of")
+NEW_TOKENS = 20
 _BEAMS = (1, 3)
-_NEW_TOKENS = 20
+# Rows that share a step, as many as the service puts into one.
+_MIXED_ROWS = 16
 # A mismatch is excused below this multiple of the largest logit difference.
 _MARGIN_FACTOR = 4
 # Largest logit difference relative to the largest logit; beyond it the graphs are wrong even if
@@ -49,10 +53,12 @@ class _Report:
 
 @dataclass(frozen=True)
 class _Case:
-    """The oracle's greedy caption of one image."""
+    """The oracle's caption of one image."""
 
     pixels: np.ndarray
-    prompt_length: int
+    # Ids that the caption starts with.
+    prompt: list[int]
+    config: SearchConfig
     ids: list[int]
     # [new tokens, vocab]
     logits: np.ndarray
@@ -64,17 +70,25 @@ def verify(
     """The manifest's verification figures, or an `ExportError`."""
     report = _Report()
     cases = []
+    exact = bundle.manifest["precision"] == "fp32"
     for image in images:
-        pixels = _pixels(bundle, checkpoint, image)
+        pixels = oracle_pixels(bundle.manifest, checkpoint, image)
         cross = bundle.encode(pixels)
-        for prompt in _PROMPTS:
-            for beams in _BEAMS:
-                case = _compare_tokens(bundle, checkpoint, (pixels, cross), (prompt, beams), report)
+        for prompt in PROMPTS:
+            for beams in _BEAMS if exact else (1,):
+                case = _caption(bundle, checkpoint, pixels, prompt, beams)
+                report.cases += 1
+                report.tokens += len(case.ids) - len(case.prompt)
+                if exact:
+                    _compare_tokens(bundle, checkpoint, cross, case, report)
                 if beams == 1:
                     _compare_steps(bundle, cross, case, report)
                     cases.append(case)
-    _compare_mixed(bundle, cases, report)
-    _judge(report)
+    _compare_mixed(bundle, cases[:_MIXED_ROWS], report)
+    if not np.isfinite(report.difference):
+        raise ExportError("verification failed: logits are not finite")
+    if exact:
+        _judge(report)
     return {
         "images": len(images),
         "cases": report.cases,
@@ -83,39 +97,40 @@ def verify(
     }
 
 
-def _pixels(bundle: Bundle, checkpoint: Checkpoint, image: PIL.Image.Image) -> np.ndarray:
+def oracle_pixels(
+    manifest: dict[str, Any], checkpoint: Checkpoint, image: PIL.Image.Image
+) -> np.ndarray:
     """The oracle's pixels, after checking that the manifest describes them exactly."""
     pixels = checkpoint.image_processor(image, return_tensors="np")["pixel_values"]
     pixels = np.ascontiguousarray(pixels, np.float32)
     opaque = image.mode == "RGB" and "transparency" not in image.info
-    if opaque and not np.array_equal(pixels, preprocess(image, bundle.manifest)):
+    if opaque and not np.array_equal(pixels, preprocess(image, manifest)):
         raise ExportError("the image processor's pixels are not those the manifest describes")
     return pixels
 
 
-def _compare_tokens(
-    bundle: Bundle,
-    checkpoint: Checkpoint,
-    encoded: tuple[np.ndarray, KeyValues],
-    what: tuple[str | None, int],
-    report: _Report,
+def _caption(
+    bundle: Bundle, checkpoint: Checkpoint, pixels: np.ndarray, prompt: str | None, beams: int
 ) -> _Case:
-    """Caption once on either side; a difference is recorded with the oracle's margin."""
-    (pixels, cross), (prompt, beams) = encoded, what
     text = bundle.manifest["text"]
-    prompt_tokens = prompt_ids(checkpoint.tokenizer, bundle.manifest, prompt)
-    new_tokens = min(_NEW_TOKENS, text["max_position_embeddings"] - len(prompt_tokens))
+    start = prompt_ids(checkpoint.tokenizer, bundle.manifest, prompt)
+    new_tokens = min(NEW_TOKENS, text["max_position_embeddings"] - len(start))
     config = SearchConfig(text["eos_token_id"], beams, new_tokens)
     theirs = oracle.caption(checkpoint, pixels, prompt, config)
-    decoder = CachedDecoder(bundle, cross, len(prompt_tokens) + config.max_new_tokens)
-    ours = oracle.search(decoder, prompt_tokens, config)
-    report.cases += 1
-    report.tokens += len(theirs.ids) - len(prompt_tokens)
-    if ours != theirs.ids:
-        margin = oracle.margin(checkpoint, pixels, decoder, prompt_tokens, config)
-        label = f"prompt {prompt!r}, {beams} beams: {ours} instead of {theirs.ids}"
+    return _Case(pixels, start, config, theirs.ids, theirs.logits)
+
+
+def _compare_tokens(
+    bundle: Bundle, checkpoint: Checkpoint, cross: KeyValues, case: _Case, report: _Report
+) -> None:
+    """Caption on our side, too; a difference is recorded with the oracle's margin."""
+    prompt, config = case.prompt, case.config
+    decoder = CachedDecoder(bundle, cross, len(prompt) + config.max_new_tokens)
+    ours = oracle.search(decoder, prompt, config)
+    if ours != case.ids:
+        margin = oracle.margin(checkpoint, case.pixels, decoder, prompt, config)
+        label = f"prompt {prompt}, {config.num_beams} beams: {ours} instead of {case.ids}"
         report.mismatches.append((label, margin))
-    return _Case(pixels, len(prompt_tokens), theirs.ids, theirs.logits)
 
 
 def _compare_steps(bundle: Bundle, cross: KeyValues, case: _Case, report: _Report) -> None:
@@ -124,7 +139,7 @@ def _compare_steps(bundle: Bundle, cross: KeyValues, case: _Case, report: _Repor
     decoder = CachedDecoder(bundle, cross, len(case.ids))
     parents = None
     for index, logits in enumerate(case.logits):
-        report.compare(decoder(ids[:, : case.prompt_length + index], parents)[0], logits)
+        report.compare(decoder(ids[:, : len(case.prompt) + index], parents)[0], logits)
         parents = np.zeros(1, np.int64)
     prefill = CachedDecoder(bundle, cross, len(case.ids))
     report.compare(prefill(ids[:, :-1], None)[0], case.logits[-1])
@@ -133,13 +148,18 @@ def _compare_steps(bundle: Bundle, cross: KeyValues, case: _Case, report: _Repor
 def _compare_mixed(bundle: Bundle, cases: list[_Case], report: _Report) -> None:
     """One step over rows of several images, each with a different past length."""
     capacity = max(len(case.ids) for case in cases)
-    cross = bundle.encode(np.concatenate([case.pixels for case in cases]))
+    # One image at a time, as the service does: in int8 the images of a run touch each other.
+    encoded = [bundle.encode(case.pixels) for case in cases]
+    cross = [
+        tuple(np.concatenate(tensors) for tensors in zip(*layer, strict=True))
+        for layer in zip(*encoded, strict=True)
+    ]
     cache = bundle.empty_cache(len(cases), capacity)
     past = np.zeros(len(cases), np.int64)
     for row, case in enumerate(cases):
         # Spread the rows over the lengths of their captions.
         generated = row * (len(case.logits) - 1) // max(len(cases) - 1, 1)
-        past[row] = case.prompt_length + generated - 1
+        past[row] = len(case.prompt) + generated - 1
         if past[row]:
             one = slice(row, row + 1)
             ids = np.array([case.ids[: past[row]]], np.int64)
@@ -149,7 +169,7 @@ def _compare_mixed(bundle: Bundle, cases: list[_Case], report: _Report) -> None:
             bundle.step(ids, np.zeros(1, np.int64), row_cache, row_cross)
     ids = np.array([[case.ids[past[row]]] for row, case in enumerate(cases)], np.int64)
     for row, logits in enumerate(bundle.step(ids, past, cache, cross)):
-        report.compare(logits, cases[row].logits[past[row] + 1 - cases[row].prompt_length])
+        report.compare(logits, cases[row].logits[past[row] + 1 - len(cases[row].prompt)])
 
 
 def _judge(report: _Report) -> None:

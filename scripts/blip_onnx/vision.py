@@ -11,15 +11,16 @@ from typing import Any
 import numpy as np
 from onnx import TensorProto
 
-from blip_onnx.graph import GraphBuilder
+from blip_onnx.graph import CONTRIB, GraphBuilder
+from blip_onnx.precision import Plan
 
 _EMBEDDINGS = "vision_model.embeddings"
 
 
-def build(config: Any, weights: dict[str, np.ndarray], half: bool) -> GraphBuilder:
+def build(config: Any, weights: dict[str, np.ndarray], plan: Plan) -> GraphBuilder:
     """The vision graph of a `BlipConfig`; `weights` is the state_dict as numpy arrays."""
     vision = config.vision_config
-    graph = GraphBuilder("vision_encoder", half)
+    graph = GraphBuilder("vision_encoder", plan)
     size = vision.image_size
     pixels = graph.input("pixel_values", TensorProto.FLOAT, ["batch", 3, size, size])
     hidden = _embed(graph, vision, weights, pixels)
@@ -76,22 +77,37 @@ def _layer(
 def _attention(
     graph: GraphBuilder, vision: Any, weights: dict[str, np.ndarray], hidden: str, name: str
 ) -> str:
-    """Self-attention with the packed query, key and value projection."""
-    heads = vision.num_attention_heads
-    head_dim = vision.hidden_size // heads
-    packed = graph.linear(hidden, weights, f"{name}.qkv")
-    packed = graph.op("Reshape", packed, graph.constant([0, 0, 3, heads, head_dim]))
-    # [3, batch, heads, tokens, head_dim]
-    packed = graph.op("Transpose", packed, perm=(2, 0, 3, 1, 4))
-    query, key, value = (
-        graph.op("Gather", packed, graph.constant(part), axis=0) for part in range(3)
-    )
-    scores = graph.op("MatMul", query, graph.op("Transpose", key, perm=(0, 1, 3, 2)))
-    scores = graph.op("Mul", scores, graph.constant(head_dim**-0.5))
-    context = graph.op("MatMul", graph.op("Softmax", scores, axis=-1), value)
-    context = graph.op("Transpose", context, perm=(0, 2, 1, 3))
-    context = graph.op("Reshape", context, graph.constant([0, 0, vision.hidden_size]))
+    """Self-attention; the checkpoint has query, key and value in one linear layer."""
+    packed = f"{name}.qkv"
+    if graph.plan.fuses_attention(packed):
+        parts = graph.split(graph.linear(hidden, weights, packed), 3)
+        heads = vision.num_attention_heads
+        context = graph.op("MultiHeadAttention", *parts, domain=CONTRIB, num_heads=heads)
+    else:
+        context = _separate_attention(graph, vision, weights, hidden, packed)
     return graph.linear(context, weights, f"{name}.projection")
+
+
+def _separate_attention(
+    graph: GraphBuilder, vision: Any, weights: dict[str, np.ndarray], hidden: str, packed: str
+) -> str:
+    """Attention in single products: no part is cut out of, or turned after, a larger tensor."""
+    heads, size = vision.num_attention_heads, vision.hidden_size
+    head_dim = size // heads
+
+    def project(part: int) -> str:
+        rows = slice(part * size, (part + 1) * size)
+        return graph.linear(hidden, weights, packed, rows=rows)
+
+    # The query is the smallest tensor that the scale could be put on.
+    query = graph.op("Mul", project(0), graph.constant(head_dim**-0.5))
+    query = graph.split_heads(query, (heads, head_dim), (0, 2, 1, 3))
+    key = graph.split_heads(project(1), (heads, head_dim), (0, 2, 3, 1))
+    value = graph.split_heads(project(2), (heads, head_dim), (0, 2, 1, 3))
+    probabilities = graph.op("Softmax", graph.op("MatMul", query, key), axis=-1)
+    context = graph.op("MatMul", probabilities, value)
+    context = graph.op("Transpose", context, perm=(0, 2, 1, 3))
+    return graph.op("Reshape", context, graph.constant([0, 0, size]))
 
 
 def _cross_projections(

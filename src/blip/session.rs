@@ -99,6 +99,8 @@ fn commit_on(
     }
     // Two sessions take turns on the same cores: an idle pool that spins would steal them from the other.
     builder = builder.with_intra_op_spinning(false)?;
+    // Without VNNI the fastest 8-bit kernels add in 16 bits, which can overflow; this takes exact ones there instead.
+    builder = builder.with_config_entry("session.x64quantprecision", "1")?;
     if provider == ExecutionProvider::Cuda {
         // TF32 rounds the inputs of matrix products to 10 bits: captions would differ from the CPU's.
         let mut cuda = CUDA::default().with_device_id(config.device_id as i32).with_tf32(false);

@@ -40,10 +40,12 @@ class Exporter:
         processor.save_pretrained(folder)
         return folder
 
-    def export(self, model: Path, output: Path) -> dict[str, Any]:
-        """Export with two pictures to verify with; the manifest."""
-        flags = ["--model", str(model), "--output", str(output), "--images", str(self.pictures)]
-        return export_onnx.export(export_onnx.parse_arguments(flags))
+    def export(self, model: Path, output: Path, *flags: str) -> dict[str, Any]:
+        """Export with two pictures to verify with, unless `flags` say otherwise; the manifest."""
+        arguments = ["--model", str(model), "--output", str(output)]
+        if "--images" not in flags:
+            arguments += ["--images", str(self.pictures)]
+        return export_onnx.export(export_onnx.parse_arguments([*arguments, *flags]))
 
 
 def edit_json(path: Path, change: Callable[[dict[str, Any]], None]) -> None:

@@ -17,7 +17,7 @@ import onnxruntime
 import pytest
 import safetensors.torch
 import torch
-from blip_onnx import ExportError, checkpoint, graph, manifest
+from blip_onnx import ExportError, checkpoint, external, graph, manifest
 from exporting import TINY, Exporter, edit_json
 from onnx import TensorProto
 from transformers import BlipForConditionalGeneration
@@ -130,18 +130,18 @@ def test_graphs_stay_within_the_contract_and_outside_the_protobuf(bundle: Path, 
     assert [(entry.domain, entry.version <= 21) for entry in model.opset_import] == [("", True)]
     for tensor in model.graph.initializer:
         size = int(np.prod(tensor.dims)) * 4
-        assert (tensor.data_location == TensorProto.EXTERNAL) == (size >= graph.INLINE_LIMIT)
+        assert (tensor.data_location == TensorProto.EXTERNAL) == (size >= external.INLINE_LIMIT)
         if tensor.data_location == TensorProto.EXTERNAL:
             entries = {entry.key: entry.value for entry in tensor.external_data}
             assert entries["location"] == f"{name}.data"
-            assert int(entries["offset"]) % (4096 if size >= graph.PAGE_LIMIT else 64) == 0
+            assert int(entries["offset"]) % (4096 if size >= external.PAGE_LIMIT else 64) == 0
 
 
 def test_a_graph_beyond_the_protobuf_limit_is_refused(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(graph, "PROTOBUF_LIMIT", 100)
-    builder = graph.GraphBuilder("too_big", half=False)
+    builder = graph.GraphBuilder("too_big")
     x = builder.input("x", TensorProto.FLOAT, [1])
     builder.op("Add", x, builder.constant(1.0), output="y")
     builder.output("y", TensorProto.FLOAT, [1])
@@ -184,7 +184,7 @@ def test_generation_defaults_are_those_of_the_text_decoder(copy: Path) -> None:
     edit_json(copy / "config.json", change)
     edit_json(copy / "generation_config.json", lambda content: content.update(num_beams=7))
     loaded = checkpoint.load(str(copy), None)
-    described = manifest.describe(loaded, "white", "pillow13")
+    described = manifest.describe(loaded, "fp32", "white", "pillow13")
     assert described["generation"] == {
         "max_new_tokens": 20,
         "num_beams": 1,
@@ -205,7 +205,7 @@ def test_a_pytorch_bin_checkpoint_loads_the_same_weights(tiny: Path, copy: Path)
 @pytest.mark.parametrize("hidden_act", list(graph._ACTIVATIONS))
 def test_activations_equal_those_of_transformers(hidden_act: str, tmp_path: Path) -> None:
     x = np.linspace(-12, 12, 4801, dtype=np.float32)
-    builder = graph.GraphBuilder("activation", half=False)
+    builder = graph.GraphBuilder("activation")
     name = builder.input("x", TensorProto.FLOAT, [len(x)])
     builder.op("Identity", builder.activation(name, hidden_act), output="y")
     builder.output("y", TensorProto.FLOAT, [len(x)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import resource
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -133,16 +134,29 @@ def test_refuses_an_output_that_is_in_use(
     assert (used / "file").read_text() == "kept"
 
 
-def test_refuses_what_this_version_cannot_do(
+def test_refuses_flags_that_make_no_sense(
     refuses: Callable[..., str], tiny: Path, tmp_path: Path
 ) -> None:
-    assert "not available in this version" in refuses(tiny, "--precision", "int8")
-    assert "not available in this version" in refuses(tiny, "--precision", "fp16")
     assert "--min-agreement" in refuses(tiny, "--min-agreement", "1.5")
     assert "not a folder" in refuses(tiny, "--images", str(tmp_path / "nowhere"))
     (tmp_path / "pictures").mkdir()
     (tmp_path / "pictures" / "note.txt").write_text("no picture")
     assert "no readable image" in refuses(tiny, "--images", str(tmp_path / "pictures"))
+
+
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+def test_refuses_to_judge_a_lower_precision_by_few_pictures(
+    refuses: Callable[..., str], exporter: Exporter, tiny: Path, tmp_path: Path, precision: str
+) -> None:
+    wanted = f"--precision {precision} is judged by captions of at least 32 pictures"
+    assert f"{wanted}, --images has 0 (--min-agreement 0" in refuses(tiny, "--precision", precision)
+    flags = ("--precision", precision, "--images")
+    assert f"{wanted}, --images has 2" in refuses(tiny, *flags, str(exporter.pictures))
+    # Files that are no pictures do not count.
+    folder = Path(shutil.copytree(exporter.pictures, tmp_path / "pictures"))
+    for index in range(40):
+        (folder / f"{index}.txt").write_text("no picture")
+    assert f"{wanted}, --images has 2" in refuses(tiny, *flags, str(folder))
 
 
 @pytest.fixture

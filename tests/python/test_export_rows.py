@@ -6,20 +6,39 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from exporting import TINY
+from exporting import TINY, Exporter
 from onnx_generate import Bundle, KeyValues
 
 
-@pytest.fixture(scope="module")
-def loaded_bundle(bundle: Path) -> Bundle:
+@pytest.fixture(scope="module", params=["fp32", "int8"])
+def loaded_bundle(
+    request: pytest.FixtureRequest,
+    exporter: Exporter,
+    tiny: Path,
+    bundle: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Bundle:
+    """The tiny checkpoint in fp32, and with every linear layer in int8."""
+    if request.param == "int8":
+        bundle = tmp_path_factory.mktemp("rows") / "int8"
+        exporter.export(tiny, bundle, "--precision", "int8", "--min-agreement", "0")
     return Bundle(bundle, threads=2)
 
 
 @pytest.fixture(scope="module")
 def cross(loaded_bundle: Bundle) -> KeyValues:
-    """Keys and values of 16 images of noise."""
+    """Keys and values of 16 images of noise, encoded one at a time as in the service."""
+    encoded = [loaded_bundle.encode(image[None]) for image in noise()]
+    return [
+        tuple(np.concatenate(tensors) for tensors in zip(*layer, strict=True))
+        for layer in zip(*encoded, strict=True)
+    ]
+
+
+def noise() -> np.ndarray:
+    """16 images."""
     shape = (16, 3, TINY.image_size, TINY.image_size)
-    return loaded_bundle.encode(np.random.default_rng(0).standard_normal(shape, np.float32))
+    return np.random.default_rng(0).standard_normal(shape, np.float32)
 
 
 def random_rows(bundle: Bundle, rows: int, cap: int) -> tuple[np.ndarray, np.ndarray, KeyValues]:
@@ -39,13 +58,14 @@ def rows_of(cache: KeyValues, rows: slice) -> KeyValues:
 
 
 def test_images_are_encoded_alike_alone_and_in_company(
-    loaded_bundle: Bundle, cross: KeyValues
+    bundle: Path,
 ) -> None:
-    shape = (16, 3, TINY.image_size, TINY.image_size)
-    pixels = np.random.default_rng(0).standard_normal(shape, np.float32)
+    # In fp32; int8 has one scale for all activations of a run.
+    loaded = Bundle(bundle, threads=2)
+    everything = loaded.encode(noise())
     for image in range(16):
         one = slice(image, image + 1)
-        for alone, together in zip(loaded_bundle.encode(pixels[one]), cross, strict=True):
+        for alone, together in zip(loaded.encode(noise()[one]), everything, strict=True):
             assert np.array_equal(alone[0], together[0][one])
             assert np.array_equal(alone[1], together[1][one])
 
