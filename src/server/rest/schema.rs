@@ -123,9 +123,12 @@ pub(super) struct CaptionRequest {
 /// The same as a form: generation parameters are fields of their own, or together in `parameters` as JSON.
 #[derive(ToSchema)]
 pub(super) struct CaptionForm {
-    /// An image file.
-    #[schema(format = Binary, content_media_type = "application/octet-stream")]
-    image: String,
+    /// An image file; or `image_url`.
+    #[schema(nullable = false, format = Binary, content_media_type = "application/octet-stream")]
+    image: Option<String>,
+    /// http, https or data: URL.
+    #[schema(nullable = false)]
+    image_url: Option<String>,
     /// Text that the caption continues.
     #[schema(nullable = false)]
     prompt: Option<String>,
