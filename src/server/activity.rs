@@ -121,3 +121,33 @@ impl IdleClock {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use futures_util::{StreamExt, stream};
+    use http_body_util::BodyExt;
+    use tokio::time::advance;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn only_a_peer_that_does_not_take_what_is_there_is_stalled() {
+        let activity = Arc::new(Activity::default());
+        let clock = IdleClock::new(activity.clone());
+        let piece = stream::iter([Ok::<_, Infallible>(Bytes::from_static(b"a"))]);
+        let mut answer = Sending::new(Body::from_stream(piece.chain(stream::pending())), activity.clone());
+        advance(STALL_TIME + Duration::from_secs(1)).await;
+        assert!(clock.is_stalled(), "never asked for");
+        assert_eq!(answer.frame().await.unwrap().unwrap().into_data().unwrap(), "a");
+        assert!(!clock.is_stalled());
+        assert!(futures_util::poll!(answer.frame()).is_pending());
+        advance(STALL_TIME * 2).await;
+        assert!(!clock.is_stalled(), "there is nothing to take");
+        drop(answer);
+        let _unread = Sending::new(Body::empty(), activity);
+        advance(STALL_TIME / 2).await;
+        assert!(!clock.is_stalled());
+    }
+}

@@ -111,4 +111,12 @@ mod tests {
         let error = read(Body::from("123456"), 5).await.unwrap_err();
         assert_eq!(error.to_string(), "request body is larger than 5 bytes");
     }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_silent_client_is_not_waited_for() {
+        let silent = Body::from_stream(futures_util::stream::pending::<Result<Bytes, std::io::Error>>());
+        let started = tokio::time::Instant::now();
+        assert_eq!(read(silent, 5).await.unwrap_err().to_string(), "body: nothing came for 10s");
+        assert_eq!(started.elapsed(), SILENCE);
+    }
 }

@@ -34,18 +34,15 @@ const TALKATIVE: [&str; 3] = [
 /// Refuses bodies in an encoding that the next layer does not undo.
 pub(crate) async fn check_encoding(mut request: Request, next: Next) -> Response {
     let context = RequestContext::from_extensions(request.extensions());
-    let mut encodings = request.headers().get_all(header::CONTENT_ENCODING).iter();
-    let encoding = match (encodings.next(), encodings.next()) {
-        (Some(one), None) => Some(one.as_bytes().to_ascii_lowercase()),
-        (Some(_), Some(_)) => Some(b"several".to_vec()),
-        (None, _) => None,
-    };
-    let known = match encoding.as_deref() {
-        None | Some(b"" | b"identity") => None,
-        Some(b"gzip") => Some("gzip"),
-        Some(b"deflate") => Some("deflate"),
-        Some(_) if context.wire == Wire::Grpc => None,
-        Some(_) => {
+    let encodings: Vec<_> =
+        request.headers().get_all(header::CONTENT_ENCODING).iter().map(|v| v.as_bytes().to_ascii_lowercase()).collect();
+    let encodings: Vec<&[u8]> = encodings.iter().map(Vec::as_slice).collect();
+    let known = match encodings[..] {
+        [] | [b"" | b"identity"] => None,
+        [b"gzip"] => Some("gzip"),
+        [b"deflate"] => Some("deflate"),
+        _ if context.wire == Wire::Grpc => None,
+        _ => {
             let error = CaptionError::UnsupportedMediaType("content-encoding: must be gzip, deflate or identity");
             return refuse(request, &context, &error).await;
         }

@@ -12,8 +12,8 @@ use crate::{
         context::Deadline,
         convert::{
             answer::{Answer, AnswerForm},
+            form::InferRequest,
             infer::{Inference, gather},
-            oip::InferRequest,
         },
         house::House,
     },

@@ -165,6 +165,25 @@ def is_exponent(value: Any) -> bool | None:
     return None if value in (1e308, -1e308, 2**64) else one_of(0, -1, 0.5)(value)
 
 
+PARAMETERS = {
+    "max_new_tokens": 4,
+    "min_new_tokens": 1,
+    "min_length": 1,
+    "num_beams": 2,
+    "num_return_sequences": 2,
+    "length_penalty": 0.8,
+    "early_stopping": "never",
+    "repetition_penalty": 1.1,
+    "no_repeat_ngram_size": 2,
+    "bad_words": ["cat", "dog"],
+    "do_sample": True,
+    "temperature": 0.9,
+    "top_k": 5,
+    "top_p": 0.9,
+    "seed": 7,
+}
+"""Every generation parameter, as a request can have them together."""
+
 GENERATION: dict[str, Rule] = {
     "max_new_tokens": one_of(),
     "min_new_tokens": one_of(0),

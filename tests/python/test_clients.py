@@ -120,3 +120,13 @@ def test_a_grpc_deadline_is_kept(service: Service, image_url: str) -> None:
     with pytest.raises(grpc.RpcError) as failure:
         service.stub.Caption(request, timeout=0.000001)
     assert failure.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+
+
+def test_a_refusal_is_found_in_the_log_by_its_id(service: Service) -> None:
+    status, _ = curl("--data", "{}", "-H", "x-request-id: find-rest", service.url + "/infer")
+    assert status == 400
+    with pytest.raises(grpc.RpcError):
+        request = service.messages.CaptionRequest()
+        service.stub.Caption(request, metadata=[("x-request-id", "find-grpc")], timeout=SECONDS)
+    log = service.log.read_text()
+    assert "find-rest" in log and "find-grpc" in log

@@ -12,6 +12,7 @@ from mutations import (
     CONTROL,
     GENERATION,
     LONG,
+    PARAMETERS,
     REMOVED,
     RENAMED,
     WORDS,
@@ -24,23 +25,6 @@ from mutations import (
 from refusals import BASE64, PICTURE, URL, Answer, Connection, check, error_of
 from urllib3.filepost import encode_multipart_formdata
 
-PARAMETERS = {
-    "max_new_tokens": 4,
-    "min_new_tokens": 1,
-    "min_length": 1,
-    "num_beams": 2,
-    "num_return_sequences": 2,
-    "length_penalty": 0.8,
-    "early_stopping": "never",
-    "repetition_penalty": 1.1,
-    "no_repeat_ngram_size": 2,
-    "bad_words": ["cat", "dog"],
-    "do_sample": True,
-    "temperature": 0.9,
-    "top_k": 5,
-    "top_p": 0.9,
-    "seed": 7,
-}
 CAPTIONS = {"id": "7", "model": MODEL, "image": BASE64, "prompt": "a", "parameters": PARAMETERS}
 GENERATE = {"id": "7", "image_url": URL, "text_input": "a", "stream": False, **PARAMETERS}
 

@@ -12,7 +12,18 @@ from google.protobuf.message import Message
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 from mutated_messages import EMPTY, TWICE, mutants
-from mutations import REMOVED, Mutant, Rule, anything, is_text, is_valid, is_word, one_of, optional
+from mutations import (
+    PARAMETERS,
+    REMOVED,
+    Mutant,
+    Rule,
+    anything,
+    is_text,
+    is_valid,
+    is_word,
+    one_of,
+    optional,
+)
 from refusals import PICTURE, SECONDS
 from service import Service
 from tritonclient.grpc import service_pb2
@@ -86,25 +97,8 @@ INFER_VALID = {
 
 
 def caption_request(service: Service) -> Message:
-    parameters = {
-        "max_new_tokens": 4,
-        "min_new_tokens": 1,
-        "min_length": 1,
-        "num_beams": 2,
-        "num_return_sequences": 2,
-        "length_penalty": 0.8,
-        "early_stopping": "never",
-        "repetition_penalty": 1.1,
-        "no_repeat_ngram_size": 2,
-        "bad_words": ["cat", "dog"],
-        "do_sample": True,
-        "temperature": 0.9,
-        "top_k": 5,
-        "top_p": 0.9,
-        "seed": 7,
-    }
     return service.messages.CaptionRequest(
-        model=MODEL, image=PICTURE, prompt="a", parameters=parameters, id="7"
+        model=MODEL, image=PICTURE, prompt="a", parameters=PARAMETERS, id="7"
     )
 
 

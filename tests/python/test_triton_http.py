@@ -277,6 +277,21 @@ def test_statistics_count_every_picture(client: triton.InferenceServerClient) ->
         client.get_inference_statistics("none")
 
 
+def test_the_pictures_of_a_request_are_decoded_together(
+    client: triton.InferenceServerClient,
+) -> None:
+    def steps() -> dict[int, int]:
+        (model,) = client.get_inference_statistics(MODEL)["model_stats"]
+        return {e["batch_size"]: e["compute_infer"]["count"] for e in model["batch_stats"]}
+
+    before, tokens = steps(), 60
+    length = {"min_new_tokens": tokens, "max_new_tokens": tokens}
+    client.infer(MODEL, inputs(*PICTURES), parameters=length)
+    new = {rows: count - before.get(rows, 0) for rows, count in steps().items()}
+    assert sum(rows * count for rows, count in new.items()) == len(PICTURES) * tokens
+    assert sum(new.values()) < len(PICTURES) * tokens * 2 / 3
+
+
 def test_the_asyncio_client_gets_the_same(service: Service) -> None:
     async def talk() -> None:
         async with triton_aio.InferenceServerClient(service.address) as client:

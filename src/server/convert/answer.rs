@@ -11,7 +11,7 @@ use crate::{
     error::CaptionError,
     generation::TokenId,
     registry::ServedModel,
-    server::convert::{echo, oip::RequestedOutput, tensor::put_string},
+    server::convert::{echo, form::RequestedOutput, tensor::put_string},
 };
 
 /// How the answer is to be written.

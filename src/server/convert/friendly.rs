@@ -11,7 +11,7 @@ use crate::{
     generation::GenerationParameters,
     server::{
         context::Deadline,
-        convert::{ContentLimits, echo, image, oip::check_id, parameters, prompt},
+        convert::{ContentLimits, echo, form::check_id, image, parameters, prompt},
         json::describe,
     },
 };

@@ -11,7 +11,7 @@ use crate::{
         convert::{
             answer::Answer,
             echo,
-            oip::{
+            form::{
                 InferInput, InferRequest, MAX_ENTRIES, RequestedOutput, check_datatype, check_id, check_shape, decode,
                 refuse_shared_memory,
             },

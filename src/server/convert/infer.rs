@@ -14,9 +14,9 @@ use crate::{
         convert::{
             ContentLimits,
             answer::{AnswerForm, outputs},
-            echo, image,
-            oip::{InferInput, InferRequest},
-            parameters, prompt,
+            echo,
+            form::{InferInput, InferRequest},
+            image, parameters, prompt,
             tensor::Elements,
         },
         json::describe,

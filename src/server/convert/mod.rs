@@ -1,11 +1,12 @@
 //! Wire <-> domain: every check of a request's form is made here, once; the rooms behind take what they get.
 //!
-//! `image` and `parameters` are shared by all surfaces. The Open Inference request is read by `oip` (JSON) and `grpc` (form),
-//! `tensor` (elements) and `infer` (meaning) and answered by `answer`; `describe` says what a model is. `typed` is
+//! `image` and `parameters` are shared by all surfaces. The Open Inference request is read by `oip` (JSON) or `grpc` into its
+//! `form`, with `tensor` (elements), given meaning by `infer` and answered by `answer`; `describe` says what a model is. `typed` is
 //! `blip.v1`, `friendly` the short JSON requests.
 
 pub(crate) mod answer;
 pub(crate) mod describe;
+pub(crate) mod form;
 pub(crate) mod friendly;
 pub(crate) mod grpc;
 pub(crate) mod image;

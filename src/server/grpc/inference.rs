@@ -15,7 +15,7 @@ use crate::{
     registry::ServedModel,
     server::{
         context::{Deadline, RequestContext},
-        convert::{answer::AnswerForm, describe, echo, grpc::response, infer::flag, oip::InferRequest},
+        convert::{answer::AnswerForm, describe, echo, form::InferRequest, grpc::response, infer::flag},
         house::House,
         inference,
         pb::inference::{self as pb, InferParameter, infer_parameter::ParameterChoice},

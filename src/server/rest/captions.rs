@@ -20,8 +20,8 @@ use crate::{
         context::{Deadline, RequestContext},
         convert::{
             echo,
+            form::MAX_ENTRIES,
             friendly::{Fields, Route},
-            oip::MAX_ENTRIES,
         },
         house::House,
         json,

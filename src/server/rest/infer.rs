@@ -19,7 +19,7 @@ use crate::{
         context::{BINARY_HEADER, Deadline, RequestContext},
         convert::{
             answer::{Answer, OutputData, OutputTensor},
-            oip::InferRequest,
+            form::InferRequest,
         },
         house::House,
         inference, json,
