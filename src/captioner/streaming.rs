@@ -44,7 +44,7 @@ impl Captioner {
         let (captioner, served) = (self.clone(), model.clone());
         let work = async move {
             let recording = served.statistics.begin();
-            let reply = captioner.caption_with(&served, request, Some(progress)).await?;
+            let reply = captioner.caption_with(&served, request, (Some(progress), false)).await?;
             recording.succeed(&[reply.timings]);
             Ok(reply)
         };
