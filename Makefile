@@ -8,7 +8,7 @@ ORT_GPU := .onnxruntime-gpu/lib/libonnxruntime.so
 RUST_TESTS := cargo test --release --locked --no-fail-fast
 PYTHON_TESTS := $(PYTHON) -m pytest tests/python -q
 
-.PHONY: build demo test test-rust test-python parity parity-large conformance lint deny venv ort ort-gpu export-scenes lock clean
+.PHONY: build demo test test-rust test-python parity parity-large cuda-check conformance lint deny venv ort ort-gpu export-scenes lock clean
 
 build: $(ORT)
 	cargo build --release --locked
@@ -31,6 +31,10 @@ parity: build venv
 
 parity-large: build venv
 	$(PYTHON) scripts/parity.py --binary $(BINARY) --large
+
+# Captions, nodes per execution provider and speed on an NVIDIA GPU against the CPU. BUNDLE=folder for another model.
+cuda-check: build venv $(ORT_GPU)
+	$(PYTHON) scripts/cuda_check.py --binary $(BINARY) $(if $(BUNDLE),--bundle $(BUNDLE))
 
 # docs/conformance.md, which the tests compare with a running service.
 conformance: build venv

@@ -100,6 +100,12 @@ pub struct ModelEntry {
     /// Rows (images x beams) that one decoder step takes at most.
     #[serde(default = "default_max_rows")]
     pub max_rows: usize,
+    /// Images that one run of the encoder takes at most.
+    #[serde(default = "default_max_batch_size")]
+    pub max_batch_size: usize,
+    /// Seconds that an idle encoder waits for more images than one.
+    #[serde(default)]
+    pub max_batch_delay: f64,
     /// Bytes of captions that are kept for equal requests; 0: none.
     #[serde(default = "default_caption_cache_bytes")]
     pub caption_cache_bytes: u64,
@@ -172,6 +178,15 @@ impl Catalogue {
             if !(1..=1024).contains(&entry.max_rows) {
                 return Err((at("max_rows"), format!("{} is not between 1 and 1024", entry.max_rows)));
             }
+            if !(1..=64).contains(&entry.max_batch_size) {
+                return Err((at("max_batch_size"), format!("{} is not between 1 and 64", entry.max_batch_size)));
+            }
+            if !(0.0..=1.0).contains(&entry.max_batch_delay) {
+                return Err((
+                    at("max_batch_delay"),
+                    format!("{} is not between 0 and 1 second", entry.max_batch_delay),
+                ));
+            }
             if entry.threads > 1024 {
                 return Err((at("threads"), format!("{} is more than 1024", entry.threads)));
             }
@@ -197,6 +212,8 @@ impl ModelEntry {
             gpu_mem_limit: None,
             threads: 0,
             max_rows: default_max_rows(),
+            max_batch_size: default_max_batch_size(),
+            max_batch_delay: 0.0,
             caption_cache_bytes: default_caption_cache_bytes(),
             image_cache_bytes: default_image_cache_bytes(),
             single_flight: default_single_flight(),
@@ -226,6 +243,10 @@ fn default_execution_providers() -> Vec<ExecutionProvider> {
 
 fn default_max_rows() -> usize {
     16
+}
+
+fn default_max_batch_size() -> usize {
+    1
 }
 
 fn default_caption_cache_bytes() -> u64 {

@@ -7,10 +7,20 @@ use std::sync::Arc;
 
 use ort::{session::SessionInputValue, value::TensorRef};
 
-use super::{kv_cache::KvShape, vision_encoder::EncodedImage};
+use super::{
+    device::{Device, DeviceImages},
+    kv_cache::KvShape,
+    vision_encoder::EncodedImage,
+};
 
 /// Keys and values of the images in a cache, by slot.
-pub(super) struct CrossAttention {
+pub(super) enum CrossAttention {
+    Host(HostImages),
+    Device(DeviceImages),
+}
+
+/// In the CPU's memory.
+pub(super) struct HostImages {
     shape: KvShape,
     images: usize,
     alone: Option<Arc<EncodedImage>>,
@@ -19,12 +29,49 @@ pub(super) struct CrossAttention {
 }
 
 impl CrossAttention {
-    pub(super) fn new(shape: KvShape) -> Self {
-        Self { shape, images: 0, alone: None, together: vec![Vec::new(); shape.layers * 2] }
+    pub(super) fn new(shape: KvShape, on_device: bool) -> Self {
+        if on_device { Self::Device(DeviceImages::default()) } else { Self::Host(HostImages::new(shape)) }
     }
 
     /// Takes in an image and says its slot.
     pub(super) fn push(&mut self, image: Arc<EncodedImage>) -> ort::Result<usize> {
+        match self {
+            Self::Host(images) => images.push(image),
+            Self::Device(images) => Ok(images.push(image)),
+        }
+    }
+
+    /// Takes out the image of a slot; that of the last slot moves there.
+    pub(super) fn swap_remove(&mut self, slot: usize) {
+        match self {
+            Self::Host(images) => images.swap_remove(slot),
+            Self::Device(images) => images.swap_remove(slot),
+        }
+    }
+
+    /// Carries out what has changed.
+    pub(super) fn arrange(&mut self, device: Option<&mut Device>) -> ort::Result<()> {
+        match (self, device) {
+            (Self::Device(images), Some(device)) => images.arrange(device),
+            _ => Ok(()),
+        }
+    }
+
+    /// Tensor `index` (key, value of layer 0, 1, ...) as the decoder takes it.
+    pub(super) fn input(&self, index: usize) -> ort::Result<SessionInputValue<'_>> {
+        match self {
+            Self::Host(images) => images.input(index),
+            Self::Device(images) => Ok(images.input(index)),
+        }
+    }
+}
+
+impl HostImages {
+    fn new(shape: KvShape) -> Self {
+        Self { shape, images: 0, alone: None, together: vec![Vec::new(); shape.layers * 2] }
+    }
+
+    fn push(&mut self, image: Arc<EncodedImage>) -> ort::Result<usize> {
         if self.images == 0 {
             self.alone = Some(image);
         } else {
@@ -37,8 +84,7 @@ impl CrossAttention {
         Ok(self.images - 1)
     }
 
-    /// Takes out the image of a slot; that of the last slot moves there.
-    pub(super) fn swap_remove(&mut self, slot: usize) {
+    fn swap_remove(&mut self, slot: usize) {
         self.images -= 1;
         self.alone = None;
         let len = self.shape.encoder_len();
@@ -53,8 +99,7 @@ impl CrossAttention {
         }
     }
 
-    /// Tensor `index` (key, value of layer 0, 1, ...) as the decoder takes it.
-    pub(super) fn input(&self, index: usize) -> ort::Result<SessionInputValue<'_>> {
+    fn input(&self, index: usize) -> ort::Result<SessionInputValue<'_>> {
         if let Some(image) = &self.alone {
             return Ok((&image.cross[index]).into());
         }

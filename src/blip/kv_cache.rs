@@ -9,6 +9,7 @@ use ort::value::DynValue;
 
 use super::{
     cross_attention::CrossAttention,
+    device::Device,
     manifest::Manifest,
     self_attention::{SelfAttention, Source},
     vision_encoder::EncodedImage,
@@ -62,8 +63,8 @@ struct CachedImage {
 enum Past {
     /// Each is that of the cache.
     Rows { first: usize },
-    /// All are this one of the cache.
-    Row(usize),
+    /// Each is this one of the cache.
+    RowsOf(Vec<usize>),
     /// All start from what the prompt left; nothing if it is empty.
     Prompt(Vec<DynValue>),
 }
@@ -90,11 +91,11 @@ impl KvShape {
 }
 
 impl KvCache {
-    pub(super) fn new(shape: KvShape) -> Self {
+    pub(super) fn new(shape: KvShape, on_device: bool) -> Self {
         Self {
             images: Vec::new(),
-            self_attention: SelfAttention::new(shape),
-            cross_attention: CrossAttention::new(shape),
+            self_attention: SelfAttention::new(shape, on_device),
+            cross_attention: CrossAttention::new(shape, on_device),
             arranged: true,
             layout: Layout::default(),
         }
@@ -141,15 +142,22 @@ impl KvCache {
             return Err(ort::Error::new("an image is reordered before its first step"));
         };
         if image.rows == beam_idx.len() {
-            return self.self_attention.reorder(first, beam_idx);
+            if beam_idx.iter().enumerate().all(|(row, parent)| row == *parent) {
+                return Ok(());
+            }
+            if self.self_attention.reorder(first, beam_idx)? {
+                return Ok(());
+            }
         }
-        (image.past, image.rows) = (Past::Row(first), beam_idx.len());
+        image.past = Past::RowsOf(beam_idx.iter().map(|parent| first + parent).collect());
+        image.rows = beam_idx.len();
         self.arranged = false;
         Ok(())
     }
 
     /// Carries out what has changed, so that the tensors are what the next step takes.
-    pub(super) fn arrange(&mut self) -> ort::Result<()> {
+    pub(super) fn arrange(&mut self, device: Option<&mut Device>) -> ort::Result<()> {
+        self.cross_attention.arrange(device)?;
         let longest = self.images.iter().map(|image| image.past_length).max().unwrap_or(0);
         let capacity = (longest + 1).next_power_of_two().max(MIN_CAPACITY);
         if self.arranged && capacity == self.self_attention.capacity() {
@@ -160,7 +168,7 @@ impl KvCache {
             sources.extend((0..image.rows).map(|row| {
                 let source = match &image.past {
                     Past::Rows { first } => Source::Row(first + row),
-                    Past::Row(first) => Source::Row(*first),
+                    Past::RowsOf(rows) => Source::Row(rows[row]),
                     Past::Prompt(present) if present.is_empty() => Source::Nothing,
                     Past::Prompt(present) => Source::Prompt(present),
                 };

@@ -5,6 +5,7 @@
 //! token follows is decided elsewhere (`generation`), and which images share a step too (`engine`).
 
 mod cross_attention;
+mod device;
 mod graph_cache;
 mod kv_cache;
 mod manifest;
@@ -77,12 +78,13 @@ impl BlipModel {
         self.kv_shape.encoded_bytes()
     }
 
-    /// Runs the vision encoder on one image.
+    /// Runs the vision encoder once, on all of `images`.
     ///
     /// # Errors
     /// The run failed, or was aborted.
-    pub fn encode(&mut self, pixel_values: &PixelValues, abort: &Abort) -> Result<Arc<EncodedImage>, RunError> {
-        self.vision_encoder.encode(pixel_values, abort).map(Arc::new)
+    pub fn encode(&mut self, images: Vec<PixelValues>, abort: &Abort) -> Result<Vec<Arc<EncodedImage>>, RunError> {
+        let encoded = self.vision_encoder.encode(images, abort, self.text_decoder.device())?;
+        Ok(encoded.into_iter().map(Arc::new).collect())
     }
 
     /// Runs a prompt on an encoded image. A prompt of the start token alone needs no run of its own, see
@@ -96,7 +98,7 @@ impl BlipModel {
 
     /// An empty cache.
     pub fn new_cache(&self) -> KvCache {
-        KvCache::new(self.kv_shape)
+        self.text_decoder.new_cache()
     }
 
     /// Adds an image to the end of `cache`, `rows` rows with the past that the prompt left.

@@ -35,6 +35,12 @@ pub enum RuntimeError {
         /// The loader's words, in one line.
         reason: String,
     },
+    /// NVIDIA's libraries are not where the setting says, or not for this machine.
+    #[error("--cuda-libraries: {reason}")]
+    Cuda {
+        /// The loader's words, in one line.
+        reason: String,
+    },
 }
 
 /// A loaded ONNX Runtime. Sessions are made from it.
@@ -66,6 +72,16 @@ impl Runtime {
         // "ORT Build Info: git-branch=..., ...": the commit tells builds of one version apart.
         info!(library = %path.display(), build = ort::info(), "ONNX Runtime loaded");
         Ok(Self { environment, graph_cache: None })
+    }
+
+    /// Loads NVIDIA's libraries from `folder`, called `nvidia` where their PyPI wheels put it, before a model asks for them.
+    ///
+    /// # Errors
+    /// One of them is missing or cannot be used.
+    pub fn preload_cuda(folder: &Path) -> Result<(), RuntimeError> {
+        let (cuda, cudnn) = (folder.join("cu13/lib"), folder.join("cudnn/lib"));
+        ort::ep::cuda::preload_dylibs(Some(&cuda), Some(&cudnn))
+            .map_err(|error| RuntimeError::Cuda { reason: error.to_string().replace('\n', " ") })
     }
 
     /// Keeps optimised graphs for the CPU in `folder`, if there is one.

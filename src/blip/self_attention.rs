@@ -1,9 +1,9 @@
 //! Keys and values of self-attention, row by row, in memory that the decoder reads and writes in place.
 
 use ort::{
-    memory::Allocator,
+    memory::{AllocationDevice, Allocator},
     session::{HasSelectedOutputs, OutputSelector, RunOptions, SessionInputValue},
-    value::{DynValue, Tensor, TensorRef},
+    value::{DynValue, Tensor, TensorRef, TensorValueType},
 };
 
 use super::kv_cache::KvShape;
@@ -25,6 +25,8 @@ pub(super) struct SelfAttention {
     rows: usize,
     capacity: usize,
     contents: Contents,
+    /// The tensors of steps lie where host code cannot read them.
+    on_device: bool,
     /// Memory for the next arrangement.
     spare: Vec<Vec<f32>>,
 }
@@ -37,8 +39,9 @@ enum Contents {
 }
 
 impl SelfAttention {
-    pub(super) fn new(shape: KvShape) -> Self {
-        Self { shape, rows: 0, capacity: 0, contents: Contents::Arranged(Vec::new()), spare: Vec::new() }
+    pub(super) fn new(shape: KvShape, on_device: bool) -> Self {
+        let contents = Contents::Arranged(Vec::new());
+        Self { shape, rows: 0, capacity: 0, contents, on_device, spare: Vec::new() }
     }
 
     pub(super) fn capacity(&self) -> usize {
@@ -51,7 +54,11 @@ impl SelfAttention {
         arranged.resize_with(self.shape.layers * 2, Vec::new);
         let (heads, head_dim) = (self.shape.heads, self.shape.head_dim);
         for (index, target) in arranged.iter_mut().enumerate() {
-            let now = self.tensor(index)?;
+            let copied = self.copied(index)?;
+            let now = match &copied {
+                Some(tensor) => tensor.extract_tensor().1,
+                None => self.tensor(index)?,
+            };
             target.clear();
             for &(source, length) in rows {
                 let (row, old_capacity) = match source {
@@ -93,7 +100,7 @@ impl SelfAttention {
     /// After an arrangement: new memory for a step to write to, and the options that say so.
     pub(super) fn new_outputs(
         &self,
-        allocator: &Allocator,
+        (host, device): (&Allocator, &Allocator),
         names: &[String],
         vocab_size: usize,
     ) -> ort::Result<Option<RunOptions<HasSelectedOutputs>>> {
@@ -101,10 +108,10 @@ impl SelfAttention {
             return Ok(None);
         }
         let shape = [self.rows, self.shape.heads, self.capacity, self.shape.head_dim];
-        let logits = Tensor::<f32>::new(allocator, [self.rows, vocab_size])?;
+        let logits = Tensor::<f32>::new(host, [self.rows, vocab_size])?;
         let mut outputs = OutputSelector::no_default().with("logits").preallocate("logits", logits);
         for name in names {
-            outputs = outputs.with(name).preallocate(name, Tensor::<f32>::new(allocator, shape)?);
+            outputs = outputs.with(name).preallocate(name, Tensor::<f32>::new(device, shape)?);
         }
         Ok(Some(RunOptions::new()?.with_outputs(outputs)))
     }
@@ -124,10 +131,10 @@ impl SelfAttention {
         }
     }
 
-    /// Row `first + i` goes on from row `first + beam_idx[i]`.
-    pub(super) fn reorder(&mut self, first: usize, beam_idx: &[usize]) -> ort::Result<()> {
-        if beam_idx.iter().enumerate().all(|(row, parent)| row == *parent) {
-            return Ok(());
+    /// Row `first + i` goes on from row `first + beam_idx[i]`. False if that takes an arrangement.
+    pub(super) fn reorder(&mut self, first: usize, beam_idx: &[usize]) -> ort::Result<bool> {
+        if self.on_device {
+            return Ok(false);
         }
         let Contents::InPlace { tensors, .. } = &mut self.contents else {
             return Err(ort::Error::new("rows are reordered before their first step"));
@@ -143,7 +150,18 @@ impl SelfAttention {
                 block[row * len..][..len].copy_from_slice(&scratch[parent * len..][..len]);
             }
         }
-        Ok(())
+        Ok(true)
+    }
+
+    /// Tensor `index`, copied from the device it lies on.
+    fn copied(&self, index: usize) -> ort::Result<Option<Tensor<f32>>> {
+        match &self.contents {
+            Contents::InPlace { tensors, .. } if self.on_device => {
+                let tensor = tensors[index].view().downcast::<TensorValueType<f32>>()?;
+                Ok(Some(tensor.to(AllocationDevice::CPU, 0)?))
+            }
+            _ => Ok(None),
+        }
     }
 
     /// Tensor `index` for reading.

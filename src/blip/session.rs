@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use ort::{
     ep::CUDA,
+    memory::{AllocationDevice, AllocatorType, MemoryInfo, MemoryType},
     session::{Session, builder::SessionBuilder},
     value::{Outlet, TensorElementType, ValueType},
 };
@@ -26,6 +27,8 @@ pub struct SessionConfig {
     pub gpu_mem_limit: Option<u64>,
     /// Threads of one run; 0: as many as cores.
     pub threads: usize,
+    /// Handle caches on the CPU as on a GPU, for tests of that code.
+    pub caches_on_device: bool,
 }
 
 /// A tensor that the graph must have: name, type and shape, -1 for a dimension that varies.
@@ -58,33 +61,37 @@ impl Graph {
     }
 }
 
-/// Loads a graph and checks that it has exactly the inputs and outputs that we feed and read.
+/// Loads a graph, on the first execution provider that can, and checks that it has exactly the inputs and outputs that we feed and read.
 pub(super) fn open(
     runtime: &Runtime,
     graph: Graph,
     config: &SessionConfig,
     inputs: &[Expected],
     outputs: &[Expected],
-) -> Result<Session, BundleError> {
-    let session = commit(runtime, &graph, config)?;
+) -> Result<(Session, ExecutionProvider), BundleError> {
+    let (session, provider) = commit(runtime, &graph, config)?;
     let path = graph.path;
     let problem =
         mismatch("input", session.inputs(), inputs).or_else(|| mismatch("output", session.outputs(), outputs));
     match problem {
         Some(reason) => Err(BundleError::Malformed { path, reason }),
-        None => Ok(session),
+        None => Ok((session, provider)),
     }
 }
 
 /// Tries the execution providers in order; only if one fails and another follows is that more than an error.
-fn commit(runtime: &Runtime, graph: &Graph, config: &SessionConfig) -> Result<Session, BundleError> {
+fn commit(
+    runtime: &Runtime,
+    graph: &Graph,
+    config: &SessionConfig,
+) -> Result<(Session, ExecutionProvider), BundleError> {
     let path = &graph.path;
     let mut failed = String::new();
     for (index, provider) in config.execution_providers.iter().enumerate() {
         match commit_on(*provider, runtime, graph, config) {
             Ok(session) => {
                 info!(graph = %path.display(), ?provider, "session ready");
-                return Ok(session);
+                return Ok((session, *provider));
             }
             Err(error) => {
                 failed = match provider {
@@ -118,7 +125,12 @@ fn commit_on(
     }
 }
 
-fn builder_for(provider: ExecutionProvider, runtime: &Runtime, config: &SessionConfig) -> ort::Result<SessionBuilder> {
+/// What makes sessions on this execution provider.
+pub(super) fn builder_for(
+    provider: ExecutionProvider,
+    runtime: &Runtime,
+    config: &SessionConfig,
+) -> ort::Result<SessionBuilder> {
     let mut builder: SessionBuilder = Session::builder(&runtime.environment)?;
     if config.threads > 0 {
         builder = builder.with_intra_threads(config.threads)?;
@@ -136,6 +148,15 @@ fn builder_for(provider: ExecutionProvider, runtime: &Runtime, config: &SessionC
         builder = builder.with_execution_providers([cuda.build().error_on_failure()])?;
     }
     Ok(builder)
+}
+
+/// The memory that sessions on this execution provider work in.
+pub(super) fn memory_of(provider: ExecutionProvider, config: &SessionConfig) -> ort::Result<MemoryInfo<'static>> {
+    let (device, id) = match provider {
+        ExecutionProvider::Cpu => (AllocationDevice::CPU, 0),
+        ExecutionProvider::Cuda => (AllocationDevice::CUDA, config.device_id as i32),
+    };
+    MemoryInfo::new(device, id, AllocatorType::Device, MemoryType::Default)
 }
 
 fn mismatch(kind: &str, found: &[Outlet], expected: &[Expected]) -> Option<String> {

@@ -13,13 +13,14 @@ use ort::{
 };
 
 use super::{
+    device::Device,
     kv_cache::{KvCache, KvShape},
     manifest::{BundleError, Manifest},
     runtime::Runtime,
-    session::{Expected, Graph, SessionConfig, open},
+    session::{Expected, Graph, SessionConfig, builder_for, memory_of, open},
     vision_encoder::EncodedImage,
 };
-use crate::generation::TokenId;
+use crate::{catalogue::ExecutionProvider, generation::TokenId};
 
 /// The decoder graph.
 pub(super) struct TextDecoder {
@@ -27,6 +28,8 @@ pub(super) struct TextDecoder {
     names: Names,
     shape: KvShape,
     vocab_size: usize,
+    /// Where caches are, if that is not the CPU's memory.
+    device: Option<Device>,
     /// Time inside ONNX Runtime since it was last asked for.
     pub(super) run_time: Duration,
 }
@@ -77,8 +80,28 @@ impl TextDecoder {
             inputs.push(Expected::f32(&names.past_decoder[index], &decoder));
             outputs.push(Expected::f32(&names.present[index], &decoder));
         }
-        let session = open(runtime, Graph::of(bundle, manifest, "text_decoder.onnx"), config, &inputs, &outputs)?;
-        Ok(Self { session, names, shape, vocab_size: manifest.text.vocab_size, run_time: Duration::ZERO })
+        let graph = Graph::of(bundle, manifest, "text_decoder.onnx");
+        let path = graph.path.clone();
+        let (session, provider) = open(runtime, graph, config, &inputs, &outputs)?;
+        let on_device = provider == ExecutionProvider::Cuda || config.caches_on_device;
+        let device = on_device.then(|| {
+            let memory = memory_of(provider, config)?;
+            Device::new(&session, memory, || builder_for(provider, runtime, config), shape.layers * 2)
+        });
+        let failed = |error: ort::Error| BundleError::Session { path, reason: error.to_string() };
+        let device = device.transpose().map_err(failed)?;
+        let vocab_size = manifest.text.vocab_size;
+        Ok(Self { session, names, shape, vocab_size, device, run_time: Duration::ZERO })
+    }
+
+    /// An empty cache.
+    pub(super) fn new_cache(&self) -> KvCache {
+        KvCache::new(self.shape, self.device.is_some())
+    }
+
+    /// Where encoded images go.
+    pub(super) fn device(&mut self) -> Option<&mut Device> {
+        self.device.as_mut()
     }
 
     /// Runs a prompt, alone: its result never depends on company.
@@ -108,7 +131,7 @@ impl TextDecoder {
 
     /// One step of every row in `cache`, whatever their past lengths; `input_ids` is `[rows]`.
     pub(super) fn step(&mut self, cache: &mut KvCache, input_ids: &[i64]) -> ort::Result<Logits> {
-        cache.arrange()?;
+        cache.arrange(self.device.as_mut())?;
         let rows = cache.layout.past_lengths.len();
         let layout = &cache.layout;
         let image_rows_shape = [layout.image_rows.len() / layout.beams.max(1), layout.beams];
@@ -124,7 +147,9 @@ impl TextDecoder {
         for (index, name) in self.names.past_decoder.iter().enumerate() {
             inputs.push((name.into(), cache.self_attention.input(index)?));
         }
-        let new = cache.self_attention.new_outputs(self.session.allocator(), &self.names.present, self.vocab_size)?;
+        let host = self.session.allocator();
+        let device = self.device.as_ref().map_or(host, |device| &device.allocator);
+        let new = cache.self_attention.new_outputs((host, device), &self.names.present, self.vocab_size)?;
         let options = new.as_ref().or(cache.self_attention.options()).ok_or_else(missing)?;
         let start = Instant::now();
         let mut outputs = self.session.run_with_options(inputs, options)?;

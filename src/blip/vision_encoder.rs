@@ -7,14 +7,16 @@ use std::{
 };
 
 use ort::{
+    memory::MemoryInfo,
     session::{NoSelectedOutputs, RunOptions, Session},
-    value::{DynValue, TensorRef},
+    value::{DynValue, Tensor},
 };
 
 use super::{
+    device::Device,
     manifest::{BundleError, Manifest},
     runtime::Runtime,
-    session::{Expected, Graph, SessionConfig, open},
+    session::{Expected, Graph, SessionConfig, memory_of, open},
 };
 use crate::image::PixelValues;
 
@@ -22,6 +24,8 @@ use crate::image::PixelValues;
 pub(super) struct VisionEncoder {
     session: Session,
     outputs: Vec<String>,
+    /// Where the outputs go.
+    memory: MemoryInfo<'static>,
     /// Time inside ONNX Runtime since it was last asked for.
     pub(super) run_time: Duration,
 }
@@ -56,21 +60,60 @@ impl VisionEncoder {
                 ]
             })
             .collect();
-        let session = open(runtime, Graph::of(bundle, manifest, "vision_encoder.onnx"), config, &inputs, &outputs)?;
-        Ok(Self { session, outputs: outputs.into_iter().map(|output| output.name).collect(), run_time: Duration::ZERO })
+        let graph = Graph::of(bundle, manifest, "vision_encoder.onnx");
+        let path = graph.path.clone();
+        let (session, provider) = open(runtime, graph, config, &inputs, &outputs)?;
+        let failed = |error: ort::Error| BundleError::Session { path, reason: error.to_string() };
+        let memory = memory_of(provider, config).map_err(failed)?;
+        let outputs = outputs.into_iter().map(|output| output.name).collect();
+        Ok(Self { session, outputs, memory, run_time: Duration::ZERO })
     }
 
-    /// Runs the encoder on one image, always alone: its result never depends on company.
-    pub(super) fn encode(&mut self, pixel_values: &PixelValues, abort: &Abort) -> ort::Result<EncodedImage> {
-        let shape = [1, 3, pixel_values.height, pixel_values.width];
-        let input = TensorRef::from_array_view((shape, pixel_values.data.as_slice()))?;
+    /// Runs the encoder once, on images of one size.
+    pub(super) fn encode(
+        &mut self,
+        images: Vec<PixelValues>,
+        abort: &Abort,
+        device: Option<&mut Device>,
+    ) -> ort::Result<Vec<EncodedImage>> {
+        let Some(&PixelValues { height, width, .. }) = images.first() else { return Ok(Vec::new()) };
+        let shape = [images.len(), 3, height, width];
+        let data = match <[PixelValues; 1]>::try_from(images) {
+            Ok([image]) => image.data,
+            Err(images) => images.into_iter().flat_map(|image| image.data).collect(),
+        };
+        let mut binding = self.session.create_binding()?;
+        binding.bind_input("pixel_values", &Tensor::from_array((shape, data))?)?;
+        for name in &self.outputs {
+            binding.bind_output_to_device(name, &self.memory)?;
+        }
         let start = Instant::now();
-        let results = self.session.run_with_options(ort::inputs!["pixel_values" => input], &*abort.0);
+        let results = self.session.run_binding_with_options(&binding, &abort.0);
         self.run_time += start.elapsed();
         let mut results = results?;
         let missing = || ort::Error::new("the vision encoder gave no cross-attention tensor");
         let cross = self.outputs.iter().map(|name| results.remove(name).ok_or_else(missing));
-        Ok(EncodedImage { cross: cross.collect::<ort::Result<_>>()? })
+        let cross = cross.collect::<ort::Result<Vec<_>>>()?;
+        match (shape[0], device) {
+            (1, _) => Ok(vec![EncodedImage { cross }]),
+            (count, Some(device)) => {
+                (0..count as i64).map(|image| Ok(EncodedImage { cross: device.gather(&cross, &[image])? })).collect()
+            }
+            (count, None) => (0..count).map(|image| EncodedImage::of_many(&cross, image)).collect(),
+        }
+    }
+}
+
+impl EncodedImage {
+    /// One of the images of a run, in the CPU's memory.
+    fn of_many(cross: &[DynValue], image: usize) -> ort::Result<Self> {
+        let one = |tensor: &DynValue| {
+            let (shape, data) = tensor.try_extract_tensor::<f32>()?;
+            let len = shape[1..].iter().product::<i64>() as usize;
+            let shape = [1, shape[1], shape[2], shape[3]];
+            Ok(Tensor::from_array((shape, data[image * len..][..len].to_vec()))?.into_dyn())
+        };
+        Ok(Self { cross: cross.iter().map(one).collect::<ort::Result<_>>()? })
     }
 }
 

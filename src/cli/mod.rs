@@ -50,6 +50,10 @@ struct ModelArgs {
     #[arg(long, env = "BLIP_ORT_LIBRARY")]
     ort_library: Option<PathBuf>,
 
+    /// NVIDIA's CUDA 13 and cuDNN 9 libraries: the folder `nvidia` of a site-packages that has their wheels; else the system's
+    #[arg(long, env = "BLIP_CUDA_LIBRARIES")]
+    cuda_libraries: Option<PathBuf>,
+
     /// A folder that keeps optimised graphs, so that the next start is faster
     #[arg(long, env = "BLIP_GRAPH_CACHE")]
     graph_cache: Option<PathBuf>,
@@ -60,6 +64,9 @@ struct ModelArgs {
 
 impl ModelArgs {
     fn runtime(&self) -> Result<Runtime, RuntimeError> {
+        if let Some(folder) = &self.cuda_libraries {
+            Runtime::preload_cuda(folder)?;
+        }
         Ok(Runtime::load(self.ort_library.as_deref())?.with_graph_cache(self.graph_cache.as_deref()))
     }
 }

@@ -10,17 +10,17 @@ use quick_cache::sync::Cache;
 use super::Digest;
 use crate::blip::{Abort, EncodedImage, RunError};
 
-/// Which job the encoder is running for.
+/// Which jobs the encoder is running for.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Encoding(Arc<State>);
 
 #[derive(Debug, Default)]
 struct State {
     ids: AtomicU64,
-    running: Mutex<Option<(u64, Abort)>>,
+    running: Mutex<Option<(Vec<u64>, Abort)>>,
 }
 
-/// Ends the encoder's run for a job, if one is going on when this is dropped.
+/// Ends the encoder's run for a job, if one is going on when this is dropped and nobody else waits for it.
 pub(super) struct AbortOnDrop {
     encoding: Encoding,
     id: u64,
@@ -36,24 +36,32 @@ impl Encoding {
         AbortOnDrop { encoding: self.clone(), id }
     }
 
-    /// Calls the encoder with what can end its run from elsewhere.
-    pub(super) fn run<T>(&self, id: u64, encode: impl FnOnce(&Abort) -> Result<T, RunError>) -> Result<T, RunError> {
+    /// Calls the encoder for these jobs, with what can end its run from elsewhere.
+    pub(super) fn run<T>(
+        &self,
+        ids: Vec<u64>,
+        encode: impl FnOnce(&Abort) -> Result<T, RunError>,
+    ) -> Result<T, RunError> {
         let abort = Abort::new()?;
-        *self.running() = Some((id, abort.clone()));
+        *self.running() = Some((ids, abort.clone()));
         let result = encode(&abort);
         *self.running() = None;
         result
     }
 
-    fn running(&self) -> MutexGuard<'_, Option<(u64, Abort)>> {
+    fn running(&self) -> MutexGuard<'_, Option<(Vec<u64>, Abort)>> {
         self.0.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Drop for AbortOnDrop {
     fn drop(&mut self) {
-        if let Some((_, abort)) = self.encoding.running().as_ref().filter(|(id, _)| *id == self.id) {
-            abort.abort();
+        if let Some((ids, abort)) = self.encoding.running().as_mut() {
+            let waited_for = ids.len();
+            ids.retain(|id| *id != self.id);
+            if ids.is_empty() && waited_for > 0 {
+                abort.abort();
+            }
         }
     }
 }

@@ -43,6 +43,17 @@ pub struct Job {
     pub audience: Audience,
 }
 
+/// What the thread of a model may do at once.
+#[derive(Clone, Copy, Debug)]
+pub struct EngineLimits {
+    /// Rows of a decoder step; an image with more rows decodes alone.
+    pub max_rows: usize,
+    /// Images of a run of the encoder.
+    pub max_batch_size: usize,
+    /// How long such a run waits for more images when nothing else is to be done.
+    pub max_batch_delay: Duration,
+}
+
 /// The image of a job.
 #[derive(Debug)]
 pub enum JobImage {
@@ -111,21 +122,20 @@ struct Reply {
 }
 
 impl Engine {
-    /// Starts the thread, which takes the model. At most `max_rows` rows decode together; an image with more rows
-    /// decodes alone.
+    /// Starts the thread, which takes the model.
     ///
     /// # Errors
     /// The operating system gives no thread.
     pub fn spawn(
         name: &str,
         model: BlipModel,
-        max_rows: usize,
+        limits: EngineLimits,
         statistics: Arc<Statistics>,
         images: Arc<ImageCache>,
     ) -> std::io::Result<Self> {
         let (sender, receiver) = mpsc::channel(CHANNEL_CAPACITY);
         let encoding = Encoding::default();
-        let worker = worker::Worker::new(model, max_rows, receiver, statistics, (images, encoding.clone()));
+        let worker = worker::Worker::new(model, limits, receiver, statistics, (images, encoding.clone()));
         thread::Builder::new().name(format!("engine-{name}")).spawn(move || worker.run())?;
         Ok(Self { sender, encoding })
     }

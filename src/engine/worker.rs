@@ -7,17 +7,19 @@
 
 use std::{
     sync::Arc,
+    thread,
     time::{Duration, Instant},
 };
 
 use tokio::sync::mpsc::{self, error::TryRecvError};
 use tracing::debug;
 
-use super::{Entry, ImageCache, JobImage, Reply, batch::Batch, encoding::Encoding};
+use super::{EngineLimits, Entry, ImageCache, JobImage, Reply, batch::Batch, encoding::Encoding};
 use crate::{
     blip::{BlipModel, EncodedImage, RunError},
     error::CaptionError,
-    generation::Advance,
+    generation::{Advance, Search, TokenId},
+    image::PixelValues,
     statistics::{DecoderRun, Statistics},
 };
 
@@ -25,9 +27,12 @@ use crate::{
 /// than for one, and a fifth encoder run delays the first image more than sharing saves the fifth.
 const MAX_BURST: usize = 4;
 
+/// How often is looked whether company has come.
+const COMPANY_POLL: Duration = Duration::from_micros(200);
+
 pub(super) struct Worker {
     model: BlipModel,
-    max_rows: usize,
+    limits: EngineLimits,
     receiver: mpsc::Receiver<Entry>,
     batch: Batch,
     /// The next to be let in, when its rows did not fit.
@@ -43,8 +48,8 @@ pub(super) struct Worker {
 
 /// What comes next.
 enum Turn {
-    /// A job is let in.
-    Admit(Box<Entry>),
+    /// Jobs are let in.
+    Admit(Vec<Entry>),
     /// Those who are in decode.
     Step,
     /// Every handle is gone and every job is done.
@@ -54,13 +59,13 @@ enum Turn {
 impl Worker {
     pub(super) fn new(
         model: BlipModel,
-        max_rows: usize,
+        limits: EngineLimits,
         receiver: mpsc::Receiver<Entry>,
         statistics: Arc<Statistics>,
         (images, encoding): (Arc<ImageCache>, Encoding),
     ) -> Self {
         let (batch, owed) = (Batch::new(&model), Duration::ZERO);
-        Self { model, max_rows, receiver, batch, waiting: None, owed, burst: 0, statistics, images, encoding }
+        Self { model, limits, receiver, batch, waiting: None, owed, burst: 0, statistics, images, encoding }
     }
 
     /// Until every handle is dropped and every job is done.
@@ -69,9 +74,9 @@ impl Worker {
             let start = Instant::now();
             match self.next() {
                 Turn::End => return,
-                Turn::Admit(entry) => {
+                Turn::Admit(entries) => {
                     let start = Instant::now();
-                    self.admit(*entry);
+                    self.admit(entries);
                     self.owed += start.elapsed();
                 }
                 Turn::Step => {
@@ -82,7 +87,7 @@ impl Worker {
         }
     }
 
-    /// Whether to let in a job before the next step. Blocks when idle.
+    /// Whether to let in jobs before the next step. Blocks when idle.
     fn next(&mut self) -> Turn {
         let live_rows = self.batch.rows();
         if live_rows == 0 && self.burst == 0 {
@@ -91,49 +96,94 @@ impl Worker {
                 self.waiting = self.receiver.blocking_recv();
             }
             let Some(_) = self.waiting else { return Turn::End };
-            self.burst = (1 + self.receiver.len()).div_ceil(2).min(MAX_BURST);
+            self.wait_for_company();
+            self.burst = (1 + self.receiver.len()).div_ceil(2).min(MAX_BURST).max(self.limits.max_batch_size);
         } else if self.burst == 0 && self.owed == Duration::ZERO && live_rows > 0 {
             // Those who decode have had their share.
-            self.burst = 1;
+            self.burst = self.limits.max_batch_size;
         }
-        if self.burst == 0 {
+        let (mut entries, mut rows) = (Vec::new(), live_rows);
+        while entries.len() < self.limits.max_batch_size.min(self.burst) {
+            match self.waiting.take().map_or_else(|| self.receiver.try_recv(), Ok) {
+                Ok(entry) if rows == 0 || rows + entry.search.rows() <= self.limits.max_rows => {
+                    rows += entry.search.rows();
+                    entries.push(entry);
+                }
+                Ok(entry) => {
+                    self.waiting = Some(entry);
+                    break;
+                }
+                Err(TryRecvError::Empty | TryRecvError::Disconnected) => break,
+            }
+        }
+        if entries.is_empty() {
+            self.burst = 0;
             return Turn::Step;
         }
-        let next = self.waiting.take().map_or_else(|| self.receiver.try_recv(), Ok);
-        match next {
-            Ok(entry) if live_rows == 0 || live_rows + entry.search.rows() <= self.max_rows => {
-                self.burst -= 1;
-                return Turn::Admit(Box::new(entry));
-            }
-            Ok(entry) => self.waiting = Some(entry),
-            Err(TryRecvError::Empty | TryRecvError::Disconnected) => {}
-        }
-        self.burst = 0;
-        Turn::Step
+        self.burst -= entries.len();
+        Turn::Admit(entries)
     }
 
-    /// Encodes an image, runs its prompt and puts it into the batch; or answers at once, if that is all.
-    fn admit(&mut self, entry: Entry) {
-        let Entry { image, prompt, mut search, mut reply } = entry;
+    /// Gives a run of the encoder that takes several images the time to find them.
+    fn wait_for_company(&self) {
+        let start = Instant::now();
+        while 1 + self.receiver.len() < self.limits.max_batch_size && start.elapsed() < self.limits.max_batch_delay {
+            thread::sleep(COMPANY_POLL);
+        }
+    }
+
+    /// Encodes images, runs their prompts and puts them into the batch; or answers at once, if that is all.
+    fn admit(&mut self, entries: Vec<Entry>) {
+        let mut pixel_values = Vec::new();
+        let mut known = Vec::new();
+        let mut new = Vec::new();
+        for mut entry in entries {
+            if let Some(error) = entry.reply.unwanted() {
+                entry.reply.fail(error);
+                continue;
+            }
+            entry.reply.admitted = Some(Instant::now());
+            let Entry { image, prompt, search, reply } = entry;
+            match image {
+                JobImage::Encoded(image) => known.push((image, (prompt, search, reply))),
+                JobImage::Pixels { pixel_values: pixels, digest } => {
+                    pixel_values.push(pixels);
+                    new.push((digest, (prompt, search, reply)));
+                }
+            }
+        }
+        let ids = new.iter().map(|(_, (_, _, reply))| reply.id).collect();
+        match self.encode(pixel_values, ids) {
+            Ok(images) => {
+                for (image, (digest, job)) in images.into_iter().zip(new) {
+                    if let Some(digest) = digest {
+                        self.images.insert(digest, &image);
+                    }
+                    known.push((image, job));
+                }
+            }
+            Err(error) => {
+                for (_, (_, _, reply)) in new {
+                    let error = reply.unwanted().unwrap_or_else(|| CaptionError::internal(error.to_string()));
+                    reply.fail(error);
+                }
+            }
+        }
+        for (image, (prompt, search, reply)) in known {
+            self.begin(image, &prompt, search, reply);
+        }
+    }
+
+    /// Runs the prompt on an encoded image and puts it into the batch.
+    fn begin(&mut self, image: Arc<EncodedImage>, prompt: &[TokenId], mut search: Search, reply: Reply) {
         let _span = reply.span.clone().entered();
         if let Some(error) = reply.unwanted() {
             return reply.fail(error);
         }
-        reply.admitted = Some(Instant::now());
-        let image = match self.encode(image, &reply) {
-            Ok(image) => image,
-            Err(error) => {
-                let error = reply.unwanted().unwrap_or_else(|| CaptionError::internal(error));
-                return reply.fail(error);
-            }
-        };
-        if let Some(error) = reply.unwanted() {
-            return reply.fail(error);
+        if let [start] = prompt {
+            return self.batch.join_at_start(&self.model, image, (*start, search), reply);
         }
-        if let [start] = prompt[..] {
-            return self.batch.join_at_start(&self.model, image, (start, search), reply);
-        }
-        let first = self.model.prefill(&image, &prompt).and_then(|prefill| {
+        let first = self.model.prefill(&image, prompt).and_then(|prefill| {
             let (infer, start) = (self.model.take_run_time(), Instant::now());
             let advance = search.advance(prefill.logits.as_slice()?);
             self.statistics.record_decoder_run(DecoderRun::of_prompt(infer, start.elapsed()));
@@ -152,19 +202,18 @@ impl Worker {
         }
     }
 
-    fn encode(&mut self, image: JobImage, reply: &Reply) -> Result<Arc<EncodedImage>, RunError> {
-        let (pixel_values, digest) = match image {
-            JobImage::Encoded(image) => return Ok(image),
-            JobImage::Pixels { pixel_values, digest } => (pixel_values, digest),
-        };
-        let image = self.encoding.run(reply.id, |abort| self.model.encode(&pixel_values, abort))?;
-        let elapsed = self.model.take_run_time();
-        self.statistics.record_encoder_run(elapsed);
-        debug!(elapsed_ms = elapsed.as_secs_f64() * 1e3, "image encoded");
-        if let Some(digest) = digest {
-            self.images.insert(digest, &image);
+    fn encode(&mut self, images: Vec<PixelValues>, ids: Vec<u64>) -> Result<Vec<Arc<EncodedImage>>, RunError> {
+        let count = images.len();
+        if count == 0 {
+            return Ok(Vec::new());
         }
-        Ok(image)
+        let encoded = self.encoding.run(ids, |abort| self.model.encode(images, abort))?;
+        let elapsed = self.model.take_run_time();
+        for _ in 0..count {
+            self.statistics.record_encoder_run(elapsed / count as u32);
+            debug!(elapsed_ms = elapsed.as_secs_f64() * 1e3 / count as f64, "image encoded");
+        }
+        Ok(encoded)
     }
 
     fn step(&mut self) {

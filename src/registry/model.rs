@@ -1,6 +1,9 @@
 //! One model: a verified bundle, its tokenizer, its engine, and the checks of a request that need them.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use thiserror::Error;
 use tracing::info;
@@ -11,7 +14,7 @@ use crate::{
     blip::{BlipModel, BundleError, Manifest, Runtime, SessionConfig, Tokenizer},
     caption::{Caption, Prompt, Timings},
     catalogue::ModelEntry,
-    engine::{Audience, Digest, Engine, ImageCache, Job, JobImage},
+    engine::{Audience, Digest, Engine, EngineLimits, ImageCache, Job, JobImage},
     error::CaptionError,
     generation::{GenerationConfig, GenerationLimits, GenerationParameters, Search, Sequence, TokenId, Vocabulary},
     image::{PixelValues, PreprocessConfig},
@@ -27,6 +30,9 @@ pub enum LoadError {
     /// Its generation defaults.
     #[error("models.toml: generation.{0}")]
     Defaults(String),
+    /// Its images cannot be encoded together.
+    #[error("models.toml: model '{0}': max_batch_size must be 1 for an int8 bundle")]
+    Batch(String),
     /// No thread for it.
     #[error("no thread for the model: {0}")]
     Thread(#[from] std::io::Error),
@@ -93,12 +99,16 @@ impl ServedModel {
         let defaults = entry.generation.or(&manifest.generation);
         GenerationConfig::new(&defaults, &GenerationLimits::default())
             .map_err(|error| LoadError::Defaults(format!("{}: {}", error.field, error.reason)))?;
+        if entry.max_batch_size > 1 && manifest.precision == "int8" {
+            // One scale for the activations of a run: captions would depend on the company.
+            return Err(LoadError::Batch(entry.name.clone()));
+        }
         let tokenizer = Tokenizer::load(&entry.path, &manifest)?;
         let blip = BlipModel::load(runtime, &entry.path, &manifest, &session_config(entry))?;
         let vocabulary = blip.vocabulary();
         let statistics = Arc::new(Statistics::default());
         let images = Arc::new(ImageCache::new(entry.image_cache_bytes, blip.image_bytes()));
-        let engine = Engine::spawn(&entry.name, blip, entry.max_rows, statistics.clone(), images.clone())?;
+        let engine = Engine::spawn(&entry.name, blip, engine_limits(entry), statistics.clone(), images.clone())?;
         let kept = KeptCaptions::new(entry.caption_cache_bytes, entry.single_flight, statistics.clone());
         let model = Self {
             name: entry.name.clone(),
@@ -265,6 +275,15 @@ fn finite(score: f32) -> f32 {
     if score.is_nan() { 0.0 } else { score.clamp(f32::MIN, f32::MAX) }
 }
 
+/// What the engine may do at once, as the entry wants it.
+fn engine_limits(entry: &ModelEntry) -> EngineLimits {
+    EngineLimits {
+        max_rows: entry.max_rows,
+        max_batch_size: entry.max_batch_size,
+        max_batch_delay: Duration::from_secs_f64(entry.max_batch_delay),
+    }
+}
+
 /// Sessions as the entry wants them.
 fn session_config(entry: &ModelEntry) -> SessionConfig {
     SessionConfig {
@@ -272,5 +291,6 @@ fn session_config(entry: &ModelEntry) -> SessionConfig {
         device_id: entry.device_id,
         gpu_mem_limit: entry.gpu_mem_limit,
         threads: entry.threads,
+        caches_on_device: false,
     }
 }

@@ -3,6 +3,7 @@
 //! Captions themselves are compared with the oracle elsewhere; here a caption only has to be the same over every surface.
 #![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used, reason = "a helper that fails, fails its test")]
 
+mod blip;
 mod fetch;
 mod grpc;
 mod infer;

@@ -51,10 +51,12 @@ pub(crate) const ALIAS: &str = "scenes_0123abcd";
 static RUNTIME: LazyLock<runtime::Runtime> =
     LazyLock::new(|| runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap());
 
+/// ONNX Runtime, of which a process has one.
+pub(crate) static LIBRARY: LazyLock<Runtime> = LazyLock::new(|| Runtime::load(None).unwrap());
+
 /// The model is loaded once.
 static CAPTIONER: LazyLock<Captioner> = LazyLock::new(|| {
-    let registry =
-        RUNTIME.handle().block_on(async { Registry::load(&catalogue(), &Runtime::load(None).unwrap()).await.unwrap() });
+    let registry = RUNTIME.handle().block_on(async { Registry::load(&catalogue(), &LIBRARY).await.unwrap() });
     Captioner::new(registry, &parse::<ImageConfig>(&["--allow-private-networks", "--fetch-timeout=5"])).unwrap()
 });
 
@@ -146,7 +148,7 @@ fn catalogue() -> Catalogue {
 
 /// The embedded model, or another bundle to test with.
 #[allow(clippy::disallowed_methods, reason = "a test has no command line of its own")]
-fn bundle() -> PathBuf {
+pub(crate) fn bundle() -> PathBuf {
     let embedded = || concat!(env!("CARGO_MANIFEST_DIR"), "/models/scenes").into();
     env::var_os("BLIP_TEST_BUNDLE").map_or_else(embedded, PathBuf::from)
 }

@@ -1,0 +1,120 @@
+//! The two graphs driven by hand: caches on a device behave as those in the CPU's memory, runs can be ended.
+
+use std::sync::Arc;
+
+use blip_serve::{
+    blip::{Abort, BlipModel, EncodedImage, KvCache, Manifest, SessionConfig},
+    catalogue::ExecutionProvider,
+    image::PixelValues,
+};
+
+use super::support::{LIBRARY, bundle};
+
+const START: u32 = 30522;
+
+fn load(caches_on_device: bool) -> BlipModel {
+    let config = SessionConfig {
+        execution_providers: vec![ExecutionProvider::Cpu],
+        device_id: 0,
+        gpu_mem_limit: None,
+        threads: 2,
+        caches_on_device,
+    };
+    let bundle = bundle();
+    let manifest = Manifest::load(&bundle).unwrap();
+    BlipModel::load(&LIBRARY, &bundle, &manifest, &config).unwrap()
+}
+
+/// Noise, another for each `seed`.
+fn picture(seed: u32) -> PixelValues {
+    let (height, width) = Manifest::load(&bundle()).unwrap().preprocessor.size();
+    let mut state = seed.wrapping_mul(2_654_435_761).max(1);
+    let mut noise = || {
+        state ^= state << 13;
+        state ^= state >> 17;
+        state ^= state << 5;
+        state as f32 / u32::MAX as f32 * 4.0 - 2.0
+    };
+    PixelValues { height, width, data: (0..3 * height * width).map(|_| noise()).collect() }
+}
+
+fn encode(model: &mut BlipModel, seeds: &[u32]) -> Vec<Arc<EncodedImage>> {
+    model.encode(seeds.iter().copied().map(picture).collect(), &Abort::new().unwrap()).unwrap()
+}
+
+fn step(model: &mut BlipModel, cache: &mut KvCache, input_ids: &[i64]) -> Vec<f32> {
+    model.step(cache, input_ids).unwrap().as_slice().unwrap().to_vec()
+}
+
+/// The logits of a few steps in which images come, go, get beams, change them and outgrow their cache.
+fn life(model: &mut BlipModel) -> Vec<Vec<f32>> {
+    let images: Vec<_> = (1..=4).map(|seed| encode(model, &[seed]).remove(0)).collect();
+    let mut cache = model.new_cache();
+    let mut logits = Vec::new();
+    model.join_without_past(images[0].clone(), &mut cache).unwrap();
+    logits.push(step(model, &mut cache, &[i64::from(START)]));
+    // The first gets three beams, the second comes.
+    cache.reorder(0, &[0, 0, 0]).unwrap();
+    model.join_without_past(images[1].clone(), &mut cache).unwrap();
+    logits.push(step(model, &mut cache, &[1037, 2048, 2093, i64::from(START)]));
+    cache.reorder(0, &[2, 0, 0]).unwrap();
+    let prefill = model.prefill(&images[2], &[START, 1037, 3861]).unwrap();
+    logits.push(prefill.logits.as_slice().unwrap().to_vec());
+    model.join(images[2].clone(), prefill, 2, &mut cache).unwrap();
+    logits.push(step(model, &mut cache, &[1, 2, 3, 4, 5, 6]));
+    cache.reorder(2, &[1, 0]).unwrap();
+    // The first leaves, the last takes its place; another comes.
+    cache.swap_remove(0);
+    model.join_without_past(images[3].clone(), &mut cache).unwrap();
+    for token in 0..40 {
+        logits.push(step(model, &mut cache, &[token, token + 1, token + 2, token + 3]));
+    }
+    cache.swap_remove(1);
+    logits.push(step(model, &mut cache, &[7, 8, 9]));
+    cache.swap_remove(0);
+    logits.push(step(model, &mut cache, &[7]));
+    cache.swap_remove(0);
+    assert_eq!(cache.rows(), 0);
+    model.join_without_past(images[0].clone(), &mut cache).unwrap();
+    logits.push(step(model, &mut cache, &[i64::from(START)]));
+    assert_eq!(logits.first(), logits.last());
+    logits
+}
+
+#[test]
+fn caches_on_a_device_are_those_of_the_cpu() {
+    let host = life(&mut load(false));
+    let device = life(&mut load(true));
+    assert_eq!(host.len(), device.len());
+    for (number, (host, device)) in host.iter().zip(&device).enumerate() {
+        assert!(host.iter().all(|logit| logit.is_finite()));
+        assert_eq!(host, device, "run {number}");
+    }
+}
+
+#[test]
+fn images_encoded_together_are_those_encoded_alone() {
+    for caches_on_device in [false, true] {
+        let mut model = load(caches_on_device);
+        let together = encode(&mut model, &[1, 2, 3]);
+        for (seed, image) in (1..).zip(together) {
+            let alone = encode(&mut model, &[seed]).remove(0);
+            let mut logits = [image, alone].map(|image| {
+                let mut cache = model.new_cache();
+                model.join_without_past(image, &mut cache).unwrap();
+                step(&mut model, &mut cache, &[i64::from(START)])
+            });
+            let [together, alone] = &mut logits;
+            assert_eq!(together, alone);
+        }
+    }
+}
+
+#[test]
+fn a_run_that_nobody_waits_for_can_be_ended() {
+    let mut model = load(false);
+    let abort = Abort::new().unwrap();
+    abort.abort();
+    assert!(model.encode(vec![picture(1)], &abort).is_err());
+    assert_eq!(encode(&mut model, &[1]).len(), 1);
+}
