@@ -5,13 +5,15 @@ PYTHON := .venv/bin/python
 BINARY := target/release/blip-serve
 ORT := .onnxruntime/lib/libonnxruntime.so
 ORT_GPU := .onnxruntime-gpu/lib/libonnxruntime.so
-RUST_TESTS := cargo test --release --locked --no-fail-fast
+# Cargo features, separated by commas; simd-jpeg needs nasm.
+FEATURES ?=
+RUST_TESTS := cargo test --release --locked --no-fail-fast --features=$(FEATURES)
 PYTHON_TESTS := $(PYTHON) -m pytest tests/python -q
 
 .PHONY: build demo test test-rust test-python parity parity-large cuda-check conformance lint deny venv ort ort-gpu export-scenes lock clean
 
 build: $(ORT)
-	cargo build --release --locked
+	cargo build --release --locked --features=$(FEATURES)
 
 demo: build venv
 	$(PYTHON) scripts/demo.py --binary $(BINARY)

@@ -1,18 +1,39 @@
 //! Compiles the protos with protox (no protoc needed), keeps the descriptor set for gRPC reflection, and compiles the
-//! inverse DCT that makes damaged JPEG files decode as they do in Pillow.
+//! SIMD parts of JPEG, one of which also makes damaged files decode as they do in Pillow.
 
 #![allow(clippy::disallowed_methods, reason = "cargo speaks to build scripts through the environment")]
 
-use std::{env, error::Error, fs, path::PathBuf};
+use std::{
+    env,
+    error::Error,
+    fs,
+    path::PathBuf,
+    process::{Command, Stdio},
+};
 
 use prost::Message;
+
+/// The functions of libjpeg that the C files in `src/image/decode/jpeg` stand in for.
+const REPLACED: [(&str, &[&str]); 3] = [
+    ("idct", &["jsimd_can_idct_islow", "jsimd_idct_islow"]),
+    (
+        "upsample",
+        &[
+            "jsimd_can_h2v1_fancy_upsample",
+            "jsimd_h2v1_fancy_upsample",
+            "jsimd_can_h2v2_fancy_upsample",
+            "jsimd_h2v2_fancy_upsample",
+        ],
+    ),
+    ("colour", &["jsimd_can_ycc_rgb", "jsimd_ycc_rgb_convert"]),
+];
 
 /// For messages that REST gives as JSON too.
 const DESCRIBED: &str = "#[derive(serde::Serialize, utoipa::ToSchema)]";
 
 fn main() -> Result<(), Box<dyn Error>> {
     compile_protos()?;
-    compile_idct()
+    compile_jpeg()
 }
 
 fn compile_protos() -> Result<(), Box<dyn Error>> {
@@ -46,19 +67,25 @@ fn compile_protos() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// On x86-64, the inverse DCT that stands in for libjpeg's SIMD code, which would need nasm.
-fn compile_idct() -> Result<(), Box<dyn Error>> {
-    println!("cargo:rerun-if-changed=src/image/decode/jpeg/idct.c");
+/// On x86-64, the SIMD code that stands in for libjpeg's own, which would need nasm; with `simd-jpeg`, that is there.
+fn compile_jpeg() -> Result<(), Box<dyn Error>> {
+    println!("cargo:rerun-if-changed=src/image/decode/jpeg");
     if env::var("CARGO_CFG_TARGET_ARCH")? != "x86_64" || env::var("CARGO_CFG_TARGET_OS")? != "linux" {
         return Ok(());
     }
+    if env::var_os("CARGO_FEATURE_SIMD_JPEG").is_some() {
+        // mozjpeg-sys would only warn, and give plain C.
+        let nasm = Command::new("nasm").arg("-v").stdout(Stdio::null()).status();
+        return if nasm.is_ok_and(|status| status.success()) { Ok(()) } else { Err("simd-jpeg needs nasm".into()) };
+    }
     let include = env::var_os("DEP_JPEG_INCLUDE").ok_or("mozjpeg-sys does not say where its headers are")?;
     cc::Build::new()
-        .file("src/image/decode/jpeg/idct.c")
+        .files(REPLACED.map(|(file, _)| format!("src/image/decode/jpeg/{file}.c")))
         .includes(env::split_paths(&include))
         .opt_level(3)
         .link_lib_modifier("+whole-archive")
-        .compile("blip_idct");
-    println!("cargo:rustc-link-arg=-Wl,--wrap=jsimd_can_idct_islow,--wrap=jsimd_idct_islow");
+        .compile("blip_jpeg");
+    let wraps = REPLACED.iter().flat_map(|(_, functions)| *functions).map(|function| format!(",--wrap={function}"));
+    println!("cargo:rustc-link-arg=-Wl{}", wraps.collect::<String>());
     Ok(())
 }

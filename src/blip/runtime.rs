@@ -78,7 +78,7 @@ impl Runtime {
     ///
     /// # Errors
     /// One of them is missing or cannot be used.
-    pub fn preload_cuda(folder: &Path) -> Result<(), RuntimeError> {
+    pub fn preload_cuda(&self, folder: &Path) -> Result<(), RuntimeError> {
         let (cuda, cudnn) = (folder.join("cu13/lib"), folder.join("cudnn/lib"));
         ort::ep::cuda::preload_dylibs(Some(&cuda), Some(&cudnn))
             .map_err(|error| RuntimeError::Cuda { reason: error.to_string().replace('\n', " ") })

@@ -64,10 +64,11 @@ struct ModelArgs {
 
 impl ModelArgs {
     fn runtime(&self) -> Result<Runtime, RuntimeError> {
+        let runtime = Runtime::load(self.ort_library.as_deref())?;
         if let Some(folder) = &self.cuda_libraries {
-            Runtime::preload_cuda(folder)?;
+            runtime.preload_cuda(folder)?;
         }
-        Ok(Runtime::load(self.ort_library.as_deref())?.with_graph_cache(self.graph_cache.as_deref()))
+        Ok(runtime.with_graph_cache(self.graph_cache.as_deref()))
     }
 }
 

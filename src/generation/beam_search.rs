@@ -8,6 +8,7 @@ use super::{
     config::GenerationConfig,
     hypotheses::{Hypotheses, OUT_OF_REACH},
     log_softmax::LogSoftmax,
+    maxima::Maxima,
     sampler::Sampler,
     search::{Parts, row_of},
     top_k::{Candidate, TopK, best_first},
@@ -24,6 +25,8 @@ pub(super) struct BeamSearch {
     finished: Hypotheses,
     /// `[vocab_size]`: log-probabilities after the processors.
     log_probs: Vec<f32>,
+    /// Of the row looked at last.
+    maxima: Maxima,
     /// What can be drawn, of all beams.
     drawable: Vec<Candidate>,
 }
@@ -58,6 +61,7 @@ impl BeamSearch {
             finished: Hypotheses::new(config, &parts.prompt, parts.max_length),
             num_return_sequences: config.num_return_sequences,
             log_probs: Vec::new(),
+            maxima: Maxima::default(),
             drawable: Vec::new(),
             parts,
         }
@@ -112,10 +116,26 @@ impl BeamSearch {
     }
 
     fn best_candidates(&mut self, logits: &[f32], count: usize) -> Vec<Candidate> {
+        let vocab_size = self.parts.vocabulary.size;
+        // All beams are equally long.
+        let edited = !self.parts.processors.is_idle(self.running[0].token_ids.len());
         let mut top = TopK::new(count);
+        let mut log_softmax = None;
         for i in 0..self.running.len() {
-            self.update_log_probs(logits, i);
-            top.offer(&self.log_probs, self.running[i].score, i * self.parts.vocabulary.size);
+            let (first_index, score) = (i * vocab_size, self.running[i].score);
+            if edited {
+                self.update_log_probs(logits, i);
+                self.maxima.scan(&self.log_probs);
+                top.offer(&self.log_probs, &self.maxima, first_index, |log_prob| log_prob + score);
+                continue;
+            }
+            // Order is that of the logits, so log-probabilities are needed of the best few only.
+            let row = row_of(logits, i, vocab_size);
+            let log_softmax = match log_softmax {
+                Some(of_all) if logits.len() == vocab_size => of_all,
+                _ => *log_softmax.insert(self.log_softmax(row)),
+            };
+            top.offer(row, &self.maxima, first_index, |logit| log_softmax.apply(logit) + score);
         }
         top.into_vec()
     }
@@ -146,10 +166,15 @@ impl BeamSearch {
             return;
         }
         let row = row_of(logits, i, vocab_size);
-        let log_softmax = LogSoftmax::of(row);
+        let log_softmax = self.log_softmax(row);
         self.log_probs.clear();
         self.log_probs.extend(row.iter().map(|logit| log_softmax.apply(*logit)));
         self.parts.processors.apply(&self.running[i].token_ids, &mut self.log_probs);
+    }
+
+    fn log_softmax(&mut self, row: &[f32]) -> LogSoftmax {
+        self.maxima.scan(row);
+        LogSoftmax::new(row, self.maxima.max())
     }
 
     /// The best `num_beams` continuations that do not end, each with its parent beam and token.

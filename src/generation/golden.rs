@@ -7,7 +7,7 @@ use serde::Deserialize;
 
 use super::{
     Advance, GenerationConfig, GenerationLimits, GenerationParameters, InvalidParameter, Search, Sequence, TokenId,
-    Vocabulary, log_softmax::LogSoftmax, logits_processor::LogitsProcessors, warper,
+    Vocabulary, log_softmax::LogSoftmax, logits_processor::LogitsProcessors, maxima::Maxima, warper,
 };
 
 /// Positions of the toy models: as many as any case needs.
@@ -127,7 +127,7 @@ impl Case {
             LogitsProcessors::new(&config, &self.vocabulary(), self.bad_words_ids.clone(), self.prompt.len());
         let mut scores = self.logits(&self.prompt);
         if self.parameters.num_beams.is_some() {
-            let log_softmax = LogSoftmax::of(&scores);
+            let log_softmax = log_softmax_of(&scores);
             for score in &mut scores {
                 *score = log_softmax.apply(*score);
             }
@@ -142,6 +142,12 @@ impl Case {
         }
         probabilities
     }
+}
+
+fn log_softmax_of(logits: &[f32]) -> LogSoftmax {
+    let mut maxima = Maxima::default();
+    maxima.scan(logits);
+    LogSoftmax::new(logits, maxima.max())
 }
 
 #[test]
@@ -198,7 +204,7 @@ fn log_probabilities_of_a_large_vocabulary_equal_those_of_torch() {
     for row in &GOLDEN.log_softmax {
         let fraction = |i: u32| f64::from(i.wrapping_mul(2_654_435_761) >> 8) / 2_f64.powi(24);
         let logits: Vec<f32> = (0..30_524).map(|i| (fraction(i) * row.spread) as f32).collect();
-        let log_softmax = LogSoftmax::of(&logits);
+        let log_softmax = log_softmax_of(&logits);
         for (i, expected) in &row.log_probs {
             let ours = log_softmax.apply(logits[*i]);
             // Two units in the last place of the sum's logarithm.

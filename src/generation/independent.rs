@@ -5,7 +5,8 @@
 use super::{
     Advance, FinishReason, Sequence, TokenId,
     config::GenerationConfig,
-    log_softmax::{self, LogSoftmax},
+    log_softmax::LogSoftmax,
+    maxima::Maxima,
     search::{Parts, row_of},
 };
 
@@ -17,6 +18,8 @@ pub(super) struct IndependentRows {
     rows: Vec<Row>,
     /// `[vocab_size]`: logits after the processors.
     scores: Vec<f32>,
+    /// Of the row looked at last.
+    maxima: Maxima,
 }
 
 #[derive(Clone, Debug)]
@@ -35,6 +38,7 @@ impl IndependentRows {
             rows: vec![row; config.num_return_sequences],
             length_penalty: config.length_penalty,
             scores: Vec::new(),
+            maxima: Maxima::default(),
             parts,
         }
     }
@@ -60,9 +64,11 @@ impl IndependentRows {
                 continue;
             }
             let logits = row_of(logits, i, vocabulary.size);
+            self.maxima.scan(logits);
+            let log_softmax = LogSoftmax::new(logits, self.maxima.max());
             let token = self.pick(i, logits);
             let row = &mut self.rows[i];
-            row.log_prob += f64::from(LogSoftmax::of(logits).apply(logits[token]));
+            row.log_prob += f64::from(log_softmax.apply(logits[token]));
             *next = token as TokenId;
             row.token_ids.push(*next);
             row.finished = *next == vocabulary.eos_token_id || row.token_ids.len() >= self.parts.max_length;
@@ -74,24 +80,29 @@ impl IndependentRows {
         }
     }
 
-    /// The next token of a row.
+    /// The next token of a row, whose logits were scanned last.
     fn pick(&mut self, row: usize, logits: &[f32]) -> usize {
         let Parts { processors, sampling, .. } = &mut self.parts;
         let token_ids = &self.rows[row].token_ids;
-        let scores = if processors.is_idle(token_ids.len()) {
-            logits
-        } else {
+        let edited = !processors.is_idle(token_ids.len());
+        let scores = if edited {
             self.scores.clear();
             self.scores.extend_from_slice(logits);
             processors.apply(token_ids, &mut self.scores);
             &self.scores
-        };
-        if let Some((warpers, sampler)) = sampling {
-            // With every token banned torch refuses to draw; the greedy choice is as good as any.
-            sampler.draw(warpers.apply(scores)).map_or_else(|| log_softmax::argmax(scores), |candidate| candidate.index)
         } else {
-            log_softmax::argmax(scores)
+            logits
+        };
+        if let Some((warpers, sampler)) = sampling
+            && let Some(candidate) = sampler.draw(warpers.apply(scores))
+        {
+            return candidate.index;
         }
+        // With every token banned torch refuses to draw; the greedy choice is as good as any.
+        if edited {
+            self.maxima.scan(scores);
+        }
+        self.maxima.argmax(scores)
     }
 
     fn sequences(&self) -> Vec<Sequence> {

@@ -7,6 +7,8 @@
 #![allow(clippy::float_cmp, reason = "ties and the values that switch a parameter off are exact")]
 
 mod beam_search;
+#[doc(hidden)]
+pub mod bench;
 mod bounds;
 mod config;
 #[cfg(test)]
@@ -15,6 +17,7 @@ mod hypotheses;
 mod independent;
 mod log_softmax;
 mod logits_processor;
+mod maxima;
 mod parameters;
 mod sampler;
 mod search;

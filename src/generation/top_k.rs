@@ -2,10 +2,7 @@
 //!
 //! Equal scores keep the order of their indices, lowest first. NaN ranks with -inf.
 
-use super::log_softmax;
-
-/// Values looked at together: if their maximum is too small, so is each of them.
-const CHUNK: usize = 32;
+use super::maxima::{CHUNK, Maxima};
 
 /// A score and where it stood.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -29,17 +26,17 @@ impl TopK {
         Self { capacity, best: Vec::with_capacity(capacity + 1) }
     }
 
-    /// Offers `values[i] + offset` as the score of index `first_index + i`. Indices must come in rising order.
-    pub(super) fn offer(&mut self, values: &[f32], offset: f32, first_index: usize) {
-        for (chunk_number, chunk) in values.chunks(CHUNK).enumerate() {
-            // Rounding keeps order: no sum in the chunk exceeds the sum with its maximum.
-            if !self.admits(log_softmax::max(chunk) + offset) {
+    /// Offers `score(values[i])` as the score of index `first_index + i`. Indices must come in rising order, `maxima` be
+    /// those of `values`, and `score` not fall as the value rises, unless it is NaN for each of them.
+    pub(super) fn offer(&mut self, values: &[f32], maxima: &Maxima, first_index: usize, score: impl Fn(f32) -> f32) {
+        for (number, (chunk, &max)) in values.chunks(CHUNK).zip(maxima.chunks()).enumerate() {
+            // If the chunk's maximum is too small, so is each value.
+            if !self.admits(score(max)) {
                 continue;
             }
             for (i, value) in chunk.iter().enumerate() {
-                let index = first_index + chunk_number * CHUNK + i;
-                let sum = value + offset;
-                self.insert(Candidate { index, score: if sum.is_nan() { f32::NEG_INFINITY } else { sum } });
+                let (index, score) = (first_index + number * CHUNK + i, score(*value));
+                self.insert(Candidate { index, score: if score.is_nan() { f32::NEG_INFINITY } else { score } });
             }
         }
     }
@@ -75,6 +72,12 @@ mod tests {
 
     use super::*;
 
+    fn offer(top: &mut TopK, values: &[f32], offset: f32, first_index: usize) {
+        let mut maxima = Maxima::default();
+        maxima.scan(values);
+        top.offer(values, &maxima, first_index, |value| value + offset);
+    }
+
     proptest! {
         #[test]
         fn equals_a_stable_sort(
@@ -83,8 +86,8 @@ mod tests {
         ) {
             let mut top = TopK::new(capacity);
             let half = values.len() / 2;
-            top.offer(&values[..half], 0.5, 0);
-            top.offer(&values[half..], 0.5, half);
+            offer(&mut top, &values[..half], 0.5, 0);
+            offer(&mut top, &values[half..], 0.5, half);
             let mut sorted: Vec<_> =
                 values.iter().enumerate().map(|(index, value)| Candidate { index, score: value + 0.5 }).collect();
             sorted.sort_by(|a, b| b.score.total_cmp(&a.score));
@@ -96,7 +99,7 @@ mod tests {
     #[test]
     fn nan_ranks_with_minus_infinity() {
         let mut top = TopK::new(2);
-        top.offer(&[f32::NAN, 1.0, f32::NAN], 0.0, 0);
+        offer(&mut top, &[f32::NAN, 1.0, f32::NAN], 0.0, 0);
         let expected = [Candidate { index: 1, score: 1.0 }, Candidate { index: 0, score: f32::NEG_INFINITY }];
         assert_eq!(top.into_vec(), expected);
     }

@@ -114,13 +114,19 @@ impl PreprocessConfig {
 /// Squashes the image to the model's size and normalises it.
 pub fn preprocess(image: &RgbImage, config: &PreprocessConfig) -> PixelValues {
     let fields = &config.0;
-    let resized = resize(image, fields.width, fields.height, fields.resample, fields.resize_order);
     let (height, width) = config.size();
-    let mut data = Vec::with_capacity(3 * height * width);
-    for channel in 0..3 {
-        let table = config.table(channel);
-        let samples = resized.data.iter().skip(channel).step_by(3);
-        data.extend(samples.map(|&sample| table[usize::from(sample)]));
-    }
+    let tables: [_; 3] = std::array::from_fn(|channel| config.table(channel));
+    let mut data = vec![0.0; 3 * height * width];
+    let mut at = 0;
+    resize(image, (fields.width, fields.height), fields.resample, fields.resize_order, |row| {
+        let (pixels, _) = row.as_chunks::<3>();
+        for (channel, table) in tables.iter().enumerate() {
+            let values = &mut data[channel * height * width + at..][..width];
+            for (value, pixel) in values.iter_mut().zip(pixels) {
+                *value = table[usize::from(pixel[channel])];
+            }
+        }
+        at += width;
+    });
     PixelValues { height, width, data }
 }

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
+import subprocess
+from pathlib import Path
 
 import cuda_check
 import pytest
-from service import ServiceError
+from service import ROOT, ServiceError, default_binary
 
 
 def test_the_cpu_agrees_with_itself(caplog: pytest.LogCaptureFixture) -> None:
@@ -25,3 +27,11 @@ def test_the_cpu_agrees_with_itself(caplog: pytest.LogCaptureFixture) -> None:
 def test_without_a_gpu_it_says_so() -> None:
     with pytest.raises(ServiceError, match="execution provider"):
         cuda_check.main(["--images", "1"])
+
+
+def test_a_wrong_folder_of_libraries_is_one_line(tmp_path: Path) -> None:
+    command = [default_binary(), "check", "--cuda-libraries", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert "--cuda-libraries: Failed to preload `libcudart.so.13`" in line

@@ -2,7 +2,7 @@
 //!
 //! Computed in f64 in Pillow's order of operations, then rounded to 22 bits; knows nothing of images.
 
-use std::f64::consts::PI;
+use std::{f64::consts::PI, ops::Range};
 
 use super::Filter;
 
@@ -12,11 +12,61 @@ const PRECISION_BITS: u32 = 22;
 pub(super) const HALF: i32 = 1 << (PRECISION_BITS - 1);
 
 /// The source samples that make one output sample.
-pub(super) struct Kernel {
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Kernel<'a> {
     /// Position of the first source sample.
     pub(super) start: usize,
     /// One for each source sample from `start` on, times 2^22.
-    pub(super) weights: Vec<i32>,
+    pub(super) weights: &'a [i32],
+}
+
+impl Kernel<'_> {
+    /// Behind the last source sample.
+    pub(super) fn end(&self) -> usize {
+        self.start + self.weights.len()
+    }
+}
+
+/// The kernels of all output samples; from each to the next neither end goes back.
+#[derive(Debug)]
+pub(super) struct Kernels {
+    /// [`Kernel::start`], and where in `weights` its own lie.
+    places: Vec<(usize, Range<usize>)>,
+    weights: Vec<i32>,
+}
+
+impl Kernels {
+    /// One kernel for each of `output` positions over `input` samples, both >= 1.
+    pub(super) fn new(input: u32, output: u32, filter: Filter) -> Self {
+        let scale = f64::from(input) / f64::from(output);
+        let mut kernels = Self { places: Vec::with_capacity(output as usize), weights: Vec::new() };
+        let mut exact = Vec::new();
+        for position in 0..output {
+            let from = kernels.weights.len();
+            let start = if input == output {
+                // Pillow leaves such a pass out; a single weight of 1 does the same.
+                kernels.weights.push(1 << PRECISION_BITS);
+                position
+            } else {
+                let start = weigh(input, position, scale, filter, &mut exact);
+                kernels.weights.extend(exact.iter().copied().map(fixed_point));
+                start
+            };
+            kernels.places.push((start as usize, from..kernels.weights.len()));
+        }
+        kernels
+    }
+
+    /// How many output samples there are.
+    pub(super) fn len(&self) -> usize {
+        self.places.len()
+    }
+
+    /// The kernel of the output sample at `position`.
+    pub(super) fn get(&self, position: usize) -> Kernel<'_> {
+        let (start, weights) = &self.places[position];
+        Kernel { start: *start, weights: &self.weights[weights.clone()] }
+    }
 }
 
 /// A fixed-point sum as a sample.
@@ -26,18 +76,8 @@ pub(super) fn clip(sum: i32) -> u8 {
     (sum >> PRECISION_BITS).clamp(0, 255) as u8
 }
 
-/// One kernel for each of `output` positions over `input` samples, both >= 1.
-pub(super) fn kernels(input: u32, output: u32, filter: Filter) -> Vec<Kernel> {
-    if input == output {
-        // Pillow leaves such a pass out; a single weight of 1 does the same.
-        let identity = |start| Kernel { start, weights: vec![1 << PRECISION_BITS] };
-        return (0..output as usize).map(identity).collect();
-    }
-    let scale = f64::from(input) / f64::from(output);
-    (0..output).map(|position| kernel(input, position, scale, filter)).collect()
-}
-
-fn kernel(input: u32, position: u32, scale: f64, filter: Filter) -> Kernel {
+/// Fills `weights`, which add up to 1, and tells their first source sample.
+fn weigh(input: u32, position: u32, scale: f64, filter: Filter, weights: &mut Vec<f64>) -> u32 {
     let (function, support) = function_and_support(filter);
     let stretch = scale.max(1.0);
     let support = support * stretch;
@@ -46,11 +86,15 @@ fn kernel(input: u32, position: u32, scale: f64, filter: Filter) -> Kernel {
     let start = (center - support + 0.5) as u32;
     let end = ((center + support + 0.5) as u32).min(input);
     let inverse = 1.0 / stretch;
-    let weights = (start..end).map(|x| function((f64::from(x) - center + 0.5) * inverse));
-    let weights: Vec<f64> = weights.collect();
+    weights.clear();
+    weights.extend((start..end).map(|x| function((f64::from(x) - center + 0.5) * inverse)));
     let total: f64 = weights.iter().sum();
-    let normalised = weights.iter().map(|&weight| if total == 0.0 { weight } else { weight / total });
-    Kernel { start: start as usize, weights: normalised.map(fixed_point).collect() }
+    if total != 0.0 {
+        for weight in weights {
+            *weight /= total;
+        }
+    }
+    start
 }
 
 /// Rounds half away from zero.

@@ -2,13 +2,19 @@
 //!
 //! Weights are fixed point with 22 bits, each of the two passes rounds and clamps to 8 bits, and the order of the passes is
 //! that of the Pillow version asked for. No whole intermediate image is kept: whatever the size of the input, the memory
-//! used is that of the output plus one row.
+//! used is that of the output plus a few rows. Without SIMD it is `reference.rs`, with which the tests compare it.
 
 mod kernel;
+mod pass;
+#[cfg(test)]
+mod reference;
+
+use std::collections::VecDeque;
 
 use serde::Deserialize;
 
-use self::kernel::{Kernel, clip, kernels};
+use self::kernel::{HALF, Kernel, Kernels};
+use self::pass::{Across, BLOCK, add_rows, clip_row};
 use super::RgbImage;
 
 /// Kernel of the resize, by Pillow's names.
@@ -39,18 +45,27 @@ pub enum ResizeOrder {
     Pillow12,
 }
 
-/// Resizes to `width` x `height`, each >= 1, without keeping the aspect ratio.
-pub(super) fn resize(image: &RgbImage, width: u32, height: u32, filter: Filter, order: ResizeOrder) -> RgbImage {
-    let data = if (width, height) == (image.width, image.height) {
-        image.data.clone()
+/// Resizes to `width` x `height`, each >= 1, without keeping the aspect ratio; hands over row after row.
+pub(super) fn resize(
+    image: &RgbImage,
+    (width, height): (u32, u32),
+    filter: Filter,
+    order: ResizeOrder,
+    mut row_done: impl FnMut(&[u8]),
+) {
+    if (width, height) == (image.width, image.height) {
+        image.data.chunks_exact(width as usize * 3).for_each(row_done);
     } else if filter == Filter::Nearest {
-        nearest(image, width, height)
-    } else if vertical_first(image, width, height, order) {
-        resize_columns_first(image, width, height, filter)
+        nearest(image, width, height, row_done);
     } else {
-        resize_rows_first(image, width, height, filter)
-    };
-    RgbImage { width, height, data }
+        let across = Across::new(Kernels::new(image.width, width, filter));
+        let down = Kernels::new(image.height, height, filter);
+        if vertical_first(image, width, height, order) {
+            columns_first(image, across, &down, &mut row_done);
+        } else {
+            rows_first(image, across, &down, &mut row_done);
+        }
+    }
 }
 
 fn vertical_first(image: &RgbImage, width: u32, height: u32, order: ResizeOrder) -> bool {
@@ -59,92 +74,70 @@ fn vertical_first(image: &RgbImage, width: u32, height: u32, order: ResizeOrder)
     order == ResizeOrder::Pillow13 && removed_rows > 0 && removed_rows > 2 * removed_columns
 }
 
-/// Vertical pass first: each output row is weighed from source rows, then resized along x.
-fn resize_columns_first(image: &RgbImage, width: u32, height: u32, filter: Filter) -> Vec<u8> {
-    let across = kernels(image.width, width, filter);
-    let down = kernels(image.height, height, filter);
+/// Vertical pass first: a block of output rows is weighed from source rows, then resized along x.
+fn columns_first(image: &RgbImage, mut across: Across, down: &Kernels, row_done: &mut dyn FnMut(&[u8])) {
     let stride = image.width as usize * 3;
-    let mut output = vec![0; width as usize * height as usize * 3];
     let mut sums = vec![0; stride];
+    let mut block = vec![0; BLOCK * stride];
+    let mut resized = vec![0; BLOCK * across.stride()];
+    for first in (0..down.len()).step_by(BLOCK) {
+        let rows = BLOCK.min(down.len() - first);
+        for (y, row) in block.chunks_exact_mut(stride).take(rows).enumerate() {
+            let kernel = down.get(first + y);
+            sums.fill(HALF);
+            add_rows(&mut sums, &image.data[kernel.start * stride..], stride, kernel.weights);
+            clip_row(&sums, row);
+        }
+        across.apply(&block[..rows * stride], stride, &mut resized);
+        resized.chunks_exact(across.stride()).take(rows).for_each(&mut *row_done);
+    }
+}
+
+/// Horizontal pass first: a block of source rows is resized along x, then added to the output rows it has weight in.
+fn rows_first(image: &RgbImage, mut across: Across, down: &Kernels, row_done: &mut dyn FnMut(&[u8])) {
+    let (source_stride, stride) = (image.width as usize * 3, across.stride());
+    let mut block = vec![0; BLOCK * stride];
     let mut line = vec![0; stride];
-    for (row, kernel) in output.chunks_exact_mut(width as usize * 3).zip(&down) {
-        sums.fill(kernel::HALF);
-        let sources = image.data[kernel.start * stride..].chunks_exact(stride);
-        for (source, &weight) in sources.zip(&kernel.weights) {
-            add_weighted(&mut sums, source, weight);
-        }
-        clip_row(&sums, &mut line);
-        resize_row(&line, &across, row);
-    }
-    output
-}
-
-/// Horizontal pass first: each source row is resized along x, then added to the output rows it has weight in.
-fn resize_rows_first(image: &RgbImage, width: u32, height: u32, filter: Filter) -> Vec<u8> {
-    let across = kernels(image.width, width, filter);
-    let down = kernels(image.height, height, filter);
-    let stride = width as usize * 3;
-    let mut sums = vec![kernel::HALF; stride * height as usize];
-    let mut line = vec![0; stride];
-    let mut first = 0;
-    for (y, source) in image.data.chunks_exact(image.width as usize * 3).enumerate() {
-        resize_row(source, &across, &mut line);
-        // Both ends of the kernels grow with the output row, so the rows that use `y` are neighbours.
-        while down.get(first).is_some_and(|kernel| kernel.start + kernel.weights.len() <= y) {
-            first += 1;
-        }
-        for (kernel, sums) in down[first..].iter().zip(sums.chunks_exact_mut(stride).skip(first)) {
-            if kernel.start > y {
-                break;
+    // Sums of output rows from `next` on, of which earlier blocks may be a part.
+    let mut open = VecDeque::new();
+    let mut next = 0;
+    for (number, rows) in image.data.chunks(BLOCK * source_stride).enumerate() {
+        across.apply(rows, source_stride, &mut block);
+        let top = number * BLOCK;
+        let bottom = top + rows.len() / source_stride;
+        // Neither end of the kernels goes back, so the output rows that use this block are neighbours.
+        let using = (next..down.len()).take_while(|&y| down.get(y).start < bottom);
+        for (i, y) in using.enumerate() {
+            if open.len() == i {
+                open.push_back(vec![HALF; stride]);
             }
-            if let Some(&weight) = kernel.weights.get(y - kernel.start) {
-                add_weighted(sums, &line, weight);
-            }
+            let Kernel { start, weights } = down.get(y);
+            let (from, to) = (start.max(top), down.get(y).end().min(bottom));
+            add_rows(&mut open[i], &block[(from - top) * stride..], stride, &weights[from - start..to - start]);
         }
-    }
-    let mut output = vec![0; sums.len()];
-    clip_row(&sums, &mut output);
-    output
-}
-
-/// `sums += row * weight`, sample by sample.
-fn add_weighted(sums: &mut [i32], row: &[u8], weight: i32) {
-    for (sum, &sample) in sums.iter_mut().zip(row) {
-        *sum += i32::from(sample) * weight;
-    }
-}
-
-fn clip_row(sums: &[i32], row: &mut [u8]) {
-    for (sample, &sum) in row.iter_mut().zip(sums) {
-        *sample = clip(sum);
-    }
-}
-
-/// One row along x.
-fn resize_row(source: &[u8], kernels: &[Kernel], row: &mut [u8]) {
-    for (pixel, kernel) in row.chunks_exact_mut(3).zip(kernels) {
-        let mut sums = [kernel::HALF; 3];
-        let (samples, _) = source[kernel.start * 3..].as_chunks::<3>();
-        for (sample, &weight) in samples.iter().zip(&kernel.weights) {
-            for (sum, &value) in sums.iter_mut().zip(sample) {
-                *sum += i32::from(value) * weight;
-            }
-        }
-        for (value, sum) in pixel.iter_mut().zip(sums) {
-            *value = clip(sum);
+        while next < down.len()
+            && down.get(next).end() <= bottom
+            && let Some(mut sums) = open.pop_front()
+        {
+            clip_row(&sums, &mut line);
+            row_done(&line);
+            next += 1;
+            sums.fill(HALF);
+            open.push_back(sums);
         }
     }
 }
 
-fn nearest(image: &RgbImage, width: u32, height: u32) -> Vec<u8> {
+fn nearest(image: &RgbImage, width: u32, height: u32, mut row_done: impl FnMut(&[u8])) {
     let columns = nearest_positions(image.width, width);
     let (pixels, _) = image.data.as_chunks::<3>();
-    let mut output = Vec::with_capacity(width as usize * height as usize * 3);
+    let mut line = Vec::with_capacity(width as usize * 3);
     for y in nearest_positions(image.height, height) {
         let row = &pixels[y * image.width as usize..];
-        output.extend(columns.iter().flat_map(|&x| row[x]));
+        line.clear();
+        line.extend(columns.iter().flat_map(|&x| row[x]));
+        row_done(&line);
     }
-    output
 }
 
 /// Source position of each output position. The sum of steps, not a product, as Pillow's rounding errors count too.

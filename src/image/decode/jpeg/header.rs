@@ -77,12 +77,13 @@ fn check_scans(bytes: &[u8], mut at: usize) -> Result<(), DecodeError> {
 /// The next marker code at or after `at`, and where its segment starts. Stray bytes and fill bytes are skipped.
 fn next_marker(bytes: &[u8], mut at: usize) -> Result<(u8, usize), DecodeError> {
     loop {
-        let rest = bytes.get(at..).unwrap_or_default();
-        match *rest {
+        // Most bytes are those of the scans.
+        let stray = memchr::memchr(0xFF, bytes.get(at..).unwrap_or_default()).ok_or(TRUNCATED)?;
+        at += stray;
+        match bytes[at..] {
             [0xFF, 0xFF, ..] => at += 1,
             [0xFF, 0x00, ..] => at += 2,
             [0xFF, code, ..] => return Ok((code, at + 2)),
-            [_, _, ..] => at += 1,
             _ => return Err(TRUNCATED),
         }
     }

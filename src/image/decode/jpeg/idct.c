@@ -31,35 +31,35 @@ typedef struct {
     __m128i low, high;
 } wide;
 
-static wide add(wide a, wide b) {
+static inline wide add(wide a, wide b) {
     return (wide){_mm_add_epi32(a.low, b.low), _mm_add_epi32(a.high, b.high)};
 }
 
-static wide sub(wide a, wide b) {
+static inline wide sub(wide a, wide b) {
     return (wide){_mm_sub_epi32(a.low, b.low), _mm_sub_epi32(a.high, b.high)};
 }
 
 /* a * x + b * y in 32 bits; x and y have 16. */
-static wide weigh(__m128i a, short x, __m128i b, short y) {
+static inline wide weigh(__m128i a, short x, __m128i b, short y) {
     const __m128i weights = _mm_set_epi16(y, x, y, x, y, x, y, x);
     return (wide){_mm_madd_epi16(_mm_unpacklo_epi16(a, b), weights), _mm_madd_epi16(_mm_unpackhi_epi16(a, b), weights)};
 }
 
 /* v * 2^13 in 32 bits. */
-static wide scale_up(__m128i v) {
+static inline wide scale_up(__m128i v) {
     const __m128i zero = _mm_setzero_si128();
     return (wide){_mm_srai_epi32(_mm_unpacklo_epi16(zero, v), 3), _mm_srai_epi32(_mm_unpackhi_epi16(zero, v), 3)};
 }
 
 /* Rounds `bits` away, then saturates to 16 bits. */
-static __m128i scale_down(wide v, int bits) {
+static inline __m128i scale_down(wide v, int bits) {
     const __m128i half = _mm_set1_epi32(1 << (bits - 1));
     return _mm_packs_epi32(_mm_srai_epi32(_mm_add_epi32(v.low, half), bits),
                            _mm_srai_epi32(_mm_add_epi32(v.high, half), bits));
 }
 
 /* One pass of the transform over eight columns at once; `bits` is what the pass scales down by. */
-static void transform(__m128i v[8], int bits) {
+static inline void transform(__m128i v[8], int bits) {
     const wide even0 = scale_up(_mm_add_epi16(v[0], v[4]));
     const wide even1 = scale_up(_mm_sub_epi16(v[0], v[4]));
     const wide even2 = weigh(v[2], FIX_0_541, v[6], FIX_0_541 - FIX_1_847);
@@ -85,7 +85,7 @@ static void transform(__m128i v[8], int bits) {
     v[4] = scale_down(sub(sum3, odd0), bits);
 }
 
-static void transpose(__m128i v[8]) {
+static inline void transpose(__m128i v[8]) {
     __m128i a[8], b[8];
     for (int i = 0; i < 4; i++) {
         a[2 * i] = _mm_unpacklo_epi16(v[i], v[i + 4]);

@@ -1,9 +1,9 @@
 //! JPEG to RGB, the same bytes as Pillow: baseline, progressive and arithmetic coding, gray, colour and CMYK.
 //!
 //! Pixels come from libjpeg (mozjpeg's copy, plain C): accurate integer IDCT and smooth chroma upsampling, as in the
-//! libjpeg-turbo that Pillow carries; `idct.c` takes the place of its SIMD code on x86-64. Pillow refuses a file that ends
-//! before its last row is decoded, where libjpeg itself would invent an end, and keeps going over corrupt data; so does
-//! this. EXIF orientation is not applied.
+//! libjpeg-turbo that Pillow carries; the C files here take the place of its SIMD code on x86-64. Pillow refuses a file that
+//! ends before its last row is decoded, where libjpeg itself would invent an end, and keeps going over corrupt data; so
+//! does this. EXIF orientation is not applied.
 
 mod header;
 
@@ -58,11 +58,10 @@ fn decode_rows<R: BufRead>(reader: R, header: Header) -> io::Result<(Vec<u8>, De
         3 => ColorSpace::JCS_RGB,
         _ => ColorSpace::JCS_CMYK,
     })?;
-    let mut rgb = vec![0; width * height * 3];
     if header.components == 3 {
-        rows.read_scanlines_into(&mut rgb)?;
-        return Ok((rgb, rows));
+        return Ok((rows.read_scanlines()?, rows));
     }
+    let mut rgb = vec![0; width * height * 3];
     let mut row = vec![0; width * usize::from(header.components)];
     for pixels in rgb.chunks_exact_mut(width * 3) {
         rows.read_scanlines_into(&mut row)?;

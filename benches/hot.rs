@@ -1,0 +1,87 @@
+//! The work around the model: `cargo bench`.
+//!
+//! The names are what `scripts/bench.py` looks for. `photo_640x480.jpg` is a synthetic picture with the spectrum of a
+//! photograph (1/f noise, blurred edges, grain), saved by Pillow: quality 90, 4:2:0, 115 KB.
+
+#![allow(missing_docs, reason = "criterion's macros make public functions")]
+#![allow(clippy::unwrap_used, reason = "nothing is measured of what fails")]
+
+use std::hint::black_box;
+
+use blip_serve::generation::{
+    GenerationConfig, GenerationLimits, GenerationParameters, Search, Vocabulary, bench::Scan,
+};
+use blip_serve::image::{AlphaPolicy, DecodeLimits, PreprocessConfig, RgbImage, decode, preprocess};
+use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
+
+const PHOTO: &[u8] = include_bytes!("photo_640x480.jpg");
+const VOCAB_SIZE: usize = 30_524;
+const NUM_BEAMS: usize = 3;
+
+/// The preprocessing of the published checkpoints.
+fn config() -> PreprocessConfig {
+    let fields = r#"{
+        "height": 384, "width": 384, "resample": "bicubic", "resize_order": "pillow13", "alpha": "white",
+        "do_rescale": true, "rescale_factor": 0.00392156862745098, "do_normalize": true,
+        "image_mean": [0.48145466, 0.4578275, 0.40821073], "image_std": [0.26862954, 0.26130258, 0.27577711]
+    }"#;
+    serde_json::from_str(fields).unwrap()
+}
+
+fn photo() -> RgbImage {
+    decode(PHOTO, &DecodeLimits { max_pixels: 1 << 20 }, AlphaPolicy::White).unwrap()
+}
+
+/// Rows that look like those of a language model: a wide bell, and one id far above it.
+fn logits(rows: usize) -> Vec<f32> {
+    let mut seed = 1_u32;
+    let mut uniform = || {
+        seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        f64::from(seed >> 8) / f64::from(1 << 24)
+    };
+    let mut bell = || ((0..6).map(|_| uniform()).sum::<f64>() * 3.0 - 15.0) as f32;
+    let mut logits: Vec<f32> = (0..rows * VOCAB_SIZE).map(|_| bell()).collect();
+    logits.chunks_exact_mut(VOCAB_SIZE).enumerate().for_each(|(row, logits)| logits[9_000 + 7_000 * row] = 4.0);
+    logits
+}
+
+fn beam_search() -> Search {
+    let parameters = GenerationParameters { num_beams: Some(NUM_BEAMS as u32), ..Default::default() };
+    let config = GenerationConfig::new(&parameters, &GenerationLimits::default()).unwrap();
+    let vocabulary = Vocabulary { size: VOCAB_SIZE, eos_token_id: 102, pad_token_id: 0 };
+    Search::new(&config, vocabulary, Vec::new(), &[30_522, 1037, 3861, 1997], 24)
+}
+
+fn preprocessing(criterion: &mut Criterion) {
+    let (config, image) = (config(), photo());
+    let mut group = criterion.benchmark_group("preprocess");
+    group.bench_function("jpeg_640x480", |bencher| bencher.iter(|| preprocess(&photo(), &config)));
+    group.bench_function("resize_normalise_640x480", |bencher| {
+        bencher.iter(|| preprocess(black_box(&image), &config));
+    });
+    group.finish();
+}
+
+fn choice(criterion: &mut Criterion) {
+    let (logits, mut scan) = (logits(NUM_BEAMS), Scan::default());
+    let mut group = criterion.benchmark_group("logits");
+    group.bench_function("greedy_scan", |bencher| bencher.iter(|| scan.greedy(black_box(&logits[..VOCAB_SIZE]))));
+    group.bench_function("log_softmax_top_k", |bencher| {
+        bencher.iter(|| scan.beams(black_box(&logits), VOCAB_SIZE));
+    });
+    group.finish();
+
+    let mut group = criterion.benchmark_group("search");
+    let second_step = || {
+        let mut search = beam_search();
+        search.advance(&logits[..VOCAB_SIZE]);
+        search
+    };
+    group.bench_function("beam_step", |bencher| {
+        bencher.iter_batched_ref(second_step, |search| search.advance(black_box(&logits)), BatchSize::SmallInput);
+    });
+    group.finish();
+}
+
+criterion_group!(benches, preprocessing, choice);
+criterion_main!(benches);

@@ -1,0 +1,113 @@
+//! The greatest values of a row, chunk by chunk: one pass over the row, after which its maximum, the place of it and the
+//! best few are found by looking at few values more.
+//!
+//! NaN is passed over, and -inf is the greatest of nothing.
+
+use multiversion::multiversion;
+
+/// Values whose maximum is kept.
+pub(super) const CHUNK: usize = 64;
+/// Maxima kept side by side.
+const LANES: usize = 16;
+
+/// The maxima of one row after the other.
+#[derive(Debug, Default)]
+pub(super) struct Maxima {
+    /// Of each [`CHUNK`] values; the last may be of fewer.
+    chunks: Vec<f32>,
+}
+
+impl Maxima {
+    /// Turns to another row.
+    pub(super) fn scan(&mut self, values: &[f32]) {
+        self.chunks.resize(values.len().div_ceil(CHUNK), 0.0);
+        scan(values, &mut self.chunks);
+    }
+
+    /// Of each [`CHUNK`] values.
+    pub(super) fn chunks(&self) -> &[f32] {
+        &self.chunks
+    }
+
+    /// Of the whole row.
+    pub(super) fn max(&self) -> f32 {
+        self.chunks.iter().copied().fold(f32::NEG_INFINITY, greater)
+    }
+
+    /// Index of the greatest of `values`, which are the row last scanned; the first of equals, and 0 if no value is a
+    /// number.
+    pub(super) fn argmax(&self, values: &[f32]) -> usize {
+        let greatest = self.max();
+        let first = self.chunks.iter().position(|&max| max == greatest).unwrap_or(0) * CHUNK;
+        values[first..].iter().position(|&value| value == greatest).map_or(0, |i| first + i)
+    }
+}
+
+#[multiversion(targets("x86_64+avx2"))]
+fn scan(values: &[f32], maxima: &mut [f32]) {
+    for (chunk, maximum) in values.chunks(CHUNK).zip(maxima) {
+        let (whole, rest) = chunk.as_chunks::<LANES>();
+        let mut lanes = [f32::NEG_INFINITY; LANES];
+        for values in whole {
+            for (lane, &value) in lanes.iter_mut().zip(values) {
+                *lane = greater(*lane, value);
+            }
+        }
+        *maximum = rest.iter().copied().fold(greatest_lane(lanes), greater);
+    }
+}
+
+/// By halves, which stay side by side.
+fn greatest_lane(mut lanes: [f32; LANES]) -> f32 {
+    let mut width = LANES;
+    while width > 1 {
+        width /= 2;
+        for i in 0..width {
+            lanes[i] = greater(lanes[i], lanes[i + width]);
+        }
+    }
+    lanes[0]
+}
+
+#[inline]
+fn greater(a: f32, b: f32) -> f32 {
+    if b > a { b } else { a }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn argmax(values: &[f32]) -> usize {
+        let mut maxima = Maxima::default();
+        maxima.scan(values);
+        maxima.argmax(values)
+    }
+
+    #[test]
+    fn the_first_of_equal_maxima_is_taken_in_every_lane() {
+        for first in 0..150 {
+            let mut row = vec![-1.0; 150];
+            row[first] = 2.0;
+            row[149] = 2.0;
+            assert_eq!(argmax(&row), first);
+        }
+    }
+
+    #[test]
+    fn a_row_without_a_number_has_its_maximum_at_0() {
+        assert_eq!(argmax(&[f32::NEG_INFINITY; 20]), 0);
+        assert_eq!(argmax(&[f32::NAN; 20]), 0);
+        assert_eq!(argmax(&[f32::NAN, 1.0, f32::NAN]), 1);
+        assert_eq!(argmax(&[]), 0);
+    }
+
+    #[test]
+    fn a_shorter_row_is_not_mixed_with_the_one_before() {
+        let mut maxima = Maxima::default();
+        maxima.scan(&[9.0; 200]);
+        maxima.scan(&[1.0; 100]);
+        assert_eq!(maxima.max(), 1.0);
+        assert_eq!(maxima.chunks(), [1.0, 1.0]);
+    }
+}
