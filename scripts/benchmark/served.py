@@ -1,0 +1,183 @@
+"""The service under measurement: its models.toml, its requests, its counters."""
+
+from __future__ import annotations
+
+import base64
+import http.client
+import json
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from service import Service, direct
+
+from benchmark.models import scenes
+from benchmark.settings import FORCED, Settings
+
+MAX_ROWS = 16
+# More than any load here has in flight, and longer than any request here may take.
+_FLAGS = ("--queue-capacity", "512", "--request-timeout", "600")
+
+
+@dataclass(frozen=True)
+class Caches:
+    """What a model of the service may remember; nothing unless said otherwise."""
+
+    captions: int = 0
+    images: int = 0
+
+
+OFF = Caches()
+
+
+def models_toml(bundles: dict[str, Path], caches: Caches, binary: Path) -> str:
+    """Serves these bundles by name; the first is the default."""
+    lines = [f"default = {json.dumps(next(iter(bundles)))}"]
+    for name, path in bundles.items():
+        lines += ["[[models]]", f"name = {json.dumps(name)}", f"path = {json.dumps(str(path))}"]
+        lines.append(f"max_rows = {MAX_ROWS}")
+        if knows_caches(binary):
+            lines += _cache_keys(caches)
+    return "\n".join(lines) + "\n"
+
+
+def _cache_keys(caches: Caches) -> list[str]:
+    return [
+        f"caption_cache_bytes = {caches.captions}",
+        f"image_cache_bytes = {caches.images}",
+        f"single_flight = {str(caches != OFF).lower()}",
+    ]
+
+
+@cache
+def knows_caches(binary: Path) -> bool:
+    """Whether this build has caches: the service refuses keys that it does not know."""
+    lines = ['default = "m"', "[[models]]", 'name = "m"']
+    lines += [f"path = {json.dumps(str(scenes().bundles['fp32']))}", *_cache_keys(OFF)]
+    with tempfile.NamedTemporaryFile("w", suffix=".toml") as file:
+        file.write("\n".join(lines))
+        file.flush()
+        command = [str(binary), "check", "--models", file.name]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode and "unknown field" not in done.stderr:
+        raise RuntimeError(f"{' '.join(command)}: {done.stderr}")
+    return done.returncode == 0
+
+
+@contextmanager
+def serving(
+    settings: Settings, bundles: dict[str, Path], caches: Caches = OFF
+) -> Iterator[Service]:
+    """A running service with these bundles alone."""
+    with tempfile.TemporaryDirectory(prefix="bench-") as folder:
+        models = Path(folder, "models.toml")
+        models.write_text(models_toml(bundles, caches, settings.binary), "utf-8")
+        log = Path(folder, "service.log")
+        with Service(models=models, binary=settings.binary, log=log, flags=_FLAGS) as service:
+            yield service
+
+
+def body(image: bytes, model: str | None = None, **parameters: Any) -> bytes:
+    """The JSON of `POST /v1/captions`: a file's bytes, 20 new tokens."""
+    request = {"image": base64.b64encode(image).decode(), "parameters": FORCED | parameters}
+    return json.dumps(request | ({"model": model} if model else {})).encode()
+
+
+class Client:
+    """One connection to the service, kept open."""
+
+    def __init__(self, service: Service) -> None:
+        self._http = http.client.HTTPConnection("127.0.0.1", service.port, timeout=600)
+
+    def caption(self, request: bytes) -> tuple[float, dict[str, Any]]:
+        """Seconds until the first caption of the answer was here, and that caption."""
+        start = time.perf_counter()
+        headers = {"content-type": "application/json"}
+        self._http.request("POST", "/v1/captions", request, headers)
+        reply = self._http.getresponse()
+        answer = reply.read()
+        elapsed = time.perf_counter() - start
+        if reply.status != 200:
+            raise RuntimeError(f"the service answered {reply.status}: {answer.decode()}")
+        return elapsed, json.loads(answer)["captions"][0]
+
+
+@dataclass(frozen=True)
+class Counters:
+    """What a model has done so far, in the service's own count."""
+
+    requests: int
+    failed: int
+    # Nanoseconds of successful requests, by stage.
+    stages: dict[str, int]
+    # Decoder runs by rows: how many, and their nanoseconds.
+    decoder: dict[int, tuple[int, int]]
+    # Encoder runs likewise; None where the service does not count them.
+    encoder: tuple[int, int] | None
+
+    @classmethod
+    def read(cls, service: Service, model: str) -> Counters:
+        """Now."""
+        with direct(f"{service.url}/v2/models/{model}/stats", timeout=10) as reply:
+            statistics = json.load(reply)["model_stats"][0]
+        stages = statistics["inference_stats"]
+        encoder = statistics.get("encoder_stats")
+        return cls(
+            stages["success"]["count"],
+            stages["fail"]["count"],
+            {name: stage["ns"] for name, stage in stages.items()},
+            {run["batch_size"]: _pair(run["compute_infer"]) for run in statistics["batch_stats"]},
+            _pair(encoder) if encoder else None,
+        )
+
+    def since(self, before: Counters) -> Counters:
+        """What was done between two readings."""
+        decoder = {
+            rows: _minus(runs, before.decoder.get(rows, (0, 0)))
+            for rows, runs in self.decoder.items()
+        }
+        encoder = None
+        if self.encoder and before.encoder:
+            encoder = _minus(self.encoder, before.encoder)
+        return Counters(
+            self.requests - before.requests,
+            self.failed - before.failed,
+            {name: ns - before.stages[name] for name, ns in self.stages.items()},
+            {rows: runs for rows, runs in decoder.items() if runs[0]},
+            encoder,
+        )
+
+    def step_seconds(self, rows: int) -> float:
+        """Mean time of a decoder run of so many rows."""
+        count, ns = self.decoder[rows]
+        return ns / count / 1e9
+
+    def outside_run(self) -> float | None:
+        """Share of the requests' time outside ONNX Runtime; None if the service cannot tell."""
+        if self.encoder is None:
+            return None
+        inside = self.encoder[1] + sum(ns for _, ns in self.decoder.values())
+        return 1 - inside / self.stages["success"]
+
+    def json(self) -> dict[str, Any]:
+        """For the result file: counts only."""
+        return {
+            "requests": self.requests,
+            "failed": self.failed,
+            "encoder_runs": self.encoder[0] if self.encoder else None,
+            "decoder_runs_by_rows": {rows: count for rows, (count, _) in self.decoder.items()},
+        }
+
+
+def _pair(duration: dict[str, int]) -> tuple[int, int]:
+    return duration["count"], duration["ns"]
+
+
+def _minus(after: tuple[int, int], before: tuple[int, int]) -> tuple[int, int]:
+    return after[0] - before[0], after[1] - before[1]
