@@ -12,16 +12,20 @@ import shutil
 import struct
 import subprocess
 import tempfile
+import urllib.request
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import quantiles
 from typing import Any
 
-from service import ROOT
+from service import ROOT, direct
 
 _SCRIPT = ROOT / "scripts" / "benchmark" / "distinct.lua"
 _PACKAGES = {"wrk": "wrk", "h2load": "nghttp2-client"}
+
+
+DRAIN_SECONDS = 60
 
 
 @dataclass(frozen=True)
@@ -86,6 +90,13 @@ def grpc(address: str, message: bytes, connections: int, seconds: float) -> Load
         lines = [line.split("\t") for line in log.read_text("utf-8").splitlines()]
     answered = [int(micros) / 1e6 for _, status, micros in lines if status == "200"]
     return Load.of(answered, seconds, len(lines) - len(answered))
+
+
+def drain(url: str, body: bytes) -> None:
+    """Wait for a server that still works on what the last load left behind: its turn is over."""
+    request = urllib.request.Request(url, body, {"content-type": "application/json"})
+    with direct(request, timeout=DRAIN_SECONDS) as reply:
+        reply.read()
 
 
 def _run(command: list[str], **environment: str) -> str:

@@ -19,7 +19,7 @@ def jpegs(count: int, size: tuple[int, int] = SIZE, seed: int = 0) -> list[bytes
 def _jpeg(rng: np.random.Generator, size: tuple[int, int]) -> bytes:
     grid = PIL.Image.fromarray(rng.integers(0, 256, (6, 8, 3), np.uint8))
     smooth = np.asarray(grid.resize(size, PIL.Image.Resampling.BICUBIC), np.int16)
-    noise = rng.integers(-6, 7, smooth.shape, np.int16)
+    noise = rng.integers(-12, 13, smooth.shape, np.int16)
     picture = PIL.Image.fromarray(np.clip(smooth + noise, 0, 255).astype(np.uint8))
     output = io.BytesIO()
     picture.save(output, "JPEG", quality=85)

@@ -4,8 +4,6 @@ Run by `python_server.py` with the Python of .venv-bench. It reads the JSON of `
 (base64 of a file's bytes) at `/predict` and answers the text, made by transformers in fp32.
 """
 
-from __future__ import annotations
-
 import argparse
 import base64
 import io
@@ -39,8 +37,8 @@ class CaptionApi(litserve.LitAPI):
         self.processor = BlipImageProcessorPil.from_pretrained(self.checkpoint)
         self.tokenizer = AutoTokenizer.from_pretrained(self.checkpoint)
 
-    def decode_request(self, request: dict[str, Any]) -> PIL.Image.Image:
-        """The picture of a request's JSON."""
+    def decode_request(self, request) -> PIL.Image.Image:
+        """The picture of a request's JSON; LitServe reads the annotations, and wants none here."""
         return PIL.Image.open(io.BytesIO(base64.b64decode(request["image"])))
 
     def batch(self, inputs: list[PIL.Image.Image]) -> list[PIL.Image.Image]:

@@ -8,9 +8,10 @@ import signal
 import subprocess
 import time
 import urllib.error
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from itertools import product
 
 from parity_models import available_cores
 from service import ROOT, START_SECONDS, STOP_SECONDS, direct, free_port
@@ -25,8 +26,10 @@ from benchmark.settings import NEW_TOKENS, Result, Settings
 logger = logging.getLogger("bench")
 
 _PYTHON = ROOT / ".venv-bench" / "bin" / "python"
-_CONNECTIONS = 16
-_SECONDS = 5
+# Enough to fill the largest batch of every worker.
+_CONNECTIONS = 32
+_SECONDS = 10
+_BATCHES = (1, 2, 4, 8, 16)
 
 
 @dataclass(frozen=True)
@@ -74,14 +77,13 @@ def search(bodies: list[bytes]) -> tuple[Setting, dict[str, float]]:
     """The fastest of workers x batch, and all that were tried."""
     cores = available_cores()
     tried: dict[Setting, float] = {}
-    for workers in sorted({1, cores}):
-        for max_batch in (1, 2, 4, 8, 16):
-            setting = Setting(workers, max_batch, max(1, cores // workers))
-            with python_server(setting) as url:
-                load = _load(url, bodies)
-                load(0)
-                tried[setting] = load(0)
-            logger.info("LitServe, %s: %.1f requests/s", setting, tried[setting])
+    for workers, max_batch in product(sorted({1, cores}), _BATCHES):
+        setting = Setting(workers, max_batch, max(1, cores // workers))
+        with python_server(setting) as url:
+            load = _load(url, bodies)
+            load(-1)
+            tried[setting] = load(0)
+        logger.info("LitServe, %s: %.1f requests/s", setting, tried[setting])
     best = max(tried, key=tried.__getitem__)
     return best, {str(setting): round(rate, 2) for setting, rate in tried.items()}
 
@@ -100,15 +102,21 @@ def python_server(setting: Setting) -> Iterator[str]:
     }
     command = [str(_PYTHON), str(ROOT / "scripts" / "benchmark" / "litserve_peer.py")]
     command += [text for name, value in options.items() for text in (f"--{name}", str(value))]
+    # Threads that spin while they wait would take the core that another process needs.
+    tuned = {"OMP_WAIT_POLICY": "PASSIVE"} if setting.threads else {}
     # Its workers are processes of their own: a session of theirs, so that all can be ended.
     process = subprocess.Popen(
-        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+        command,
+        env=os.environ | tuned,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
     )
     try:
         _wait(process, port)
         yield f"http://127.0.0.1:{port}/predict"
     finally:
-        os.killpg(process.pid, signal.SIGINT)
+        os.killpg(process.pid, signal.SIGTERM)
         try:
             process.wait(STOP_SECONDS)
         except subprocess.TimeoutExpired:
@@ -127,11 +135,12 @@ def _wait(process: subprocess.Popen[bytes], port: int) -> None:
     raise RuntimeError("LitServe does not answer")
 
 
-def _load(url: str, bodies: list[bytes]):
+def _load(url: str, bodies: list[bytes]) -> Callable[[int], float]:
     def requests_per_second(_: int) -> float:
         load = closed_loop.rest(url, bodies, _CONNECTIONS, _SECONDS)
         if load.failed:
             raise RuntimeError(f"{url}: {load.failed} requests failed")
+        closed_loop.drain(url, bodies[0])
         return load.requests_per_second
 
     return requests_per_second
