@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import product
+from statistics import median
 
 from parity_models import available_cores
 from service import ROOT, START_SECONDS, STOP_SECONDS, direct, free_port
@@ -30,6 +31,7 @@ _PYTHON = ROOT / ".venv-bench" / "bin" / "python"
 _CONNECTIONS = 32
 _SECONDS = 10
 _BATCHES = (1, 2, 4, 8, 16)
+_FINALISTS = 3
 
 
 @dataclass(frozen=True)
@@ -52,29 +54,30 @@ def measure(settings: Settings) -> Result:
         raise SystemExit("error: no .venv-bench: `make venv-bench`")
     bodies = [body(image) for image in jpegs(settings.few(64))]
     result = Result()
-    best, searched = search(bodies)
-    result.details["search, requests/s"] = searched
+    tried = search(bodies)
+    result.details["search, requests/s"] = {str(key): rate for key, rate in tried.items()}
+    # One look is noise: the final decides.
+    finalists = sorted(tried, key=tried.__getitem__, reverse=True)[:_FINALISTS]
     model = scenes()
     with ExitStack() as stack:
         service = stack.enter_context(serving(settings, {model.name: model.bundles["fp32"]}))
-        urls = {
-            "default": stack.enter_context(python_server(Setting())),
-            "best": stack.enter_context(python_server(best)),
-            "blip-serve": f"{service.url}/v1/captions",
-        }
+        urls = {"blip-serve": f"{service.url}/v1/captions"}
+        urls["default"] = stack.enter_context(python_server(Setting()))
+        urls |= {str(key): stack.enter_context(python_server(key)) for key in finalists}
         before = Counters.read(service, model.name)
         seen = interleave({name: _load(url, bodies) for name, url in urls.items()}, settings.rounds)
         result.details["counters"] = Counters.read(service, model.name).since(before).json()
-    for name in ("default", "best"):
-        values = ratios(seen["blip-serve"], seen[name])
+    best = max(map(str, finalists), key=lambda name: median(seen[name]))
+    for name, peer in (("default", "default"), ("best", best)):
+        values = ratios(seen["blip-serve"], seen[peer])
         result.add(f"requests/s against the Python server, {name}", values)
-    result.details["best"] = str(best)
+    result.details["best"] = best
     result.details["requests per second"] = seen
     return result
 
 
-def search(bodies: list[bytes]) -> tuple[Setting, dict[str, float]]:
-    """The fastest of workers x batch, and all that were tried."""
+def search(bodies: list[bytes]) -> dict[Setting, float]:
+    """Requests per second of workers x batch."""
     cores = available_cores()
     tried: dict[Setting, float] = {}
     for workers, max_batch in product(sorted({1, cores}), _BATCHES):
@@ -84,8 +87,7 @@ def search(bodies: list[bytes]) -> tuple[Setting, dict[str, float]]:
             load(-1)
             tried[setting] = load(0)
         logger.info("LitServe, %s: %.1f requests/s", setting, tried[setting])
-    best = max(tried, key=tried.__getitem__)
-    return best, {str(setting): round(rate, 2) for setting, rate in tried.items()}
+    return tried
 
 
 @contextmanager
