@@ -49,14 +49,22 @@ class SearchConfig:
     early_stopping: bool | str = False
 
 
+def session_options(threads: int = 0) -> onnxruntime.SessionOptions:
+    """The service's options that change numbers or speed; 0 threads: as many as cores."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # Without VNNI the fastest 8-bit kernels add in 16 bits, which can overflow.
+    options.add_session_config_entry("session.x64quantprecision", "1")
+    return options
+
+
 class Bundle:
     """The sessions and the manifest of an exported folder."""
 
     def __init__(self, folder: Path, threads: int = 0) -> None:
         self.manifest = json.loads((folder / "manifest.json").read_text("utf-8"))
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options = session_options(threads)
         providers = ["CPUExecutionProvider"]
         self.vision = onnxruntime.InferenceSession(
             folder / "vision_encoder.onnx", options, providers
@@ -78,8 +86,49 @@ class Bundle:
     def step(
         self, ids: np.ndarray, past_lengths: np.ndarray, cache: KeyValues, cross: KeyValues
     ) -> np.ndarray:
-        """Logits after the last of the new `ids` `[rows, query]`; writes the cache in place."""
+        """Logits after the last of the new `ids` `[rows, query]`; writes the cache in place.
+
+        Every image of `cross` has as many rows.
+        """
+        images = len(cross[0][0])
+        rows = np.arange(len(ids))
         feeds = {"input_ids": ids, "past_lengths": past_lengths}
+        return self.run_step(feeds, rows.reshape(images, -1), rows, cache, cross)
+
+    def step_mixed(
+        self,
+        ids: np.ndarray,
+        past_lengths: np.ndarray,
+        beams: list[int],
+        cache: KeyValues,
+        cross: KeyValues,
+    ) -> np.ndarray:
+        """As `step`, for images with `beams[i]` rows each."""
+        first = np.cumsum([0, *beams[:-1]])
+        most = max(beams)
+        # An image with fewer beams repeats its first row; nobody reads what comes of it.
+        image_rows = np.array(
+            [
+                [start + (beam if beam < own else 0) for beam in range(most)]
+                for start, own in zip(first, beams, strict=True)
+            ]
+        )
+        row_slots = np.concatenate(
+            [image * most + np.arange(own) for image, own in enumerate(beams)]
+        )
+        feeds = {"input_ids": ids, "past_lengths": past_lengths}
+        return self.run_step(feeds, image_rows, row_slots, cache, cross)
+
+    def run_step(
+        self,
+        feeds: dict[str, np.ndarray],
+        image_rows: np.ndarray,
+        row_slots: np.ndarray,
+        cache: KeyValues,
+        cross: KeyValues,
+    ) -> np.ndarray:
+        """One run of the decoder; `feeds` holds the ids and past lengths."""
+        feeds |= {"image_rows": image_rows, "row_slots": row_slots}
         names = ["logits"]
         for layer in self._layers():
             for side, tensors in (("decoder", cache[layer]), ("encoder", cross[layer])):
@@ -88,8 +137,7 @@ class Bundle:
             names += [f"present.{layer}.decoder.{kind}" for kind in _KINDS]
         logits, *present = self.text.run(names, feeds)
         for index, new in enumerate(present):
-            for row, past in enumerate(past_lengths):
-                cache[index // 2][index % 2][row, :, past : past + ids.shape[1]] = new[row]
+            cache[index // 2][index % 2][:] = new
         return logits
 
     def _layers(self) -> range:

@@ -100,6 +100,15 @@ pub struct ModelEntry {
     /// Rows (images x beams) that one decoder step takes at most.
     #[serde(default = "default_max_rows")]
     pub max_rows: usize,
+    /// Bytes of captions that are kept for equal requests; 0: none.
+    #[serde(default = "default_caption_cache_bytes")]
+    pub caption_cache_bytes: u64,
+    /// Bytes of encoded images that are kept for other prompts on them; 0: none.
+    #[serde(default = "default_image_cache_bytes")]
+    pub image_cache_bytes: u64,
+    /// Whether equal requests at the same time are computed once.
+    #[serde(default = "default_single_flight")]
+    pub single_flight: bool,
     /// Generation defaults; what is unset comes from the bundle's manifest.
     #[serde(default)]
     pub generation: GenerationParameters,
@@ -188,6 +197,9 @@ impl ModelEntry {
             gpu_mem_limit: None,
             threads: 0,
             max_rows: default_max_rows(),
+            caption_cache_bytes: default_caption_cache_bytes(),
+            image_cache_bytes: default_image_cache_bytes(),
+            single_flight: default_single_flight(),
             generation: GenerationParameters::default(),
         }
     }
@@ -214,6 +226,18 @@ fn default_execution_providers() -> Vec<ExecutionProvider> {
 
 fn default_max_rows() -> usize {
     16
+}
+
+fn default_caption_cache_bytes() -> u64 {
+    16 << 20
+}
+
+fn default_image_cache_bytes() -> u64 {
+    128 << 20
+}
+
+fn default_single_flight() -> bool {
+    true
 }
 
 #[cfg(test)]

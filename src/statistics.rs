@@ -33,8 +33,40 @@ pub struct Counts {
     pub images: u64,
     /// When the last of them was.
     pub last_inference: Option<SystemTime>,
+    /// Images that the encoder ran for.
+    pub encoder_runs: Total,
     /// Decoder runs (prompts and steps) by the number of rows they had.
-    pub decoder_runs: BTreeMap<usize, Total>,
+    pub decoder_runs: BTreeMap<usize, DecoderRuns>,
+    /// Captions that were kept from an earlier request, or shared with one that ran at the same time.
+    pub cache_hit: Total,
+    /// Captions that were looked for and not found.
+    pub cache_miss: Total,
+    /// Encoded images that were kept from an earlier request.
+    pub image_cache_hit: Total,
+}
+
+/// One run of the decoder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DecoderRun {
+    /// Rows that it had.
+    pub rows: usize,
+    /// Arranging what goes in.
+    pub input: Duration,
+    /// Inside ONNX Runtime.
+    pub infer: Duration,
+    /// Choosing tokens.
+    pub output: Duration,
+}
+
+/// Runs of the decoder with the same number of rows; the count of each is the same.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DecoderRuns {
+    /// Arranging what goes in.
+    pub input: Total,
+    /// Inside ONNX Runtime.
+    pub infer: Total,
+    /// Choosing tokens.
+    pub output: Total,
 }
 
 /// How often, and how long in all.
@@ -61,8 +93,28 @@ impl Statistics {
     }
 
     /// Counts one run of the decoder.
-    pub fn record_decoder_run(&self, rows: usize, time: Duration) {
-        self.lock().decoder_runs.entry(rows).or_default().add(time);
+    pub fn record_decoder_run(&self, run: DecoderRun) {
+        let mut counts = self.lock();
+        let runs = counts.decoder_runs.entry(run.rows).or_default();
+        runs.input.add(run.input);
+        runs.infer.add(run.infer);
+        runs.output.add(run.output);
+    }
+
+    /// Counts one run of the encoder.
+    pub fn record_encoder_run(&self, time: Duration) {
+        self.lock().encoder_runs.add(time);
+    }
+
+    /// Counts a look for captions that are kept.
+    pub fn record_cache_lookup(&self, hit: bool, time: Duration) {
+        let mut counts = self.lock();
+        if hit { counts.cache_hit.add(time) } else { counts.cache_miss.add(time) }
+    }
+
+    /// Counts an encoded image that was kept.
+    pub fn record_image_cache_hit(&self, time: Duration) {
+        self.lock().image_cache_hit.add(time);
     }
 
     /// Forgets everything.
@@ -133,10 +185,11 @@ mod tests {
     fn decoder_runs_are_counted_by_their_rows() {
         let statistics = Statistics::default();
         for rows in [1, 4, 4] {
-            statistics.record_decoder_run(rows, Duration::from_millis(1));
+            let time = Duration::from_millis(1);
+            statistics.record_decoder_run(DecoderRun { rows, input: time, infer: time, output: time });
         }
         let runs: Vec<_> =
-            statistics.counts().decoder_runs.into_iter().map(|(rows, total)| (rows, total.count)).collect();
+            statistics.counts().decoder_runs.into_iter().map(|(rows, runs)| (rows, runs.infer.count)).collect();
         assert_eq!(runs, [(1, 1), (4, 2)]);
     }
 }

@@ -63,7 +63,7 @@ def describe(
     """The manifest without the parts known only after writing: verification and files."""
     _check_ids(checkpoint)
     return {
-        "format_version": 1,
+        "format_version": 2,
         "model_type": "blip",
         "source": {"model": checkpoint.name, "revision": checkpoint.revision},
         "exported_with": {

@@ -1,10 +1,10 @@
 """The graph `text_decoder.onnx`: one decoding step of rows that may differ in past length.
 
-Inputs are the new tokens, each row's past length and the caches; outputs are the logits of the
-last new token and the new slice of the self-attention cache. Rows of one image lie side by side:
-cross-attention puts them on the query axis, so the image's keys and values are read once for all
-its beams and never repeated. Keys are ordered new first, then past: the valid prefix of the past
-then starts at the same place whatever the capacity of the cache.
+Inputs are the new tokens, each row's past length, which rows belong to which image, and the caches;
+outputs are the logits of the last new token and the self-attention cache with the new tokens in it.
+The service hands in the same memory for the cache before and after, so only they are written. An
+image's keys and values are read once for all its rows and never repeated. Every row is multiplied
+by kernels for one row, so its bits are the same alone and in any company.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from blip_onnx.graph import GraphBuilder
 from blip_onnx.precision import VOCABULARY, Plan
 
 _EMBEDDINGS = "text_decoder.bert.embeddings"
+_LAYER = "text_decoder.bert.encoder.layer"
 _HEAD = "text_decoder.cls.predictions"
 _MASKED = float(np.finfo(np.float32).min)
 
@@ -28,12 +29,14 @@ _MASKED = float(np.finfo(np.float32).min)
 class _Step:
     """Values that every layer shares."""
 
-    # [rows, 1, query, query + cap]: 0 where a key may be seen, the lowest float elsewhere.
+    # [rows, 1, query, cap]: 0 where a key may be seen, the lowest float elsewhere.
     mask: str
-    # Shape [images, beams * query, heads, head_dim] of a cross-attention query.
+    # [rows, heads, query, 3]: where the new keys and values go.
+    new_slots: str
+    # Shape [images, beams, query, 1, heads, head_dim] of a cross-attention query.
     cross_shape: str
-    # Shape [rows, query, hidden].
-    hidden_shape: str
+    # Shape [images * beams, query, hidden].
+    slots_shape: str
 
 
 def build(config: Any, weights: dict[str, np.ndarray], plan: Plan, tied: bool) -> GraphBuilder:
@@ -45,17 +48,39 @@ def build(config: Any, weights: dict[str, np.ndarray], plan: Plan, tied: bool) -
     graph = GraphBuilder("text_decoder", plan)
     ids = graph.input("input_ids", TensorProto.INT64, ["rows", "query"])
     past_lengths = graph.input("past_lengths", TensorProto.INT64, ["rows"])
+    # The row of each beam of each image; an image with fewer beams repeats any row.
+    graph.input("image_rows", TensorProto.INT64, ["images", "beams"])
+    # Where each row stands in image_rows: image * beams + beam.
+    graph.input("row_slots", TensorProto.INT64, ["rows"])
     _declare_caches(graph, config)
-    rows_query = graph.op("Shape", ids)
-    query = graph.op("Squeeze", graph.op("Shape", ids, start=1, end=2))
     past = graph.op("Unsqueeze", past_lengths, graph.constant([1]))
-    arange = graph.op("Range", graph.constant(0), query, graph.constant(1))
-    step = _step(graph, text, rows_query, query, past, arange)
-    hidden = _embed(graph, text, weights, ids, graph.op("Add", past, arange))
+    query = graph.op("Shape", ids, start=1, end=2)
+    positions = graph.op("Add", past, _range(graph, query))
+    step = _step(graph, text, query, positions)
+    hidden = _embed(graph, text, weights, ids, positions)
     for index in range(text.num_hidden_layers):
         hidden = _layer(graph, text, weights, hidden, index, step)
     _head(graph, text, weights, hidden, tied)
     return graph
+
+
+def packed_name(index: int) -> str:
+    """The linear layer that query, key and value of a decoder layer's self-attention become."""
+    return f"{_LAYER}.{index}.attention.self.qkv"
+
+
+def packed(config: Any, weights: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Weights and biases of those layers: one product instead of three."""
+    return {
+        f"{packed_name(index)}.{kind}": np.concatenate(
+            [
+                weights[f"{_LAYER}.{index}.attention.self.{part}.{kind}"]
+                for part in ("query", "key", "value")
+            ]
+        )
+        for index in range(config.text_config.num_hidden_layers)
+        for kind in ("weight", "bias")
+    }
 
 
 def _declare_caches(graph: GraphBuilder, config: Any) -> None:
@@ -74,34 +99,35 @@ def _declare_caches(graph: GraphBuilder, config: Any) -> None:
             graph.input(f"past_key_values.{index}.{kind}", TensorProto.FLOAT, shape)
 
 
-def _step(
-    graph: GraphBuilder, text: Any, rows_query: str, query: str, past: str, arange: str
-) -> _Step:
-    """Mask and shapes of this step; `past` is `[rows, 1]`, `arange` is `[query]`."""
+def _step(graph: GraphBuilder, text: Any, query: str, positions: str) -> _Step:
+    """What the layers share; `query` is `[1]`, `positions` of the new tokens `[rows, query]`."""
     heads = text.num_attention_heads
     head_dim = text.hidden_size // heads
     cap = graph.op("Shape", "past_key_values.0.decoder.key", start=2, end=3)
-    keys = graph.op("Add", query, graph.op("Squeeze", cap))
-    key_index = graph.op("Range", graph.constant(0), keys, graph.constant(1))
-    # Slot of a key in the past; negative for the new keys, which come first.
-    slot = graph.op("Sub", key_index, query)
-    in_past = graph.op("Unsqueeze", graph.op("Less", slot, past), graph.constant([1, 2]))
-    query_index = graph.op("Unsqueeze", arange, graph.constant([1]))
-    causal = graph.op(
-        "Or",
-        graph.op("LessOrEqual", key_index, query_index),
-        graph.op("GreaterOrEqual", slot, graph.constant(0)),
+    position = graph.op("Unsqueeze", positions, graph.constant([1, 3]))
+    # A token sees what lies before it, and itself.
+    seen = graph.op("LessOrEqual", _range(graph, cap), position)
+    mask = graph.op("Where", seen, graph.constant(0.0), graph.constant(_MASKED))
+    row = _range(graph, graph.op("Shape", "past_lengths"))
+    row = graph.op("Unsqueeze", row, graph.constant([1, 2, 3]))
+    head = _range(graph, graph.constant([heads]))
+    head = graph.op("Unsqueeze", head, graph.constant([0, 2, 3]))
+    total = graph.op("Add", graph.op("Add", row, head), position)
+    zeros = graph.op("Sub", total, total)
+    parts = [graph.op("Add", part, zeros) for part in (row, head, position)]
+    new_slots = graph.op("Concat", *parts, axis=-1)
+    images_beams = graph.op("Shape", "image_rows")
+    one_query = graph.constant([1, heads, head_dim])
+    cross_shape = graph.op("Concat", images_beams, query, one_query, axis=0)
+    slots_shape = graph.op(
+        "Concat", graph.constant([-1]), query, graph.constant([text.hidden_size]), axis=0
     )
-    mask = graph.op(
-        "Where",
-        graph.op("And", in_past, causal),
-        graph.constant(0.0),
-        graph.constant(_MASKED),
-    )
-    images = graph.op("Shape", "past_key_values.0.encoder.value", start=0, end=1)
-    cross_shape = graph.op("Concat", images, graph.constant([-1, heads, head_dim]), axis=0)
-    hidden_shape = graph.op("Concat", rows_query, graph.constant([text.hidden_size]), axis=0)
-    return _Step(mask, cross_shape, hidden_shape)
+    return _Step(mask, new_slots, cross_shape, slots_shape)
+
+
+def _range(graph: GraphBuilder, length: str) -> str:
+    """0, 1, ... below `length`, which is `[1]`."""
+    return graph.op("Range", graph.constant(0), graph.op("Squeeze", length), graph.constant(1))
 
 
 def _embed(
@@ -129,7 +155,7 @@ def _layer(
 ) -> str:
     """Self-attention, cross-attention and feed-forward, each followed by its LayerNorm."""
     eps = text.layer_norm_eps
-    name = f"text_decoder.bert.encoder.layer.{index}"
+    name = f"{_LAYER}.{index}"
 
     def finish(inner: str, residual: str, part: str) -> str:
         dense = graph.linear(inner, weights, f"{part}.dense")
@@ -153,24 +179,24 @@ def _self_attention(
     index: int,
     step: _Step,
 ) -> str:
-    """Attention over the new and the past tokens; emits the new slice of the cache."""
+    """Attention over the new and the past tokens; writes the new ones into the cache."""
     heads = text.num_attention_heads
     head_dim = text.hidden_size // heads
-    name = f"text_decoder.bert.encoder.layer.{index}.attention.self"
+    parts = graph.split(graph.linear(hidden, weights, packed_name(index)), 3)
+    parts[0] = _scaled(graph, parts[0], head_dim)
+    query, *new = [graph.split_heads(part, (heads, head_dim), (0, 2, 1, 3)) for part in parts]
 
-    def all_of(kind: str) -> str:
-        present = f"present.{index}.decoder.{kind}"
-        projected = graph.linear(hidden, weights, f"{name}.{kind}")
-        graph.split_heads(projected, (heads, head_dim), (0, 2, 1, 3), present)
-        graph.output(present, TensorProto.FLOAT, ["rows", heads, "query", head_dim])
-        return graph.op("Concat", present, f"past_key_values.{index}.decoder.{kind}", axis=2)
+    def with_new(kind: str, new: str) -> str:
+        past, present = (
+            f"{side}.{index}.decoder.{kind}" for side in ("past_key_values", "present")
+        )
+        graph.output(present, TensorProto.FLOAT, ["rows", heads, "cap", head_dim])
+        return graph.op("ScatterND", past, step.new_slots, new, output=present)
 
-    query = _scaled(graph, graph.linear(hidden, weights, f"{name}.query"), head_dim)
-    query = graph.split_heads(query, (heads, head_dim), (0, 2, 1, 3))
-    keys = graph.op("Transpose", all_of("key"), perm=(0, 1, 3, 2))
+    keys = graph.op("Transpose", with_new("key", new[0]), perm=(0, 1, 3, 2))
     scores = graph.op("MatMul", query, keys)
     probabilities = graph.op("Softmax", graph.op("Add", scores, step.mask), axis=-1)
-    context = graph.op("MatMul", probabilities, all_of("value"))
+    context = graph.op("MatMul", probabilities, with_new("value", new[1]))
     context = graph.op("Transpose", context, perm=(0, 2, 1, 3))
     return graph.op("Reshape", context, graph.constant([0, 0, text.hidden_size]))
 
@@ -188,17 +214,23 @@ def _cross_attention(
     index: int,
     step: _Step,
 ) -> str:
-    """Attention over the image: beams and query positions share the query axis, no mask."""
+    """Attention over the image, without mask: all rows of an image share its keys and values."""
     head_dim = text.hidden_size // text.num_attention_heads
-    name = f"text_decoder.bert.encoder.layer.{index}.crossattention.self.query"
-    query = _scaled(graph, graph.linear(hidden, weights, name), head_dim)
+    query = graph.linear(hidden, weights, f"{_LAYER}.{index}.crossattention.self.query")
+    query = graph.op("Gather", _scaled(graph, query, head_dim), "image_rows", axis=0)
     query = graph.op("Reshape", query, step.cross_shape)
-    query = graph.op("Transpose", query, perm=(0, 2, 1, 3))
-    scores = graph.op("MatMul", query, f"past_key_values.{index}.encoder.key")
-    probabilities = graph.op("Softmax", scores, axis=-1)
-    context = graph.op("MatMul", probabilities, f"past_key_values.{index}.encoder.value")
-    context = graph.op("Transpose", context, perm=(0, 2, 1, 3))
-    return graph.op("Reshape", context, step.hidden_shape)
+    # [images, heads, beams, query, 1, head_dim]: one product for each row, those of a head in a
+    # row, so that the head's keys and values stay in the cache of the processor.
+    query = graph.op("Transpose", query, perm=(0, 4, 1, 2, 3, 5))
+    keys, values = (
+        graph.op("Unsqueeze", f"past_key_values.{index}.encoder.{kind}", graph.constant([2, 3]))
+        for kind in ("key", "value")
+    )
+    probabilities = graph.op("Softmax", graph.op("MatMul", query, keys), axis=-1)
+    context = graph.op("MatMul", probabilities, values)
+    context = graph.op("Transpose", context, perm=(0, 2, 3, 4, 1, 5))
+    context = graph.op("Reshape", context, step.slots_shape)
+    return graph.op("Gather", context, "row_slots", axis=0)
 
 
 def _head(

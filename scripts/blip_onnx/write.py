@@ -35,6 +35,7 @@ class Writer:
         """A writer of `checkpoint`; its weights are shared, not copied."""
         state = checkpoint.model.state_dict()
         weights = {name: tensor.numpy() for name, tensor in state.items()}
+        weights |= text.packed(checkpoint.config, weights)
         return cls(checkpoint, weights, _fits_half(weights), _is_tied(weights))
 
     def write(self, folder: Path, plan: Plan, manifest: dict[str, Any]) -> dict[str, str]:

@@ -24,7 +24,7 @@ const FILE_NAME: &str = "manifest.json";
 /// Larger than any manifest; a wrong file must not fill the memory.
 const MAX_MANIFEST_BYTES: u64 = 1 << 20;
 /// What this version of the service reads.
-const FORMAT_VERSION: u32 = 1;
+const FORMAT_VERSION: u32 = 2;
 
 /// Why a bundle cannot be used; each text names the file.
 #[derive(Debug, Error)]
@@ -183,6 +183,12 @@ impl Manifest {
         Ok(())
     }
 
+    /// What the graph of this file name and its weights are.
+    pub(super) fn fingerprint(&self, graph: &str) -> String {
+        let of = |name: &str| self.files.get(name).map_or("", |entry| entry.sha256.as_str());
+        format!("{} {}", of(graph), of(&format!("{graph}.data")))
+    }
+
     fn check(&self) -> Result<(), String> {
         if self.format_version != FORMAT_VERSION {
             return Err(format!("format_version is {}, this version reads {FORMAT_VERSION}", self.format_version));
@@ -220,7 +226,8 @@ impl Manifest {
     }
 }
 
-fn digest(path: &Path) -> io::Result<(String, u64)> {
+/// SHA-256 of a file, as text, and its size in bytes.
+pub(super) fn digest(path: &Path) -> io::Result<(String, u64)> {
     let mut file = File::open(path)?;
     let mut hash = Sha256::new();
     let mut buffer = vec![0; 1 << 20];
@@ -235,7 +242,7 @@ fn digest(path: &Path) -> io::Result<(String, u64)> {
     }
 }
 
-fn hex(bytes: &[u8]) -> String {
+pub(super) fn hex(bytes: &[u8]) -> String {
     bytes.iter().fold(String::new(), |mut text, byte| {
         // Writing to a string cannot fail.
         let _ = write!(text, "{byte:02x}");

@@ -4,23 +4,26 @@
 //! of every cross-attention, once; the text decoder takes those and the self-attention cache and gives logits. Which
 //! token follows is decided elsewhere (`generation`), and which images share a step too (`engine`).
 
+mod cross_attention;
+mod graph_cache;
 mod kv_cache;
 mod manifest;
 mod runtime;
+mod self_attention;
 mod session;
 mod text_decoder;
 mod tokenizer;
 mod vision_encoder;
 
-use std::path::Path;
+use std::{path::Path, sync::Arc, time::Duration};
 
-pub use kv_cache::{BatchKey, KvCache};
+pub use kv_cache::KvCache;
 pub use manifest::{BundleError, Manifest};
 pub use runtime::{Runtime, RuntimeError};
 pub use session::SessionConfig;
 pub use text_decoder::{Logits, Prefill};
 pub use tokenizer::{TokenizeError, Tokenizer};
-pub use vision_encoder::EncodedImage;
+pub use vision_encoder::{Abort, EncodedImage};
 
 use crate::{
     generation::{TokenId, Vocabulary},
@@ -69,15 +72,21 @@ impl BlipModel {
         self.vocabulary
     }
 
+    /// Memory that an encoded image takes.
+    pub fn image_bytes(&self) -> u64 {
+        self.kv_shape.encoded_bytes()
+    }
+
     /// Runs the vision encoder on one image.
     ///
     /// # Errors
-    /// The run failed.
-    pub fn encode(&mut self, pixel_values: &PixelValues) -> Result<EncodedImage, RunError> {
-        self.vision_encoder.encode(pixel_values)
+    /// The run failed, or was aborted.
+    pub fn encode(&mut self, pixel_values: &PixelValues, abort: &Abort) -> Result<Arc<EncodedImage>, RunError> {
+        self.vision_encoder.encode(pixel_values, abort).map(Arc::new)
     }
 
-    /// Runs a prompt (at least one id) on an encoded image.
+    /// Runs a prompt on an encoded image. A prompt of the start token alone needs no run of its own, see
+    /// [`Self::join_without_past`].
     ///
     /// # Errors
     /// The run failed.
@@ -85,17 +94,31 @@ impl BlipModel {
         self.text_decoder.prefill(image, prompt)
     }
 
-    /// An empty cache for images of this key.
-    pub fn new_cache(&self, key: BatchKey) -> KvCache {
-        KvCache::new(self.kv_shape, key)
+    /// An empty cache.
+    pub fn new_cache(&self) -> KvCache {
+        KvCache::new(self.kv_shape)
     }
 
-    /// Adds an image to the end of `cache`, all its rows with the past that the prompt left.
+    /// Adds an image to the end of `cache`, `rows` rows with the past that the prompt left.
     ///
     /// # Errors
-    /// A tensor of the prefill is not readable.
-    pub fn join(&self, image: &EncodedImage, prefill: &Prefill, cache: &mut KvCache) -> Result<(), RunError> {
-        prefill.join(image, cache)
+    /// A tensor of the image is not readable.
+    pub fn join(
+        &self,
+        image: Arc<EncodedImage>,
+        prefill: Prefill,
+        rows: usize,
+        cache: &mut KvCache,
+    ) -> Result<(), RunError> {
+        prefill.join(image, rows, cache)
+    }
+
+    /// Adds an image to the end of `cache`, a single row that the next step feeds the start token.
+    ///
+    /// # Errors
+    /// A tensor of the image is not readable.
+    pub fn join_without_past(&self, image: Arc<EncodedImage>, cache: &mut KvCache) -> Result<(), RunError> {
+        cache.push(image, (Vec::new(), 0), 1)
     }
 
     /// One decoder step for all rows of `cache`; `input_ids` is `[rows]`.
@@ -104,6 +127,11 @@ impl BlipModel {
     /// The run failed; the cache may be half-written.
     pub fn step(&mut self, cache: &mut KvCache, input_ids: &[i64]) -> Result<Logits, RunError> {
         self.text_decoder.step(cache, input_ids)
+    }
+
+    /// Time spent inside ONNX Runtime since the last call.
+    pub fn take_run_time(&mut self) -> Duration {
+        std::mem::take(&mut self.vision_encoder.run_time) + std::mem::take(&mut self.text_decoder.run_time)
     }
 }
 

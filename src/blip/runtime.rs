@@ -11,6 +11,8 @@ use std::{
 use thiserror::Error;
 use tracing::info;
 
+use super::graph_cache::GraphCache;
+
 #[cfg(target_os = "macos")]
 const LIBRARY: &str = "libonnxruntime.dylib";
 #[cfg(not(target_os = "macos"))]
@@ -39,6 +41,7 @@ pub enum RuntimeError {
 #[derive(Clone)]
 pub struct Runtime {
     pub(super) environment: ort::environment::Environment,
+    pub(super) graph_cache: Option<GraphCache>,
 }
 
 impl Runtime {
@@ -62,7 +65,13 @@ impl Runtime {
             .map_err(|error| unusable(error.to_string()))?;
         // "ORT Build Info: git-branch=..., ...": the commit tells builds of one version apart.
         info!(library = %path.display(), build = ort::info(), "ONNX Runtime loaded");
-        Ok(Self { environment })
+        Ok(Self { environment, graph_cache: None })
+    }
+
+    /// Keeps optimised graphs for the CPU in `folder`, if there is one.
+    #[must_use]
+    pub fn with_graph_cache(self, folder: Option<&Path>) -> Self {
+        Self { graph_cache: folder.map(GraphCache::new), ..self }
     }
 }
 

@@ -9,7 +9,10 @@ use ort::{
 };
 use tracing::{info, warn};
 
-use super::{manifest::BundleError, runtime::Runtime};
+use super::{
+    manifest::{BundleError, Manifest},
+    runtime::Runtime,
+};
 use crate::catalogue::ExecutionProvider;
 
 /// How sessions of a model are made.
@@ -43,15 +46,28 @@ impl Expected {
     }
 }
 
+/// A graph to load: its file, and what the file and its weights are.
+pub(super) struct Graph {
+    pub(super) path: PathBuf,
+    pub(super) fingerprint: String,
+}
+
+impl Graph {
+    pub(super) fn of(bundle: &Path, manifest: &Manifest, name: &str) -> Self {
+        Self { path: bundle.join(name), fingerprint: manifest.fingerprint(name) }
+    }
+}
+
 /// Loads a graph and checks that it has exactly the inputs and outputs that we feed and read.
 pub(super) fn open(
     runtime: &Runtime,
-    path: PathBuf,
+    graph: Graph,
     config: &SessionConfig,
     inputs: &[Expected],
     outputs: &[Expected],
 ) -> Result<Session, BundleError> {
-    let session = commit(runtime, &path, config)?;
+    let session = commit(runtime, &graph, config)?;
+    let path = graph.path;
     let problem =
         mismatch("input", session.inputs(), inputs).or_else(|| mismatch("output", session.outputs(), outputs));
     match problem {
@@ -61,10 +77,11 @@ pub(super) fn open(
 }
 
 /// Tries the execution providers in order; only if one fails and another follows is that more than an error.
-fn commit(runtime: &Runtime, path: &Path, config: &SessionConfig) -> Result<Session, BundleError> {
+fn commit(runtime: &Runtime, graph: &Graph, config: &SessionConfig) -> Result<Session, BundleError> {
+    let path = &graph.path;
     let mut failed = String::new();
     for (index, provider) in config.execution_providers.iter().enumerate() {
-        match commit_on(*provider, runtime, path, config) {
+        match commit_on(*provider, runtime, graph, config) {
             Ok(session) => {
                 info!(graph = %path.display(), ?provider, "session ready");
                 return Ok(session);
@@ -84,15 +101,24 @@ fn commit(runtime: &Runtime, path: &Path, config: &SessionConfig) -> Result<Sess
             }
         }
     }
-    Err(BundleError::Session { path: path.to_path_buf(), reason: failed })
+    Err(BundleError::Session { path: path.clone(), reason: failed })
 }
 
 fn commit_on(
     provider: ExecutionProvider,
     runtime: &Runtime,
-    path: &Path,
+    graph: &Graph,
     config: &SessionConfig,
 ) -> ort::Result<Session> {
+    let builder = || builder_for(provider, runtime, config);
+    match &runtime.graph_cache {
+        // On a GPU the weights are copied to it anyway.
+        Some(cache) if provider == ExecutionProvider::Cpu => cache.open(&graph.path, &graph.fingerprint, builder),
+        _ => builder()?.commit_from_file(&graph.path),
+    }
+}
+
+fn builder_for(provider: ExecutionProvider, runtime: &Runtime, config: &SessionConfig) -> ort::Result<SessionBuilder> {
     let mut builder: SessionBuilder = Session::builder(&runtime.environment)?;
     if config.threads > 0 {
         builder = builder.with_intra_threads(config.threads)?;
@@ -109,7 +135,7 @@ fn commit_on(
         }
         builder = builder.with_execution_providers([cuda.build().error_on_failure()])?;
     }
-    builder.commit_from_file(path)
+    Ok(builder)
 }
 
 fn mismatch(kind: &str, found: &[Outlet], expected: &[Expected]) -> Option<String> {

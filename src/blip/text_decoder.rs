@@ -1,9 +1,14 @@
 //! The decoder graph: token ids and a [`KvCache`] in, logits and the new keys and values out.
 
-use std::{borrow::Cow, path::Path};
+use std::{
+    borrow::Cow,
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use ort::{
-    session::{Session, SessionInputValue},
+    session::{Session, SessionInputValue, SessionOutputs},
     value::{DynValue, TensorRef},
 };
 
@@ -11,7 +16,7 @@ use super::{
     kv_cache::{KvCache, KvShape},
     manifest::{BundleError, Manifest},
     runtime::Runtime,
-    session::{Expected, SessionConfig, open},
+    session::{Expected, Graph, SessionConfig, open},
     vision_encoder::EncodedImage,
 };
 use crate::generation::TokenId;
@@ -20,9 +25,10 @@ use crate::generation::TokenId;
 pub(super) struct TextDecoder {
     session: Session,
     names: Names,
-    /// `[1, heads, 1, head_dim]` of zeros: the past of a prompt, which is masked as a whole.
-    no_past: Vec<f32>,
-    no_past_shape: [usize; 4],
+    shape: KvShape,
+    vocab_size: usize,
+    /// Time inside ONNX Runtime since it was last asked for.
+    pub(super) run_time: Duration,
 }
 
 /// Input and output names, layer by layer, key before value.
@@ -40,7 +46,8 @@ pub struct Prefill {
     /// `[1, vocab_size]`.
     pub logits: Logits,
     /// Ids in the prompt.
-    pub prompt_len: usize,
+    prompt_len: usize,
+    /// `[layers * 2][1, heads, prompt_len, head_dim]`.
     present: Vec<DynValue>,
 }
 
@@ -56,7 +63,12 @@ impl TextDecoder {
         let shape = KvShape::of(manifest);
         let names = Names::new(shape.layers);
         let (heads, head_dim, tokens) = (shape.heads as i64, shape.head_dim as i64, shape.image_tokens as i64);
-        let mut inputs = vec![Expected::i64("input_ids", &[-1, -1]), Expected::i64("past_lengths", &[-1])];
+        let mut inputs = vec![
+            Expected::i64("input_ids", &[-1, -1]),
+            Expected::i64("past_lengths", &[-1]),
+            Expected::i64("image_rows", &[-1, -1]),
+            Expected::i64("row_slots", &[-1]),
+        ];
         let mut outputs = vec![Expected::f32("logits", &[-1, manifest.text.vocab_size as i64])];
         for index in 0..shape.layers * 2 {
             let cross = if index % 2 == 0 { [-1, heads, head_dim, tokens] } else { [-1, heads, tokens, head_dim] };
@@ -65,53 +77,71 @@ impl TextDecoder {
             inputs.push(Expected::f32(&names.past_decoder[index], &decoder));
             outputs.push(Expected::f32(&names.present[index], &decoder));
         }
-        let session = open(runtime, bundle.join("text_decoder.onnx"), config, &inputs, &outputs)?;
-        let no_past_shape = [1, shape.heads, 1, shape.head_dim];
-        Ok(Self { session, names, no_past: vec![0.0; shape.heads * shape.head_dim], no_past_shape })
+        let session = open(runtime, Graph::of(bundle, manifest, "text_decoder.onnx"), config, &inputs, &outputs)?;
+        Ok(Self { session, names, shape, vocab_size: manifest.text.vocab_size, run_time: Duration::ZERO })
     }
 
     /// Runs a prompt, alone: its result never depends on company.
     pub(super) fn prefill(&mut self, image: &EncodedImage, prompt: &[TokenId]) -> ort::Result<Prefill> {
+        let prompt_len = prompt.len();
         let input_ids: Vec<i64> = prompt.iter().map(|id| i64::from(*id)).collect();
+        let past_shape = [1, self.shape.heads, prompt_len, self.shape.head_dim];
+        let past = vec![0.0_f32; past_shape.iter().product()];
         let mut inputs: Inputs<'_> = vec![
-            ("input_ids".into(), TensorRef::from_array_view(([1, prompt.len()], input_ids.as_slice()))?.into()),
-            ("past_lengths".into(), TensorRef::from_array_view(([1_usize], [0_i64].as_slice()))?.into()),
+            ("input_ids".into(), TensorRef::from_array_view(([1, prompt_len], input_ids.as_slice()))?.into()),
+            ("past_lengths".into(), TensorRef::from_array_view(([1], [0_i64].as_slice()))?.into()),
+            ("image_rows".into(), TensorRef::from_array_view(([1, 1], [0_i64].as_slice()))?.into()),
+            ("row_slots".into(), TensorRef::from_array_view(([1], [0_i64].as_slice()))?.into()),
         ];
         for (name, cross) in self.names.past_encoder.iter().zip(&image.cross) {
             inputs.push((name.into(), cross.into()));
         }
         for name in &self.names.past_decoder {
-            inputs
-                .push((name.into(), TensorRef::from_array_view((self.no_past_shape, self.no_past.as_slice()))?.into()));
+            inputs.push((name.into(), TensorRef::from_array_view((past_shape, past.as_slice()))?.into()));
         }
+        let start = Instant::now();
         let mut outputs = self.session.run(inputs)?;
-        let missing = || ort::Error::new("the text decoder gave no tensor of this name");
+        self.run_time += start.elapsed();
         let logits = Logits(outputs.remove("logits").ok_or_else(missing)?);
-        let present = self.names.present.iter().map(|name| outputs.remove(name).ok_or_else(missing));
-        Ok(Prefill { logits, prompt_len: prompt.len(), present: present.collect::<ort::Result<_>>()? })
+        Ok(Prefill { logits, prompt_len, present: self.names.take_present(&mut outputs)? })
     }
 
     /// One step of every row in `cache`, whatever their past lengths; `input_ids` is `[rows]`.
     pub(super) fn step(&mut self, cache: &mut KvCache, input_ids: &[i64]) -> ort::Result<Logits> {
-        let rows = cache.rows();
+        cache.arrange()?;
+        let rows = cache.layout.past_lengths.len();
+        let layout = &cache.layout;
+        let image_rows_shape = [layout.image_rows.len() / layout.beams.max(1), layout.beams];
         let mut inputs: Inputs<'_> = vec![
             ("input_ids".into(), TensorRef::from_array_view(([rows, 1], input_ids))?.into()),
-            ("past_lengths".into(), TensorRef::from_array_view(([rows], cache.past_lengths()))?.into()),
+            ("past_lengths".into(), TensorRef::from_array_view(([rows], layout.past_lengths.as_slice()))?.into()),
+            ("image_rows".into(), TensorRef::from_array_view((image_rows_shape, layout.image_rows.as_slice()))?.into()),
+            ("row_slots".into(), TensorRef::from_array_view(([rows], layout.row_slots.as_slice()))?.into()),
         ];
         for (index, name) in self.names.past_encoder.iter().enumerate() {
-            inputs.push((name.into(), TensorRef::from_array_view(cache.encoder_tensor(index))?.into()));
+            inputs.push((name.into(), cache.cross_attention.input(index)?));
         }
         for (index, name) in self.names.past_decoder.iter().enumerate() {
-            inputs.push((name.into(), TensorRef::from_array_view(cache.decoder_tensor(index))?.into()));
+            inputs.push((name.into(), cache.self_attention.input(index)?));
         }
-        let mut outputs = self.session.run(inputs)?;
-        for (index, name) in self.names.present.iter().enumerate() {
-            let (_, present) = outputs[name.as_str()].try_extract_tensor::<f32>()?;
-            cache.append(index, present);
+        let new = cache.self_attention.new_outputs(self.session.allocator(), &self.names.present, self.vocab_size)?;
+        let options = new.as_ref().or(cache.self_attention.options()).ok_or_else(missing)?;
+        let start = Instant::now();
+        let mut outputs = self.session.run_with_options(inputs, options)?;
+        self.run_time += start.elapsed();
+        let logits = Logits(outputs.remove("logits").ok_or_else(missing)?);
+        let present = self.names.take_present(&mut outputs)?;
+        drop(outputs);
+        if let Some(options) = new {
+            cache.self_attention.stay(present, options);
         }
         cache.advance();
-        outputs.remove("logits").map(Logits).ok_or_else(|| ort::Error::new("the text decoder gave no logits"))
+        Ok(logits)
     }
+}
+
+fn missing() -> ort::Error {
+    ort::Error::new("the text decoder gave no tensor of this name")
 }
 
 impl Names {
@@ -127,13 +157,16 @@ impl Names {
             present: names("present", "decoder"),
         }
     }
+
+    fn take_present(&self, outputs: &mut SessionOutputs<'_>) -> ort::Result<Vec<DynValue>> {
+        self.present.iter().map(|name| outputs.remove(name).ok_or_else(missing)).collect()
+    }
 }
 
 impl Prefill {
-    /// Adds the image to `cache`.
-    pub(super) fn join(&self, image: &EncodedImage, cache: &mut KvCache) -> ort::Result<()> {
-        let present = self.present.iter().map(|value| Ok(value.try_extract_tensor::<f32>()?.1));
-        cache.push(image, &present.collect::<ort::Result<Vec<_>>>()?, self.prompt_len)
+    /// Adds the image with `rows` rows to `cache`.
+    pub(super) fn join(self, image: Arc<EncodedImage>, rows: usize, cache: &mut KvCache) -> ort::Result<()> {
+        cache.push(image, (self.present, self.prompt_len), rows)
     }
 }
 

@@ -1,16 +1,20 @@
 //! `pixel_values` -> the keys and values that every decoder layer's cross-attention looks at.
 
-use std::path::Path;
+use std::{
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use ort::{
-    session::Session,
+    session::{NoSelectedOutputs, RunOptions, Session},
     value::{DynValue, TensorRef},
 };
 
 use super::{
     manifest::{BundleError, Manifest},
     runtime::Runtime,
-    session::{Expected, SessionConfig, open},
+    session::{Expected, Graph, SessionConfig, open},
 };
 use crate::image::PixelValues;
 
@@ -18,7 +22,13 @@ use crate::image::PixelValues;
 pub(super) struct VisionEncoder {
     session: Session,
     outputs: Vec<String>,
+    /// Time inside ONNX Runtime since it was last asked for.
+    pub(super) run_time: Duration,
 }
+
+/// Ends a run of the encoder from another thread, at the next node of the graph.
+#[derive(Clone)]
+pub struct Abort(Arc<RunOptions<NoSelectedOutputs>>);
 
 /// One image as the decoder sees it, computed once however many tokens and beams follow.
 pub struct EncodedImage {
@@ -46,18 +56,44 @@ impl VisionEncoder {
                 ]
             })
             .collect();
-        let session = open(runtime, bundle.join("vision_encoder.onnx"), config, &inputs, &outputs)?;
-        Ok(Self { session, outputs: outputs.into_iter().map(|output| output.name).collect() })
+        let session = open(runtime, Graph::of(bundle, manifest, "vision_encoder.onnx"), config, &inputs, &outputs)?;
+        Ok(Self { session, outputs: outputs.into_iter().map(|output| output.name).collect(), run_time: Duration::ZERO })
     }
 
     /// Runs the encoder on one image, always alone: its result never depends on company.
-    pub(super) fn encode(&mut self, pixel_values: &PixelValues) -> ort::Result<EncodedImage> {
+    pub(super) fn encode(&mut self, pixel_values: &PixelValues, abort: &Abort) -> ort::Result<EncodedImage> {
         let shape = [1, 3, pixel_values.height, pixel_values.width];
         let input = TensorRef::from_array_view((shape, pixel_values.data.as_slice()))?;
-        let mut results = self.session.run(ort::inputs!["pixel_values" => input])?;
+        let start = Instant::now();
+        let results = self.session.run_with_options(ort::inputs!["pixel_values" => input], &*abort.0);
+        self.run_time += start.elapsed();
+        let mut results = results?;
         let missing = || ort::Error::new("the vision encoder gave no cross-attention tensor");
         let cross = self.outputs.iter().map(|name| results.remove(name).ok_or_else(missing));
         Ok(EncodedImage { cross: cross.collect::<ort::Result<_>>()? })
+    }
+}
+
+impl Abort {
+    /// For one run.
+    ///
+    /// # Errors
+    /// ONNX Runtime has no memory.
+    pub fn new() -> ort::Result<Self> {
+        RunOptions::new().map(|options| Self(Arc::new(options)))
+    }
+
+    /// Ends the run, or the next one if none is going on.
+    pub fn abort(&self) {
+        if let Err(error) = self.0.terminate() {
+            tracing::warn!(%error, "a run of the encoder could not be ended");
+        }
+    }
+}
+
+impl std::fmt::Debug for Abort {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Abort")
     }
 }
 

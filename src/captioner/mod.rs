@@ -6,6 +6,7 @@ use std::{num::NonZero, sync::Arc, thread::available_parallelism, time::Instant}
 
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
+use sha2::{Digest as _, Sha256};
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{Span, info};
@@ -17,11 +18,14 @@ use crate::{
     fetch::Fetcher,
     generation::TokenId,
     image::{self, DecodeError, DecodeLimits, PixelValues, PreprocessConfig},
-    registry::{Audience, Registry, ServedModel},
+    registry::{Audience, Digest, Registry, ServedModel, Wishes},
 };
 
 /// Images of one request that are worked on at the same time; the rest wait, so that one request cannot fill the house.
 const IMAGES_AT_ONCE: usize = 8;
+
+/// Bytes that are hashed in less time than it takes to hand them to another thread and a little more.
+const QUICKLY_HASHED: usize = 128 * 1024;
 
 /// Takes the ids decided so far.
 type Progress = watch::Sender<Vec<TokenId>>;
@@ -62,7 +66,7 @@ impl Captioner {
     pub async fn caption(&self, request: CaptionRequest) -> Result<CaptionReply, CaptionError> {
         let model = self.resolve(&request)?;
         let recording = model.statistics.begin();
-        let reply = self.caption_with(model, request, None).await?;
+        let reply = self.caption_with(model, request, (None, true)).await?;
         recording.succeed(&[reply.timings]);
         Ok(reply)
     }
@@ -71,8 +75,10 @@ impl Captioner {
     pub async fn caption_all(&self, requests: Vec<CaptionRequest>) -> Vec<Result<CaptionReply, CaptionError>> {
         let model = requests.first().and_then(|request| self.resolve(request).ok());
         let recording = model.map(|model| model.statistics.begin());
+        // The images of one request decode together, equal ones too.
+        let shared = requests.len() == 1;
         let results = stream::iter(requests)
-            .map(|request| async { self.caption_with(self.resolve(&request)?, request, None).await })
+            .map(|request| async { self.caption_with(self.resolve(&request)?, request, (None, shared)).await })
             .buffered(IMAGES_AT_ONCE);
         let results: Vec<_> = results.collect().await;
         let timings: Option<Vec<Timings>> = results.iter().map(|result| Some(result.as_ref().ok()?.timings)).collect();
@@ -86,27 +92,29 @@ impl Captioner {
         self.registry.resolve(request.model.as_deref(), request.version.as_deref())
     }
 
-    /// The whole path of one image.
+    /// The whole path of one image. `shared`: an equal request at the same time may do the work for this one.
     async fn caption_with(
         &self,
         model: &ServedModel,
         request: CaptionRequest,
-        progress: Option<Progress>,
+        (progress, shared): (Option<Progress>, bool),
     ) -> Result<CaptionReply, CaptionError> {
         let CaptionRequest { image, prompt, parameters, deadline, cancelled, .. } = request;
         within(deadline, &cancelled.clone(), async {
             // Before the image: a mistake in a parameter should not cost a download.
             let plan = model.plan(prompt.as_ref(), &parameters)?;
             let start = Instant::now();
-            let pixel_values = self.pixel_values(image, &model.preprocess).await?;
-            let compute_input = start.elapsed();
+            let (bytes, field) = self.bytes(image).await?;
+            let digest = if model.keeps() { Some(digest_of(&bytes).await?) } else { None };
+            let before = start.elapsed();
+            let pixel_values = Box::pin(self.pixel_values(bytes, field, &model.preprocess));
             let audience = Audience { deadline, cancelled, progress };
-            let (captions, timings) = model.caption(plan, pixel_values, audience).await?;
+            let (captions, timings) = model.caption(plan, pixel_values, Wishes { digest, shared, audience }).await?;
             Ok(CaptionReply {
                 model: model.name.clone(),
                 model_version: model.version.clone(),
-                captions,
-                timings: Timings { compute_input, ..timings },
+                captions: captions.to_vec(),
+                timings: Timings { compute_input: timings.compute_input + before, ..timings },
             })
         })
         .await
@@ -118,12 +126,21 @@ impl Captioner {
         })
     }
 
+    /// An image's file, and the request's field it came in; `None`: it was fetched.
+    async fn bytes(&self, source: ImageSource) -> Result<(Bytes, Option<&'static str>), CaptionError> {
+        match source {
+            ImageSource::Bytes { bytes, field } => Ok((bytes, Some(field))),
+            ImageSource::Url(url) => Ok((self.fetcher.fetch(&url).await?, None)),
+        }
+    }
+
     /// What a model with this preprocessing sees of an image.
-    async fn pixel_values(&self, source: ImageSource, config: &PreprocessConfig) -> Result<PixelValues, CaptionError> {
-        let (bytes, field) = match source {
-            ImageSource::Bytes { bytes, field } => (bytes, Some(field)),
-            ImageSource::Url(url) => (self.fetcher.fetch(&url).await?, None),
-        };
+    async fn pixel_values(
+        &self,
+        bytes: Bytes,
+        field: Option<&'static str>,
+        config: &PreprocessConfig,
+    ) -> Result<PixelValues, CaptionError> {
         self.preprocess(bytes, config).await?.map_err(|error| match field {
             Some(field) => CaptionError::image(field, &error),
             // What came from a URL stays one sentence: a caller must not read our network through error texts.
@@ -146,6 +163,15 @@ impl Captioner {
         };
         tokio::task::spawn_blocking(work).await.map_err(CaptionError::internal)
     }
+}
+
+/// SHA-256 of an image's file.
+async fn digest_of(bytes: &Bytes) -> Result<Digest, CaptionError> {
+    if bytes.len() <= QUICKLY_HASHED {
+        return Ok(Sha256::digest(bytes).into());
+    }
+    let bytes = bytes.clone();
+    tokio::task::spawn_blocking(move || Sha256::digest(&bytes).into()).await.map_err(CaptionError::internal)
 }
 
 /// Ends `work` when the deadline passes or the client goes away.

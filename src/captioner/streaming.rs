@@ -18,15 +18,18 @@ struct Reading {
     model: Arc<ServedModel>,
     work: Pin<Box<dyn Future<Output = Result<CaptionReply, CaptionError>> + Send>>,
     decided: watch::Receiver<Vec<TokenId>>,
-    /// What the client has.
+    /// Decided ids that the client has.
+    told: usize,
+    /// Their text.
     text: String,
-    /// When all is said.
+    /// Once the work is done.
     reply: Option<CaptionReply>,
 }
 
 impl Captioner {
     /// Captions one image; events come as the text is decided, the reply is the last. Nothing is done before the stream is
-    /// polled, and the work ends when it is dropped. A slow reader gets longer pieces; nothing piles up.
+    /// polled, and the work ends when it is dropped. Every token that completes some text is an event of its own, however
+    /// slow the reader is.
     ///
     /// With beams, or several sequences, nothing is decided before the end: the reply is the only event.
     ///
@@ -41,11 +44,11 @@ impl Captioner {
         let (captioner, served) = (self.clone(), model.clone());
         let work = async move {
             let recording = served.statistics.begin();
-            let reply = captioner.caption_with(&served, request, Some(progress)).await?;
+            let reply = captioner.caption_with(&served, request, (Some(progress), false)).await?;
             recording.succeed(&[reply.timings]);
             Ok(reply)
         };
-        let reading = Reading { model, work: Box::pin(work), decided, text: String::new(), reply: None };
+        let reading = Reading { model, work: Box::pin(work), decided, told: 0, text: String::new(), reply: None };
         Ok(stream::unfold(Some(reading), |reading| async {
             let mut reading = reading?;
             match reading.next().await {
@@ -59,30 +62,37 @@ impl Captioner {
 impl Reading {
     async fn next(&mut self) -> Result<CaptionEvent, CaptionError> {
         loop {
-            if let Some(reply) = self.reply.take() {
-                return Ok(CaptionEvent::Reply(reply));
-            }
-            let text = tokio::select! {
-                biased;
-                reply = &mut self.work => self.end(reply?),
-                // The sender is a part of the work.
-                Ok(()) = self.decided.changed() => {
-                    let token_ids = self.decided.borrow_and_update().clone();
-                    self.model.decided_text(&token_ids)?
+            if self.told < self.decided.borrow().len() {
+                self.told += 1;
+                let text = self.model.decided_text(&self.decided.borrow()[..self.told])?;
+                if let Some(piece) = self.rest(&text) {
+                    return Ok(CaptionEvent::Piece(piece));
                 }
-            };
-            if let Some(piece) = text.strip_prefix(&self.text).filter(|piece| !piece.is_empty()).map(str::to_owned) {
-                self.text = text;
-                return Ok(CaptionEvent::Piece(piece));
+            } else if let Some(reply) = self.reply.take() {
+                // What was held back because later tokens might have changed it.
+                let text = reply.captions.first().filter(|_| self.told > 0).map(|caption| caption.text.clone());
+                return Ok(match text.and_then(|text| self.rest(&text)) {
+                    Some(piece) => {
+                        self.reply = Some(reply);
+                        CaptionEvent::Piece(piece)
+                    }
+                    None => CaptionEvent::Reply(reply),
+                });
+            } else {
+                tokio::select! {
+                    biased;
+                    reply = &mut self.work => self.reply = Some(reply?),
+                    // The sender is a part of the work.
+                    Ok(()) = self.decided.changed() => {}
+                }
             }
         }
     }
 
-    /// Keeps the reply for the last event; the text that the pieces must have told by then.
-    fn end(&mut self, reply: CaptionReply) -> String {
-        let nothing_was_decided = self.decided.borrow().is_empty();
-        let text = reply.captions.first().filter(|_| !nothing_was_decided).map(|caption| caption.text.clone());
-        self.reply = Some(reply);
-        text.unwrap_or_default()
+    /// What `text` has that the client has not.
+    fn rest(&mut self, text: &str) -> Option<String> {
+        let piece = text.strip_prefix(&self.text).filter(|piece| !piece.is_empty())?.to_owned();
+        text.clone_into(&mut self.text);
+        Some(piece)
     }
 }

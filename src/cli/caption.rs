@@ -13,7 +13,6 @@ use url::Url;
 
 use super::{CommandError, ModelArgs, generation::GenerationArgs, small_runtime};
 use crate::{
-    blip::Runtime,
     caption::{Caption, CaptionRequest, ImageSource, Prompt},
     captioner::Captioner,
     catalogue::Catalogue,
@@ -76,7 +75,7 @@ impl CaptionImages {
 
     async fn caption_all(self) -> Result<ExitCode, CommandError> {
         let entry = Catalogue::select(&self.model_args.models, self.model.as_deref())?;
-        let runtime = Runtime::load(self.model_args.ort_library.as_deref())?;
+        let runtime = self.model_args.runtime()?;
         let model = ServedModel::load(&entry, &runtime).await?;
         let captioner = Captioner::new(Registry::of_one(model), &self.image).map_err(|error| error.to_string())?;
         let parameters = GenerationParameters::from(self.generation.clone());

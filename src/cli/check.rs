@@ -9,7 +9,6 @@ use clap::Args;
 
 use super::{CommandError, ModelArgs, small_runtime};
 use crate::{
-    blip::Runtime,
     catalogue::Catalogue,
     registry::ServedModel,
     telemetry::{self, Verbosity},
@@ -26,7 +25,7 @@ impl Check {
     pub(super) fn run(self) -> Result<ExitCode, CommandError> {
         telemetry::init(&self.model_args.log, Verbosity::Quiet)?;
         let catalogue = Catalogue::load(&self.model_args.models)?;
-        let runtime = Runtime::load(self.model_args.ort_library.as_deref())?;
+        let runtime = self.model_args.runtime()?;
         small_runtime()?.block_on(async {
             for entry in &catalogue.models {
                 ServedModel::load(entry, &runtime).await.map_err(|error| format!("{}: {error}", entry.name))?;

@@ -10,7 +10,10 @@ use std::{ffi::OsString, path::PathBuf, process::ExitCode};
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::telemetry::{self, LogConfig};
+use crate::{
+    blip::{Runtime, RuntimeError},
+    telemetry::{self, LogConfig},
+};
 
 type CommandError = Box<dyn std::error::Error>;
 
@@ -47,8 +50,18 @@ struct ModelArgs {
     #[arg(long, env = "BLIP_ORT_LIBRARY")]
     ort_library: Option<PathBuf>,
 
+    /// A folder that keeps optimised graphs, so that the next start is faster
+    #[arg(long, env = "BLIP_GRAPH_CACHE")]
+    graph_cache: Option<PathBuf>,
+
     #[command(flatten)]
     log: LogConfig,
+}
+
+impl ModelArgs {
+    fn runtime(&self) -> Result<Runtime, RuntimeError> {
+        Ok(Runtime::load(self.ort_library.as_deref())?.with_graph_cache(self.graph_cache.as_deref()))
+    }
 }
 
 /// Runs the command of `arguments` and gives the process's exit code; every failure is one line on stderr.

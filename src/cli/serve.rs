@@ -1,6 +1,6 @@
 //! `blip-serve serve`: the service.
 
-use std::{path::PathBuf, process::ExitCode};
+use std::process::ExitCode;
 
 use clap::Args;
 use tokio::{
@@ -13,7 +13,6 @@ use tracing::info;
 
 use super::{CommandError, ModelArgs};
 use crate::{
-    blip::Runtime,
     captioner::Captioner,
     catalogue::Catalogue,
     config::{ImageConfig, ServerArgs},
@@ -64,16 +63,16 @@ impl Serve {
             Some(address) => Some(bind("--admin-listen", address).await?),
             None => None,
         };
-        let (library, image) = (self.model_args.ort_library, self.image);
+        let (model_args, image) = (self.model_args, self.image);
         // Checksums and graphs keep a thread busy for a while: not one that answers probes.
-        let loading = task::spawn_blocking(move || Handle::current().block_on(load(&catalogue, library, &image)));
+        let loading = task::spawn_blocking(move || Handle::current().block_on(load(&catalogue, &model_args, &image)));
         let captioner = async { loading.await? };
         Ok(server::serve(listener, admin, config, captioner, stop).await?)
     }
 }
 
-async fn load(catalogue: &Catalogue, library: Option<PathBuf>, image: &ImageConfig) -> Result<Captioner, Cause> {
-    let runtime = Runtime::load(library.as_deref())?;
+async fn load(catalogue: &Catalogue, model_args: &ModelArgs, image: &ImageConfig) -> Result<Captioner, Cause> {
+    let runtime = model_args.runtime()?;
     let registry = Registry::load(catalogue, &runtime).await?;
     Captioner::new(registry, image)
 }

@@ -1,56 +1,69 @@
-//! Images that share decoder steps: those with as many rows and the same cache capacity.
+//! The images that decode together, whatever their prompts, beams and lengths.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use super::Reply;
 use crate::{
-    blip::{BatchKey, BlipModel, EncodedImage, KvCache, Prefill, RunError},
+    blip::{BlipModel, EncodedImage, KvCache, Prefill, RunError},
     error::CaptionError,
     generation::{Advance, Search, TokenId},
+    statistics::DecoderRun,
 };
 
 /// One image in the middle of its search.
 struct Active {
     search: Search,
     reply: Reply,
-    /// Positions in its cache.
-    past_length: usize,
+    /// The next token of each of its rows.
+    token_ids: Vec<TokenId>,
 }
 
-/// Image `i` of `cache` is `active[i]`, its rows are `input_ids[i * rows..]`.
+/// Image `i` of `cache` is `active[i]`.
 pub(super) struct Batch {
-    pub(super) key: BatchKey,
     cache: KvCache,
     active: Vec<Active>,
-    /// `[images * rows]`: the tokens of the next step.
-    input_ids: Vec<i64>,
 }
 
 impl Batch {
-    pub(super) fn new(model: &BlipModel, key: BatchKey) -> Self {
-        Self { key, cache: model.new_cache(key), active: Vec::new(), input_ids: Vec::new() }
+    pub(super) fn new(model: &BlipModel) -> Self {
+        Self { cache: model.new_cache(), active: Vec::new() }
     }
 
+    /// Rows that the images need once each has its beams.
     pub(super) fn rows(&self) -> usize {
-        self.active.len() * self.key.rows
+        self.active.iter().map(|active| active.search.rows()).sum()
     }
 
     pub(super) fn is_empty(&self) -> bool {
         self.active.is_empty()
     }
 
-    /// Takes in an image after its first token was decided.
+    /// Takes in an image whose first token the next step decides.
+    pub(super) fn join_at_start(
+        &mut self,
+        model: &BlipModel,
+        image: Arc<EncodedImage>,
+        (start, search): (TokenId, Search),
+        reply: Reply,
+    ) {
+        let joined = model.join_without_past(image, &mut self.cache);
+        self.push(joined, Active { search, reply, token_ids: vec![start] });
+    }
+
+    /// Takes in an image after its prompt, with its first tokens.
     pub(super) fn join(
         &mut self,
         model: &BlipModel,
-        (image, prefill): (&EncodedImage, &Prefill),
-        (search, token_ids): (Search, &[TokenId]),
+        (image, prefill): (Arc<EncodedImage>, Prefill),
+        (token_ids, search): (Vec<TokenId>, Search),
         reply: Reply,
     ) {
-        if let Err(error) = model.join(image, prefill, &mut self.cache) {
-            return reply.fail(CaptionError::internal(error));
-        }
+        let joined = model.join(image, prefill, token_ids.len(), &mut self.cache);
         reply.tell(&search);
-        self.active.push(Active { search, reply, past_length: prefill.prompt_len });
-        self.input_ids.extend(token_ids.iter().map(|id| i64::from(*id)));
+        self.push(joined, Active { search, reply, token_ids });
     }
 
     /// Drops the images that nobody waits for.
@@ -62,45 +75,49 @@ impl Batch {
         }
     }
 
-    /// One token for every row.
-    pub(super) fn step(&mut self, model: &mut BlipModel) {
-        if let Err(error) = self.try_step(model) {
-            tracing::error!(%error, images = self.active.len(), "decoder step failed");
-            for active in self.active.drain(..) {
-                active.reply.fail(CaptionError::internal(error.to_string()));
+    /// One token for every row. What it took, if it could be done.
+    pub(super) fn step(&mut self, model: &mut BlipModel) -> Option<DecoderRun> {
+        match self.try_step(model) {
+            Ok(run) => Some(run),
+            Err(error) => {
+                tracing::error!(%error, images = self.active.len(), "decoder step failed");
+                for active in self.active.drain(..) {
+                    active.reply.fail(CaptionError::internal(error.to_string()));
+                }
+                self.cache = model.new_cache();
+                None
             }
-            self.input_ids.clear();
-            self.cache = model.new_cache(self.key);
         }
     }
 
-    /// An image that has outgrown this batch, and the key of the one it needs.
-    pub(super) fn outgrown(&self) -> Option<(usize, BatchKey)> {
-        let keys = self.active.iter().map(|active| BatchKey::new(self.key.rows, active.past_length));
-        keys.enumerate().find(|(_, key)| *key != self.key)
+    fn push(&mut self, joined: Result<(), RunError>, active: Active) {
+        match joined {
+            Ok(()) => self.active.push(active),
+            Err(error) => active.reply.fail(CaptionError::internal(error)),
+        }
     }
 
-    /// Moves an image, in the middle of its search, to a batch of larger capacity.
-    pub(super) fn move_to(&mut self, image: usize, target: &mut Self) {
-        self.cache.move_to(image, &mut target.cache);
-        target.input_ids.extend_from_slice(&self.input_ids[image * self.key.rows..][..self.key.rows]);
-        target.active.push(self.forget(image));
-    }
-
-    fn try_step(&mut self, model: &mut BlipModel) -> Result<(), RunError> {
-        let logits = model.step(&mut self.cache, &self.input_ids)?;
+    fn try_step(&mut self, model: &mut BlipModel) -> Result<DecoderRun, RunError> {
+        let start = Instant::now();
+        let input_ids: Vec<i64> =
+            self.active.iter().flat_map(|active| &active.token_ids).map(|id| i64::from(*id)).collect();
+        let logits = model.step(&mut self.cache, &input_ids)?;
+        let infer = model.take_run_time();
+        let input = start.elapsed().saturating_sub(infer);
+        let start = Instant::now();
         let logits = logits.as_slice()?;
-        let image_len = self.key.rows * model.vocabulary().size;
+        let vocab_size = model.vocabulary().size;
+        let mut end = logits.len();
         // From the end: a finished image is replaced by the last one, which has had its turn.
         for image in (0..self.active.len()).rev() {
             let active = &mut self.active[image];
-            active.past_length += 1;
-            match active.search.advance(&logits[image * image_len..][..image_len]) {
+            let own = end - active.token_ids.len() * vocab_size..end;
+            end = own.start;
+            match active.search.advance(&logits[own]) {
                 Advance::Continue { beam_idx, token_ids } => {
-                    self.cache.reorder(image, &beam_idx);
+                    self.cache.reorder(image, &beam_idx)?;
+                    active.token_ids = token_ids;
                     active.reply.tell(&active.search);
-                    let rows = &mut self.input_ids[image * self.key.rows..][..self.key.rows];
-                    rows.iter_mut().zip(token_ids).for_each(|(row, id)| *row = i64::from(id));
                 }
                 Advance::Done(sequences) => {
                     let Active { search, reply, .. } = self.remove(image);
@@ -109,20 +126,18 @@ impl Batch {
                 }
             }
         }
-        Ok(())
+        Ok(DecoderRun { rows: input_ids.len(), input, infer, output: start.elapsed() })
     }
 
     fn remove(&mut self, image: usize) -> Active {
         self.cache.swap_remove(image);
-        self.forget(image)
-    }
-
-    /// Removes all of an image but its place in the cache.
-    fn forget(&mut self, image: usize) -> Active {
-        let rows = self.key.rows;
-        let last = self.active.len() - 1;
-        self.input_ids.copy_within(last * rows..(last + 1) * rows, image * rows);
-        self.input_ids.truncate(last * rows);
         self.active.swap_remove(image)
+    }
+}
+
+impl DecoderRun {
+    /// A prompt that ran alone.
+    pub(super) fn of_prompt(infer: Duration, output: Duration) -> Self {
+        Self { rows: 1, input: Duration::ZERO, infer, output }
     }
 }

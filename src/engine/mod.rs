@@ -3,6 +3,7 @@
 //! [`Engine`] is the handle everybody else holds: a bounded sender. The thread ends when the last handle is dropped.
 
 mod batch;
+mod encoding;
 mod worker;
 
 use std::{
@@ -15,8 +16,11 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::Span;
 
+use encoding::Encoding;
+pub use encoding::ImageCache;
+
 use crate::{
-    blip::BlipModel,
+    blip::{BlipModel, EncodedImage},
     error::CaptionError,
     generation::{Search, Sequence, TokenId},
     image::PixelValues,
@@ -30,7 +34,7 @@ const CHANNEL_CAPACITY: usize = 16;
 #[derive(Debug)]
 pub struct Job {
     /// What the model sees.
-    pub pixel_values: PixelValues,
+    pub image: JobImage,
     /// At least the start token.
     pub prompt: Vec<TokenId>,
     /// Decides the tokens.
@@ -38,6 +42,23 @@ pub struct Job {
     /// Who waits for them.
     pub audience: Audience,
 }
+
+/// The image of a job.
+#[derive(Debug)]
+pub enum JobImage {
+    /// To be encoded.
+    Pixels {
+        /// What the encoder takes.
+        pixel_values: PixelValues,
+        /// Under which the encoded image is kept for other prompts on it.
+        digest: Option<Digest>,
+    },
+    /// Kept from an earlier job.
+    Encoded(Arc<EncodedImage>),
+}
+
+/// SHA-256 of an image's file.
+pub type Digest = [u8; 32];
 
 /// Who waits for an answer, and how long.
 #[derive(Debug, Default)]
@@ -65,11 +86,13 @@ pub struct Outcome {
 #[derive(Clone, Debug)]
 pub struct Engine {
     sender: mpsc::Sender<Entry>,
+    /// What the encoder is busy with.
+    encoding: Encoding,
 }
 
 /// A job on its way through the thread.
 struct Entry {
-    pixel_values: PixelValues,
+    image: JobImage,
     prompt: Vec<TokenId>,
     search: Search,
     reply: Reply,
@@ -77,6 +100,7 @@ struct Entry {
 
 /// Where the sequences go, and when they are not wanted any more.
 struct Reply {
+    id: u64,
     sender: oneshot::Sender<Result<Outcome, CaptionError>>,
     audience: Audience,
     called: Instant,
@@ -92,25 +116,33 @@ impl Engine {
     ///
     /// # Errors
     /// The operating system gives no thread.
-    pub fn spawn(name: &str, model: BlipModel, max_rows: usize, statistics: Arc<Statistics>) -> std::io::Result<Self> {
+    pub fn spawn(
+        name: &str,
+        model: BlipModel,
+        max_rows: usize,
+        statistics: Arc<Statistics>,
+        images: Arc<ImageCache>,
+    ) -> std::io::Result<Self> {
         let (sender, receiver) = mpsc::channel(CHANNEL_CAPACITY);
-        thread::Builder::new()
-            .name(format!("engine-{name}"))
-            .spawn(move || worker::Worker::new(model, max_rows, receiver, statistics).run())?;
-        Ok(Self { sender })
+        let encoding = Encoding::default();
+        let worker = worker::Worker::new(model, max_rows, receiver, statistics, (images, encoding.clone()));
+        thread::Builder::new().name(format!("engine-{name}")).spawn(move || worker.run())?;
+        Ok(Self { sender, encoding })
     }
 
-    /// Decodes one image, in company if there is any.
+    /// Decodes one image, in company if there is any. Dropped, it ends the run of the encoder if that is for this image.
     ///
     /// # Errors
     /// Cancelled, too late, a run of a graph failed, or the engine is gone.
     pub async fn run(&self, job: Job) -> Result<Outcome, CaptionError> {
-        let Job { pixel_values, prompt, search, audience } = job;
+        let Job { image, prompt, search, audience } = job;
         let (sender, receiver) = oneshot::channel();
-        let reply = Reply { sender, audience, called: Instant::now(), admitted: None, span: Span::current() };
+        let id = self.encoding.next_id();
+        let reply = Reply { id, sender, audience, called: Instant::now(), admitted: None, span: Span::current() };
         // Waiting here is bounded: whoever calls was admitted, and drops this future when its time is over.
-        let sent = self.sender.send(Entry { pixel_values, prompt, search, reply }).await;
+        let sent = self.sender.send(Entry { image, prompt, search, reply }).await;
         sent.map_err(|_| CaptionError::Unavailable(NOT_SERVING))?;
+        let _leaving = self.encoding.abort_on_drop(id);
         receiver.await.unwrap_or(Err(CaptionError::Unavailable(NOT_SERVING)))
     }
 

@@ -1,8 +1,9 @@
 //! The loop of an engine's thread: admit, encode, prefill, step.
 //!
 //! First come, first served. New images are let in between two steps, and what their encoding took is given back to the
-//! images already decoding before the next one is let in: neither side starves, and with a slow encoder the images end
-//! one after the other instead of all at the end.
+//! images already decoding before the next one is let in: neither side starves. When nothing decodes and a queue has
+//! formed, a few images are encoded before the first step, so that they share it: never more than half of the queue, or
+//! those in front would wait longer than sharing saves them.
 
 use std::{
     sync::Arc,
@@ -12,31 +13,39 @@ use std::{
 use tokio::sync::mpsc::{self, error::TryRecvError};
 use tracing::debug;
 
-use super::{Entry, batch::Batch};
+use super::{Entry, ImageCache, JobImage, Reply, batch::Batch, encoding::Encoding};
 use crate::{
-    blip::{BatchKey, BlipModel, RunError},
+    blip::{BlipModel, EncodedImage, RunError},
     error::CaptionError,
     generation::Advance,
-    statistics::Statistics,
+    statistics::{DecoderRun, Statistics},
 };
+
+/// Images encoded one after the other before the first step of any of them. A decoder step costs little more for four rows
+/// than for one, and a fifth encoder run delays the first image more than sharing saves the fifth.
+const MAX_BURST: usize = 4;
 
 pub(super) struct Worker {
     model: BlipModel,
     max_rows: usize,
     receiver: mpsc::Receiver<Entry>,
-    batches: Vec<Batch>,
+    batch: Batch,
     /// The next to be let in, when its rows did not fit.
     waiting: Option<Entry>,
     /// Time spent encoding that decoding has not had yet.
     owed: Duration,
+    /// Images still to be let in before the next step.
+    burst: usize,
     statistics: Arc<Statistics>,
+    images: Arc<ImageCache>,
+    encoding: Encoding,
 }
 
-/// What comes before the next step.
+/// What comes next.
 enum Turn {
     /// A job is let in.
     Admit(Box<Entry>),
-    /// Nothing: others decode.
+    /// Those who are in decode.
     Step,
     /// Every handle is gone and every job is done.
     End,
@@ -48,13 +57,16 @@ impl Worker {
         max_rows: usize,
         receiver: mpsc::Receiver<Entry>,
         statistics: Arc<Statistics>,
+        (images, encoding): (Arc<ImageCache>, Encoding),
     ) -> Self {
-        Self { model, max_rows, receiver, batches: Vec::new(), waiting: None, owed: Duration::ZERO, statistics }
+        let (batch, owed) = (Batch::new(&model), Duration::ZERO);
+        Self { model, max_rows, receiver, batch, waiting: None, owed, burst: 0, statistics, images, encoding }
     }
 
     /// Until every handle is dropped and every job is done.
     pub(super) fn run(mut self) {
         loop {
+            let start = Instant::now();
             match self.next() {
                 Turn::End => return,
                 Turn::Admit(entry) => {
@@ -62,63 +74,71 @@ impl Worker {
                     self.admit(*entry);
                     self.owed += start.elapsed();
                 }
-                Turn::Step => {}
+                Turn::Step => {
+                    self.step();
+                    self.owed = self.owed.saturating_sub(start.elapsed());
+                }
             }
-            let start = Instant::now();
-            self.step();
-            self.owed = self.owed.saturating_sub(start.elapsed());
         }
     }
 
     /// Whether to let in a job before the next step. Blocks when idle.
     fn next(&mut self) -> Turn {
-        let live_rows: usize = self.batches.iter().map(Batch::rows).sum();
-        let idle = live_rows == 0;
-        if idle {
+        let live_rows = self.batch.rows();
+        if live_rows == 0 && self.burst == 0 {
             self.owed = Duration::ZERO;
-        } else if self.owed > Duration::ZERO || live_rows >= self.max_rows {
+            if self.waiting.is_none() {
+                self.waiting = self.receiver.blocking_recv();
+            }
+            let Some(_) = self.waiting else { return Turn::End };
+            self.burst = (1 + self.receiver.len()).div_ceil(2).min(MAX_BURST);
+        } else if self.burst == 0 && self.owed == Duration::ZERO && live_rows > 0 {
+            // Those who decode have had their share.
+            self.burst = 1;
+        }
+        if self.burst == 0 {
             return Turn::Step;
         }
-        let entry = match self.waiting.take() {
-            Some(entry) => entry,
-            None if idle => match self.receiver.blocking_recv() {
-                Some(entry) => entry,
-                None => return Turn::End,
-            },
-            None => match self.receiver.try_recv() {
-                Ok(entry) => entry,
-                Err(TryRecvError::Empty | TryRecvError::Disconnected) => return Turn::Step,
-            },
-        };
-        if !idle && live_rows + entry.search.rows() > self.max_rows {
-            self.waiting = Some(entry);
-            return Turn::Step;
+        let next = self.waiting.take().map_or_else(|| self.receiver.try_recv(), Ok);
+        match next {
+            Ok(entry) if live_rows == 0 || live_rows + entry.search.rows() <= self.max_rows => {
+                self.burst -= 1;
+                return Turn::Admit(Box::new(entry));
+            }
+            Ok(entry) => self.waiting = Some(entry),
+            Err(TryRecvError::Empty | TryRecvError::Disconnected) => {}
         }
-        Turn::Admit(Box::new(entry))
+        self.burst = 0;
+        Turn::Step
     }
 
-    /// Encodes an image, runs its prompt and puts it into a batch; or answers at once, if that is all.
+    /// Encodes an image, runs its prompt and puts it into the batch; or answers at once, if that is all.
     fn admit(&mut self, entry: Entry) {
-        let Entry { pixel_values, prompt, mut search, mut reply } = entry;
+        let Entry { image, prompt, mut search, mut reply } = entry;
         let _span = reply.span.clone().entered();
         if let Some(error) = reply.unwanted() {
             return reply.fail(error);
         }
-        let start = *reply.admitted.insert(Instant::now());
-        let image = match self.model.encode(&pixel_values) {
+        reply.admitted = Some(Instant::now());
+        let image = match self.encode(image, &reply) {
             Ok(image) => image,
-            Err(error) => return reply.fail(CaptionError::internal(error)),
+            Err(error) => {
+                let error = reply.unwanted().unwrap_or_else(|| CaptionError::internal(error));
+                return reply.fail(error);
+            }
         };
-        debug!(elapsed_ms = start.elapsed().as_secs_f64() * 1e3, "image encoded");
         if let Some(error) = reply.unwanted() {
             return reply.fail(error);
         }
-        let start = Instant::now();
+        if let [start] = prompt[..] {
+            return self.batch.join_at_start(&self.model, image, (start, search), reply);
+        }
         let first = self.model.prefill(&image, &prompt).and_then(|prefill| {
+            let (infer, start) = (self.model.take_run_time(), Instant::now());
             let advance = search.advance(prefill.logits.as_slice()?);
+            self.statistics.record_decoder_run(DecoderRun::of_prompt(infer, start.elapsed()));
             Ok::<_, RunError>((prefill, advance))
         });
-        self.statistics.record_decoder_run(1, start.elapsed());
         match first {
             Err(error) => reply.fail(CaptionError::internal(error)),
             Ok((_, Advance::Done(sequences))) => {
@@ -127,41 +147,33 @@ impl Worker {
             }
             // All rows come from the one prompt: there is nothing to reorder.
             Ok((prefill, Advance::Continue { token_ids, .. })) => {
-                let key = BatchKey::new(search.rows(), prefill.prompt_len);
-                let batch = batch_for(&mut self.batches, &self.model, key, self.max_rows);
-                batch.join(&self.model, (&image, &prefill), (search, &token_ids), reply);
+                self.batch.join(&self.model, (image, prefill), (token_ids, search), reply);
             }
         }
+    }
+
+    fn encode(&mut self, image: JobImage, reply: &Reply) -> Result<Arc<EncodedImage>, RunError> {
+        let (pixel_values, digest) = match image {
+            JobImage::Encoded(image) => return Ok(image),
+            JobImage::Pixels { pixel_values, digest } => (pixel_values, digest),
+        };
+        let image = self.encoding.run(reply.id, |abort| self.model.encode(&pixel_values, abort))?;
+        let elapsed = self.model.take_run_time();
+        self.statistics.record_encoder_run(elapsed);
+        debug!(elapsed_ms = elapsed.as_secs_f64() * 1e3, "image encoded");
+        if let Some(digest) = digest {
+            self.images.insert(digest, &image);
+        }
+        Ok(image)
     }
 
     fn step(&mut self) {
-        for batch in &mut self.batches {
-            batch.drop_unwanted();
-            if !batch.is_empty() {
-                let (rows, start) = (batch.rows(), Instant::now());
-                batch.step(&mut self.model);
-                self.statistics.record_decoder_run(rows, start.elapsed());
-            }
+        self.batch.drop_unwanted();
+        if self.batch.is_empty() {
+            return;
         }
-        while let Some(index) = self.batches.iter().position(|batch| batch.outgrown().is_some()) {
-            let mut grown = self.batches.swap_remove(index);
-            while let Some((image, key)) = grown.outgrown() {
-                let target = batch_for(&mut self.batches, &self.model, key, self.max_rows);
-                grown.move_to(image, target);
-            }
-            self.batches.push(grown);
+        if let Some(run) = self.batch.step(&mut self.model) {
+            self.statistics.record_decoder_run(run);
         }
-        // An idle server keeps no caches.
-        self.batches.retain(|batch| !batch.is_empty());
     }
-}
-
-/// The batch of this key with room for one more image; a new one if there is none.
-fn batch_for<'b>(batches: &'b mut Vec<Batch>, model: &BlipModel, key: BatchKey, max_rows: usize) -> &'b mut Batch {
-    let has_room = |batch: &Batch| batch.key == key && batch.rows() + key.rows <= max_rows;
-    let index = batches.iter().position(has_room).unwrap_or(batches.len());
-    if index == batches.len() {
-        batches.push(Batch::new(model, key));
-    }
-    &mut batches[index]
 }

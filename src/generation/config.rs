@@ -52,6 +52,11 @@ pub(super) struct Sampling {
 }
 
 impl GenerationConfig {
+    /// The same image and prompt always get the same captions.
+    pub fn is_reproducible(&self) -> bool {
+        self.sampling.as_ref().is_none_or(|sampling| sampling.seed.is_some())
+    }
+
     /// Checks the merged `parameters` of all layers.
     pub fn new(parameters: &GenerationParameters, limits: &GenerationLimits) -> Result<Self, InvalidParameter> {
         let p = parameters;

@@ -1,12 +1,13 @@
 //! The models that are served: catalogue -> verified bundles -> engines.
 
+mod kept;
 mod model;
 
 use std::{path::Path, sync::Arc};
 
-pub use model::{LoadError, Plan, ServedModel};
+pub use model::{LoadError, Plan, ServedModel, Wishes};
 
-pub use crate::engine::Audience;
+pub use crate::engine::{Audience, Digest};
 
 use crate::{
     blip::{BundleError, Manifest, Runtime},

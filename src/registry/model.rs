@@ -5,11 +5,13 @@ use std::{sync::Arc, time::Instant};
 use thiserror::Error;
 use tracing::info;
 
+use super::kept::{self, KeptCaptions};
+
 use crate::{
     blip::{BlipModel, BundleError, Manifest, Runtime, SessionConfig, Tokenizer},
     caption::{Caption, Prompt, Timings},
     catalogue::ModelEntry,
-    engine::{Audience, Engine, Job},
+    engine::{Audience, Digest, Engine, ImageCache, Job, JobImage},
     error::CaptionError,
     generation::{GenerationConfig, GenerationLimits, GenerationParameters, Search, Sequence, TokenId, Vocabulary},
     image::{PixelValues, PreprocessConfig},
@@ -57,13 +59,27 @@ pub struct ServedModel {
     defaults: GenerationParameters,
     tokenizer: Tokenizer,
     engine: Engine,
+    kept: KeptCaptions,
+    images: Arc<ImageCache>,
 }
 
 /// A request's text and parameters, checked against the model.
 #[derive(Debug)]
 pub struct Plan {
     prompt: Vec<TokenId>,
+    config: GenerationConfig,
     search: Search,
+}
+
+/// What a request wants besides the captions.
+#[derive(Debug, Default)]
+pub struct Wishes {
+    /// Of the image's file, if anything is kept: without it nothing is looked for.
+    pub digest: Option<Digest>,
+    /// An equal request at the same time may do the work for this one.
+    pub shared: bool,
+    /// Who waits.
+    pub audience: Audience,
 }
 
 impl ServedModel {
@@ -81,7 +97,9 @@ impl ServedModel {
         let blip = BlipModel::load(runtime, &entry.path, &manifest, &session_config(entry))?;
         let vocabulary = blip.vocabulary();
         let statistics = Arc::new(Statistics::default());
-        let engine = Engine::spawn(&entry.name, blip, entry.max_rows, statistics.clone())?;
+        let images = Arc::new(ImageCache::new(entry.image_cache_bytes, blip.image_bytes()));
+        let engine = Engine::spawn(&entry.name, blip, entry.max_rows, statistics.clone(), images.clone())?;
+        let kept = KeptCaptions::new(entry.caption_cache_bytes, entry.single_flight, statistics.clone());
         let model = Self {
             name: entry.name.clone(),
             version: entry.version.clone(),
@@ -92,6 +110,8 @@ impl ServedModel {
             defaults,
             tokenizer,
             engine,
+            kept,
+            images,
             manifest,
         };
         let caption =
@@ -131,31 +151,73 @@ impl ServedModel {
             return Err(CaptionError::invalid(format!("bad_words[{index}]"), "is no word: it has no tokens"));
         }
         let search = Search::new(&config, self.vocabulary, bad_words_ids, &prompt, max_length);
-        Ok(Plan { prompt, search })
+        Ok(Plan { prompt, config, search })
     }
 
-    /// Captions a preprocessed image; the timings lack `compute_input`.
+    /// Whether anything of an image is kept, so that its digest is worth computing.
+    pub fn keeps(&self) -> bool {
+        self.kept.is_used() || self.images.is_used()
+    }
+
+    /// Captions an image, or finds its captions where they are kept. `pixel_values` is awaited only if the image must be
+    /// encoded.
     ///
     /// # Errors
-    /// Cancelled, too late, or a run failed.
+    /// Those of `pixel_values`; cancelled, too late, or a run failed.
     pub async fn caption(
         &self,
         plan: Plan,
-        pixel_values: PixelValues,
+        pixel_values: impl Future<Output = Result<PixelValues, CaptionError>>,
+        wishes: Wishes,
+    ) -> Result<(Arc<[Caption]>, Timings), CaptionError> {
+        let Wishes { digest, shared, audience } = wishes;
+        // With beams nothing is told before the end.
+        let progress = audience.progress.clone().filter(|_| plan.search.decided().is_some());
+        // What is drawn anew each time is not kept.
+        let digest_of_both = digest.filter(|_| plan.config.is_reproducible());
+        let key = digest_of_both.map(|digest| kept::key(&digest, &plan.prompt, &plan.config));
+        let mut timings = Timings::default();
+        // Boxed: it is large, and moved from hand to hand.
+        let work = Box::pin(self.run(plan, (digest, pixel_values), audience, &mut timings));
+        let captions = match key.filter(|_| self.kept.is_used()) {
+            Some(key) => self.kept.get_or(key, shared, work).await?,
+            None => work.await?,
+        };
+        if let (Some(progress), [caption]) = (progress, &captions[..]) {
+            // Kept captions are told as they were when they were computed; these are told already.
+            progress.send_if_modified(|ids| {
+                let is_new = ids.is_empty();
+                ids.extend(caption.token_ids.iter().filter(|_| is_new));
+                is_new
+            });
+        }
+        Ok((captions, timings))
+    }
+
+    async fn run(
+        &self,
+        plan: Plan,
+        (digest, pixel_values): (Option<Digest>, impl Future<Output = Result<PixelValues, CaptionError>>),
         audience: Audience,
-    ) -> Result<(Vec<Caption>, Timings), CaptionError> {
-        let Plan { prompt, search } = plan;
-        let outcome = self.engine.run(Job { pixel_values, prompt, search, audience }).await?;
+        timings: &mut Timings,
+    ) -> Result<Arc<[Caption]>, CaptionError> {
+        let Plan { prompt, search, .. } = plan;
+        let start = Instant::now();
+        let image = match digest.and_then(|digest| self.images.get(&digest)) {
+            Some(image) => {
+                self.statistics.record_image_cache_hit(start.elapsed());
+                JobImage::Encoded(image)
+            }
+            None => JobImage::Pixels { pixel_values: pixel_values.await?, digest },
+        };
+        timings.compute_input = start.elapsed();
+        let outcome = self.engine.run(Job { image, prompt, search, audience }).await?;
+        (timings.queue, timings.compute_infer) = (outcome.queue, outcome.infer);
         let start = Instant::now();
         let captions = outcome.sequences.into_iter().map(|sequence| self.detokenise(sequence));
         let captions = captions.collect::<Result<_, _>>()?;
-        let timings = Timings {
-            queue: outcome.queue,
-            compute_infer: outcome.infer,
-            compute_output: start.elapsed(),
-            ..Timings::default()
-        };
-        Ok((captions, timings))
+        timings.compute_output = start.elapsed();
+        Ok(captions)
     }
 
     /// The part of the caption that `token_ids` have decided: whatever follows them, the text begins so.
@@ -189,10 +251,10 @@ impl ServedModel {
     /// Captions a flat image with the model's defaults: proof that the graphs run, and their warm-up.
     async fn self_test(&self) -> Result<Caption, CaptionError> {
         let plan = self.plan(None, &GenerationParameters::default())?;
-        let image = PixelValues::flat(&self.preprocess);
-        let (mut captions, _) = self.caption(plan, image, Audience::default()).await?;
-        match captions.pop() {
-            Some(caption) if caption.score.is_finite() => Ok(caption),
+        let image = async { Ok(PixelValues::flat(&self.preprocess)) };
+        let (captions, _) = self.caption(plan, image, Wishes::default()).await?;
+        match captions.first() {
+            Some(caption) if caption.score.is_finite() => Ok(caption.clone()),
             _ => Err(CaptionError::internal("the graphs give no finite numbers")),
         }
     }

@@ -12,6 +12,7 @@ from blip_onnx.cider import cider
 from blip_onnx.graph import GraphBuilder
 from blip_onnx.precision import Plan
 from onnx import TensorProto
+from onnx_generate import session_options
 
 ENCODER, DECODER = "vision_model.layer", "text_decoder.layer"
 
@@ -31,7 +32,7 @@ def session(folder: Path, plan: Plan, name: str, weights: dict) -> onnxruntime.I
     graph.op("Identity", graph.linear(x, weights, name), output="y")
     graph.output("y", TensorProto.FLOAT, ["rows", "length", outer])
     graph.save(folder / "linear.onnx")
-    return onnxruntime.InferenceSession(folder / "linear.onnx")
+    return onnxruntime.InferenceSession(folder / "linear.onnx", session_options())
 
 
 @pytest.mark.parametrize(("inner", "outer"), [(48, 192), (768, 768), (96, 384)])

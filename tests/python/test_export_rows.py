@@ -87,6 +87,25 @@ def test_an_images_rows_are_bit_equal_alone_and_in_company(
         assert np.array_equal(alone, together[own])
 
 
+@pytest.mark.parametrize(
+    "beams", [[1, 3], [3, 1, 1], [1, 2, 5], [1] * 13 + [3], [4, 4, 1, 7], [1, 16], [32, 1]]
+)
+def test_images_with_any_numbers_of_beams_share_a_step(
+    loaded_bundle: Bundle, cross: KeyValues, beams: list[int]
+) -> None:
+    ids, past, cache = random_rows(loaded_bundle, sum(beams), cap=32)
+    everything = rows_of(cache, slice(None))
+    own_cross = rows_of(cross, slice(len(beams)))
+    together = loaded_bundle.step_mixed(ids, past, beams, everything, own_cross)
+    start = 0
+    for image, rows in enumerate(beams):
+        own = slice(start, start + rows)
+        start += rows
+        own_cross = rows_of(cross, slice(image, image + 1))
+        alone = loaded_bundle.step(ids[own], past[own], rows_of(cache, own), own_cross)
+        assert np.array_equal(alone, together[own])
+
+
 def test_rows_are_bit_equal_whatever_the_capacity_of_the_cache(
     loaded_bundle: Bundle, cross: KeyValues
 ) -> None:

@@ -73,11 +73,11 @@ pub(crate) fn config(model: &ServedModel) -> ModelConfig {
 /// What the model has done.
 pub(crate) fn statistics(model: &ServedModel) -> ModelStatistics {
     let counts = model.statistics.counts();
-    let runs = counts.decoder_runs.iter().map(|(rows, total)| InferBatchStatistics {
+    let runs = counts.decoder_runs.iter().map(|(rows, runs)| InferBatchStatistics {
         batch_size: *rows as u64,
-        compute_input: Some(StatisticDuration::default()),
-        compute_infer: Some(duration(*total)),
-        compute_output: Some(StatisticDuration::default()),
+        compute_input: Some(duration(runs.input)),
+        compute_infer: Some(duration(runs.infer)),
+        compute_output: Some(duration(runs.output)),
     });
     let last = counts.last_inference.and_then(|time| time.duration_since(UNIX_EPOCH).ok());
     ModelStatistics {
@@ -85,7 +85,7 @@ pub(crate) fn statistics(model: &ServedModel) -> ModelStatistics {
         version: model.version.clone(),
         last_inference: last.as_ref().map_or(0, |time| saturating(time.as_millis())),
         inference_count: counts.images,
-        execution_count: counts.decoder_runs.values().map(|total| total.count).sum(),
+        execution_count: counts.decoder_runs.values().map(|runs| runs.infer.count).sum(),
         inference_stats: Some(InferStatistics {
             success: Some(duration(counts.success)),
             fail: Some(duration(counts.fail)),
@@ -93,8 +93,8 @@ pub(crate) fn statistics(model: &ServedModel) -> ModelStatistics {
             compute_input: Some(duration(counts.compute_input)),
             compute_infer: Some(duration(counts.compute_infer)),
             compute_output: Some(duration(counts.compute_output)),
-            cache_hit: Some(StatisticDuration::default()),
-            cache_miss: Some(StatisticDuration::default()),
+            cache_hit: Some(duration(counts.cache_hit)),
+            cache_miss: Some(duration(counts.cache_miss)),
         }),
         batch_stats: runs.collect(),
     }
