@@ -42,7 +42,8 @@ def measure(settings: Settings) -> Result:
     }
 
     def rate(precision: str) -> float:
-        return max(_PRODUCT / _median_run(*product) for product in products[precision])
+        repeats = settings.few(_REPEATS, quick=1)
+        return max(_PRODUCT / _median_run(*product, repeats) for product in products[precision])
 
     subjects = {f"rate {name}": lambda _, name=name: rate(name) for name in products}
     for name, bundle in bundles.items():
@@ -123,5 +124,7 @@ def _session(op: str, dtype: type) -> tuple[onnxruntime.InferenceSession, dict[s
     return session, {"x": x}
 
 
-def _median_run(session: onnxruntime.InferenceSession, feeds: dict[str, np.ndarray]) -> float:
-    return median(timed(lambda: session.run(None, feeds)) for _ in range(_REPEATS))
+def _median_run(
+    session: onnxruntime.InferenceSession, feeds: dict[str, np.ndarray], repeats: int
+) -> float:
+    return median(timed(lambda: session.run(None, feeds)) for _ in range(repeats))

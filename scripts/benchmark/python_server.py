@@ -54,7 +54,7 @@ def measure(settings: Settings) -> Result:
         raise SystemExit("error: no .venv-bench: `make venv-bench`")
     bodies = [body(image) for image in jpegs(settings.few(64))]
     result = Result()
-    tried = search(bodies)
+    tried = search(bodies, _BATCHES[-1:] if settings.quick else _BATCHES)
     result.details["search, requests/s"] = {str(key): rate for key, rate in tried.items()}
     # One look is noise: the final decides.
     finalists = sorted(tried, key=tried.__getitem__, reverse=True)[:_FINALISTS]
@@ -76,11 +76,11 @@ def measure(settings: Settings) -> Result:
     return result
 
 
-def search(bodies: list[bytes]) -> dict[Setting, float]:
+def search(bodies: list[bytes], batches: tuple[int, ...]) -> dict[Setting, float]:
     """Requests per second of workers x batch."""
     cores = available_cores()
     tried: dict[Setting, float] = {}
-    for workers, max_batch in product(sorted({1, cores}), _BATCHES):
+    for workers, max_batch in product(sorted({1, cores}), batches):
         setting = Setting(workers, max_batch, max(1, cores // workers))
         with python_server(setting) as url:
             load = _load(url, bodies)

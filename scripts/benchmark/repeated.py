@@ -28,8 +28,8 @@ def measure(settings: Settings) -> Result:
             seconds, repeated = client.caption(request)
             again.append(seconds)
             done = Counters.read(service, _PRECISION).since(before)
-            runs = done.encoder[0] if done.encoder else None
-            unchanged.append(not done.decoder and not runs and repeated == caption)
+            encoded = done.encoder and done.encoder.count
+            unchanged.append(not done.decoder and not encoded and repeated == caption)
     result.add("first answer / repeated", [a / b for a, b in zip(first, again, strict=True)])
     result.add_seconds({"first": first, "repeated": again})
     result.details["repeats with no run and the same caption"] = (

@@ -21,6 +21,7 @@ from benchmark.models import scenes
 from benchmark.settings import FORCED, Settings
 
 MAX_ROWS = 16
+_SETTLED_SECONDS = 0.01
 # More than any load here has in flight, and longer than any request here may take.
 _FLAGS = ("--queue-capacity", "512", "--request-timeout", "600")
 
@@ -109,6 +110,28 @@ class Client:
 
 
 @dataclass(frozen=True)
+class Runs:
+    """Runs of a graph: how many, nanoseconds inside ONNX Runtime, and with what belongs to them."""
+
+    count: int = 0
+    inside: int = 0
+    whole: int = 0
+
+    @classmethod
+    def read(cls, statistics: dict[str, Any]) -> Runs:
+        """From Triton's statistics of a batch size."""
+        stages = [statistics[f"compute_{stage}"] for stage in ("input", "infer", "output")]
+        inside = stages[1]
+        return cls(inside["count"], inside["ns"], sum(stage["ns"] for stage in stages))
+
+    def since(self, before: Runs) -> Runs:
+        """What came after `before`."""
+        return Runs(
+            self.count - before.count, self.inside - before.inside, self.whole - before.whole
+        )
+
+
+@dataclass(frozen=True)
 class Counters:
     """What a model has done so far, in the service's own count."""
 
@@ -116,14 +139,22 @@ class Counters:
     failed: int
     # Nanoseconds of successful requests, by stage.
     stages: dict[str, int]
-    # Decoder runs by rows: how many, and their nanoseconds.
-    decoder: dict[int, tuple[int, int]]
-    # Encoder runs likewise; None where the service does not count them.
-    encoder: tuple[int, int] | None
+    # By rows.
+    decoder: dict[int, Runs]
+    # None where the service does not tell.
+    encoder: Runs | None
 
     @classmethod
     def read(cls, service: Service, model: str) -> Counters:
-        """Now."""
+        """Now; a run may be counted a moment after it was answered, so that is waited for."""
+        earlier, now = None, cls._read(service, model)
+        while now != earlier:
+            time.sleep(_SETTLED_SECONDS)
+            earlier, now = now, cls._read(service, model)
+        return now
+
+    @classmethod
+    def _read(cls, service: Service, model: str) -> Counters:
         with direct(f"{service.url}/v2/models/{model}/stats", timeout=10) as reply:
             statistics = json.load(reply)["model_stats"][0]
         stages = statistics["inference_stats"]
@@ -132,37 +163,35 @@ class Counters:
             stages["success"]["count"],
             stages["fail"]["count"],
             {name: stage["ns"] for name, stage in stages.items()},
-            {run["batch_size"]: _pair(run["compute_infer"]) for run in statistics["batch_stats"]},
-            _pair(encoder) if encoder else None,
+            {run["batch_size"]: Runs.read(run) for run in statistics["batch_stats"]},
+            Runs(encoder["count"], encoder["ns"], encoder["ns"]) if encoder else None,
         )
 
     def since(self, before: Counters) -> Counters:
         """What was done between two readings."""
         decoder = {
-            rows: _minus(runs, before.decoder.get(rows, (0, 0)))
+            rows: runs.since(before.decoder.get(rows, Runs()))
             for rows, runs in self.decoder.items()
         }
-        encoder = None
-        if self.encoder and before.encoder:
-            encoder = _minus(self.encoder, before.encoder)
+        encoder = self.encoder and self.encoder.since(before.encoder or Runs())
         return Counters(
             self.requests - before.requests,
             self.failed - before.failed,
             {name: ns - before.stages[name] for name, ns in self.stages.items()},
-            {rows: runs for rows, runs in decoder.items() if runs[0]},
+            {rows: runs for rows, runs in decoder.items() if runs.count},
             encoder,
         )
 
     def step_seconds(self, rows: int) -> float:
         """Mean time of a decoder run of so many rows."""
-        count, ns = self.decoder[rows]
-        return ns / count / 1e9
+        runs = self.decoder[rows]
+        return runs.whole / runs.count / 1e9
 
     def outside_run(self) -> float | None:
         """Share of the requests' time outside ONNX Runtime; None if the service cannot tell."""
         if self.encoder is None:
             return None
-        inside = self.encoder[1] + sum(ns for _, ns in self.decoder.values())
+        inside = self.encoder.inside + sum(runs.inside for runs in self.decoder.values())
         return 1 - inside / self.stages["success"]
 
     def json(self) -> dict[str, Any]:
@@ -170,14 +199,6 @@ class Counters:
         return {
             "requests": self.requests,
             "failed": self.failed,
-            "encoder_runs": self.encoder[0] if self.encoder else None,
-            "decoder_runs_by_rows": {rows: count for rows, (count, _) in self.decoder.items()},
+            "encoder_runs": self.encoder.count if self.encoder else None,
+            "decoder_runs_by_rows": {rows: runs.count for rows, runs in self.decoder.items()},
         }
-
-
-def _pair(duration: dict[str, int]) -> tuple[int, int]:
-    return duration["count"], duration["ns"]
-
-
-def _minus(after: tuple[int, int], before: tuple[int, int]) -> tuple[int, int]:
-    return after[0] - before[0], after[1] - before[1]
