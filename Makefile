@@ -10,7 +10,7 @@ FEATURES ?=
 RUST_TESTS := cargo test --release --locked --no-fail-fast --features=$(FEATURES)
 PYTHON_TESTS := $(PYTHON) -m pytest tests/python -q
 
-.PHONY: build demo test test-rust test-python parity parity-large cuda-check conformance lint deny venv ort ort-gpu export-scenes lock clean
+.PHONY: build demo test test-rust test-python parity parity-large cuda-check conformance bench bench-tools lint deny venv venv-bench ort ort-gpu export-scenes lock clean
 
 build: $(ORT)
 	cargo build --release --locked --features=$(FEATURES)
@@ -42,6 +42,17 @@ cuda-check: build venv $(ORT_GPU)
 conformance: build venv
 	$(PYTHON) scripts/conformance.py --output docs/conformance.md
 
+# Every figure of docs/benchmarks.md, an hour on two cores. BENCH="--only captions" runs a part, BENCH=--quick tries it out.
+bench: build venv venv-bench bench-tools
+	$(PYTHON) scripts/bench.py $(BENCH)
+
+# Load generators, from Debian.
+bench-tools:
+	@if ! { command -v h2load && command -v wrk; } >/dev/null; then \
+		command -v apt-get >/dev/null || { echo "error: install h2load (nghttp2) and wrk by hand"; exit 1; }; \
+		apt-get update -qq && apt-get install -y -qq nghttp2-client wrk; \
+	fi
+
 lint: venv
 	cargo fmt --check
 	cargo clippy --locked --all-targets -- -D warnings
@@ -62,6 +73,15 @@ venv: .venv/installed
 	.venv/bin/pip install --quiet --disable-pip-version-check --no-input --no-deps --require-hashes -r requirements/scripts.txt
 	touch $@
 
+# The Python server that is measured against. torch and transformers are those of .venv.
+venv-bench: .venv-bench/installed
+.venv-bench/installed: requirements/bench.txt .venv/installed
+	python3 -m venv .venv-bench
+	.venv-bench/bin/pip install --quiet --disable-pip-version-check --no-input --no-deps --require-hashes -r requirements/bench.txt
+	$(PYTHON) -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
+		>"$$(.venv-bench/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/scripts.pth"
+	touch $@
+
 ort: $(ORT)
 $(ORT): scripts/fetch_onnxruntime.py
 	python3 scripts/fetch_onnxruntime.py --output .onnxruntime
@@ -73,10 +93,12 @@ $(ORT_GPU): scripts/fetch_onnxruntime.py
 export-scenes: venv
 	$(PYTHON) scripts/export_scenes.py
 
-# Resolves requirements/scripts.in anew; needs uv.
+# Resolves requirements/*.in anew; needs uv.
 lock:
 	uv pip compile --quiet --generate-hashes --python-version 3.11 --override requirements/overrides.txt \
 		requirements/scripts.in --output-file requirements/scripts.txt
+	uv pip compile --quiet --generate-hashes --python-version 3.11 --constraint requirements/scripts.txt \
+		requirements/bench.in --output-file requirements/bench.txt
 
 clean:
-	rm -rf target build .venv .onnxruntime .onnxruntime-gpu
+	rm -rf target build .venv .venv-bench .onnxruntime .onnxruntime-gpu

@@ -48,13 +48,13 @@ def make_checkpoint(kind: str, seed: int, work: Path, threads: int) -> Subject:
     """A random checkpoint of one kind; its bundle is still to be exported."""
     subject = Subject(kind, work / "checkpoints" / kind, work / "bundles" / kind)
     subject.checkpoint.parent.mkdir(parents=True, exist_ok=True)
-    _run("random_checkpoint.py", threads, kind=kind, seed=seed, output=subject.checkpoint)
+    run_script("random_checkpoint.py", threads, kind=kind, seed=seed, output=subject.checkpoint)
     return subject
 
 
 def export(subject: Subject, threads: int) -> None:
     """The bundle of a checkpoint."""
-    _run("export_onnx.py", threads, model=subject.checkpoint, output=subject.bundle)
+    run_script("export_onnx.py", threads, model=subject.checkpoint, output=subject.bundle)
 
 
 def make_all(kinds: list[str], seed: int, work: Path) -> list[Subject]:
@@ -74,7 +74,8 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def _run(script: str, threads: int, **options: object) -> None:
+def run_script(script: str, threads: int, **options: object) -> None:
+    """Run one of the project's command lines; RuntimeError with its output if it fails."""
     flags = [text for name, value in options.items() for text in (f"--{name}", str(value))]
     command = [sys.executable, str(ROOT / "scripts" / script), *flags]
     environment = os.environ | {"OMP_NUM_THREADS": str(threads)}

@@ -1,0 +1,148 @@
+"""Requests per second on the embedded model against a Python server of the same checkpoint."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import subprocess
+import time
+import urllib.error
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from itertools import product
+from statistics import median
+
+from parity_models import available_cores
+from service import ROOT, START_SECONDS, STOP_SECONDS, direct, free_port
+
+from benchmark import closed_loop
+from benchmark.images import jpegs
+from benchmark.measure import interleave, ratios
+from benchmark.models import scenes
+from benchmark.served import Counters, body, serving
+from benchmark.settings import NEW_TOKENS, Result, Settings
+
+logger = logging.getLogger("bench")
+
+_PYTHON = ROOT / ".venv-bench" / "bin" / "python"
+# Enough to fill the largest batch of every worker.
+_CONNECTIONS = 32
+_SECONDS = 10
+_BATCHES = (1, 2, 4, 8, 16)
+_FINALISTS = 3
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How LitServe is started."""
+
+    workers: int = 1
+    max_batch: int = 1
+    # Of torch in each worker; 0 leaves torch its own choice.
+    threads: int = 0
+
+    def __str__(self) -> str:
+        return f"workers {self.workers}, max_batch {self.max_batch}, threads {self.threads}"
+
+
+def measure(settings: Settings) -> Result:
+    """Find the Python server's best setting, then let it, its default and the service take turns."""
+    closed_loop.require_tools()
+    if not _PYTHON.is_file():
+        raise SystemExit("error: no .venv-bench: `make venv-bench`")
+    bodies = [body(image) for image in jpegs(settings.few(64))]
+    result = Result()
+    tried = search(bodies, _BATCHES[-1:] if settings.quick else _BATCHES)
+    result.details["search, requests/s"] = {str(key): rate for key, rate in tried.items()}
+    # One look is noise: the final decides.
+    finalists = sorted(tried, key=tried.__getitem__, reverse=True)[:_FINALISTS]
+    model = scenes()
+    with ExitStack() as stack:
+        service = stack.enter_context(serving(settings, {model.name: model.bundles["fp32"]}))
+        urls = {"blip-serve": f"{service.url}/v1/captions"}
+        urls["default"] = stack.enter_context(python_server(Setting()))
+        urls |= {str(key): stack.enter_context(python_server(key)) for key in finalists}
+        before = Counters.read(service, model.name)
+        seen = interleave({name: _load(url, bodies) for name, url in urls.items()}, settings.rounds)
+        result.details["counters"] = Counters.read(service, model.name).since(before).json()
+    best = max(map(str, finalists), key=lambda name: median(seen[name]))
+    for name, peer in (("default", "default"), ("best", best)):
+        values = ratios(seen["blip-serve"], seen[peer])
+        result.add(f"requests/s against the Python server, {name}", values)
+    result.details["best"] = best
+    result.details["requests per second"] = seen
+    return result
+
+
+def search(bodies: list[bytes], batches: tuple[int, ...]) -> dict[Setting, float]:
+    """Requests per second of workers x batch."""
+    cores = available_cores()
+    tried: dict[Setting, float] = {}
+    for workers, max_batch in product(sorted({1, cores}), batches):
+        setting = Setting(workers, max_batch, max(1, cores // workers))
+        with python_server(setting) as url:
+            load = _load(url, bodies)
+            load(-1)
+            tried[setting] = load(0)
+        logger.info("LitServe, %s: %.1f requests/s", setting, tried[setting])
+    return tried
+
+
+@contextmanager
+def python_server(setting: Setting) -> Iterator[str]:
+    """A running LitServe; the URL that captions."""
+    port = free_port()
+    options = {
+        "checkpoint": scenes().checkpoint,
+        "port": port,
+        "new-tokens": NEW_TOKENS,
+        "workers": setting.workers,
+        "max-batch": setting.max_batch,
+        "threads": setting.threads,
+    }
+    command = [str(_PYTHON), str(ROOT / "scripts" / "benchmark" / "litserve_peer.py")]
+    command += [text for name, value in options.items() for text in (f"--{name}", str(value))]
+    # Threads that spin while they wait would take the core that another process needs.
+    tuned = {"OMP_WAIT_POLICY": "PASSIVE"} if setting.threads else {}
+    # Its workers are processes of their own: a session of theirs, so that all can be ended.
+    process = subprocess.Popen(
+        command,
+        env=os.environ | tuned,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        _wait(process, port)
+        yield f"http://127.0.0.1:{port}/predict"
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        try:
+            process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def _wait(process: subprocess.Popen[bytes], port: int) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            with direct(f"http://127.0.0.1:{port}/health", timeout=2):
+                return
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.2)
+    raise RuntimeError("LitServe does not answer")
+
+
+def _load(url: str, bodies: list[bytes]) -> Callable[[int], float]:
+    def requests_per_second(_: int) -> float:
+        load = closed_loop.rest(url, bodies, _CONNECTIONS, _SECONDS)
+        if load.failed:
+            raise RuntimeError(f"{url}: {load.failed} requests failed")
+        closed_loop.drain(url, bodies[0])
+        return load.requests_per_second
+
+    return requests_per_second
