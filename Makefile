@@ -28,8 +28,9 @@ test-rust: $(ORT)
 test-python: build venv $(ORT_GPU)
 	$(PYTHON_TESTS)
 
+# PARITY="--cases 1000" or "--seed N" for less, or the same once more.
 parity: build venv
-	$(PYTHON) scripts/parity.py --binary $(BINARY)
+	$(PYTHON) scripts/parity.py --binary $(BINARY) $(PARITY)
 
 parity-large: build venv
 	$(PYTHON) scripts/parity.py --binary $(BINARY) --large

@@ -149,7 +149,9 @@ impl KvCache {
                 return Ok(());
             }
         }
-        image.past = Past::RowsOf(beam_idx.iter().map(|parent| first + parent).collect());
+        // All rows come from a single one, whatever index they are given.
+        let parent_of = |beam: &usize| if image.rows == 1 { first } else { first + beam };
+        image.past = Past::RowsOf(beam_idx.iter().map(parent_of).collect());
         image.rows = beam_idx.len();
         self.arranged = false;
         Ok(())

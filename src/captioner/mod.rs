@@ -186,6 +186,10 @@ async fn within<T>(
             None => std::future::pending().await,
         }
     };
+    // What is kept is answered at once, but not to who has stopped waiting.
+    if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+        return Err(CaptionError::DeadlineExceeded);
+    }
     tokio::select! {
         biased;
         result = work => result,

@@ -9,7 +9,7 @@ use super::Reply;
 use crate::{
     blip::{BlipModel, EncodedImage, KvCache, Prefill, RunError},
     error::CaptionError,
-    generation::{Advance, Search, TokenId},
+    generation::{Advance, Search, Sequence, TokenId},
     statistics::DecoderRun,
 };
 
@@ -20,6 +20,9 @@ struct Active {
     /// The next token of each of its rows.
     token_ids: Vec<TokenId>,
 }
+
+/// An image whose search is over, and who waits for it.
+pub(super) type Finished = (Reply, Vec<Sequence>);
 
 /// Image `i` of `cache` is `active[i]`.
 pub(super) struct Batch {
@@ -75,10 +78,10 @@ impl Batch {
         }
     }
 
-    /// One token for every row. What it took, if it could be done.
-    pub(super) fn step(&mut self, model: &mut BlipModel) -> Option<DecoderRun> {
+    /// One token for every row: what it took, and the images that it finished. Nothing, if it could not be done.
+    pub(super) fn step(&mut self, model: &mut BlipModel) -> Option<(DecoderRun, Vec<Finished>)> {
         match self.try_step(model) {
-            Ok(run) => Some(run),
+            Ok(done) => Some(done),
             Err(error) => {
                 tracing::error!(%error, images = self.active.len(), "decoder step failed");
                 for active in self.active.drain(..) {
@@ -97,7 +100,7 @@ impl Batch {
         }
     }
 
-    fn try_step(&mut self, model: &mut BlipModel) -> Result<DecoderRun, RunError> {
+    fn try_step(&mut self, model: &mut BlipModel) -> Result<(DecoderRun, Vec<Finished>), RunError> {
         let start = Instant::now();
         let input_ids: Vec<i64> =
             self.active.iter().flat_map(|active| &active.token_ids).map(|id| i64::from(*id)).collect();
@@ -108,6 +111,7 @@ impl Batch {
         let logits = logits.as_slice()?;
         let vocab_size = model.vocabulary().size;
         let mut end = logits.len();
+        let mut finished = Vec::new();
         // From the end: a finished image is replaced by the last one, which has had its turn.
         for image in (0..self.active.len()).rev() {
             let active = &mut self.active[image];
@@ -122,11 +126,13 @@ impl Batch {
                 Advance::Done(sequences) => {
                     let Active { search, reply, .. } = self.remove(image);
                     reply.tell(&search);
-                    reply.finish(sequences);
+                    finished.push((reply, sequences));
                 }
             }
         }
-        Ok(DecoderRun { rows: input_ids.len(), input, infer, output: start.elapsed() })
+        // In the order they came.
+        finished.reverse();
+        Ok((DecoderRun { rows: input_ids.len(), input, infer, output: start.elapsed() }, finished))
     }
 
     fn remove(&mut self, image: usize) -> Active {

@@ -221,8 +221,12 @@ impl Worker {
         if self.batch.is_empty() {
             return;
         }
-        if let Some(run) = self.batch.step(&mut self.model) {
+        if let Some((run, finished)) = self.batch.step(&mut self.model) {
+            // Counted first: who has an answer can read what it took.
             self.statistics.record_decoder_run(run);
+            for (reply, sequences) in finished {
+                reply.finish(sequences);
+            }
         }
     }
 }

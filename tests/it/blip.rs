@@ -53,8 +53,8 @@ fn life(model: &mut BlipModel) -> Vec<Vec<f32>> {
     let mut logits = Vec::new();
     model.join_without_past(images[0].clone(), &mut cache).unwrap();
     logits.push(step(model, &mut cache, &[i64::from(START)]));
-    // The first gets three beams, the second comes.
-    cache.reorder(0, &[0, 0, 0]).unwrap();
+    // The first gets three beams, all from the one row; the second comes.
+    cache.reorder(0, &[0, 1, 2]).unwrap();
     model.join_without_past(images[1].clone(), &mut cache).unwrap();
     logits.push(step(model, &mut cache, &[1037, 2048, 2093, i64::from(START)]));
     cache.reorder(0, &[2, 0, 0]).unwrap();

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 import requests
@@ -39,20 +40,20 @@ def work(service: Service) -> Work:
     (model,) = requests.get(url, timeout=SECONDS).json()["model_stats"]
     inference = model["inference_stats"]
     return Work(
-        service.log.read_text().count("image encoded"),
+        model["encoder_stats"]["count"],
         model["execution_count"],
         inference["cache_hit"]["count"],
         inference["cache_miss"]["count"],
     )
 
 
-def start(folder: object, settings: str) -> Service:
+def start(folder: Path, settings: str) -> Service:
     models = folder / "models.toml"
     models.write_text(
         f'default = "{MODEL}"\n[[models]]\nname = "{MODEL}"\npath = "{ROOT / "models" / MODEL}"\n'
         + settings
     )
-    return Service(models, log=folder / "service.log", flags=("--log", "blip_serve=debug"))
+    return Service(models, log=folder / "service.log")
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,9 @@
 
 use std::time::UNIX_EPOCH;
 
+use serde::Serialize;
+use utoipa::ToSchema;
+
 use crate::{
     registry::{Registry, ServedModel},
     server::{
@@ -68,6 +71,21 @@ pub(crate) fn config(model: &ServedModel) -> ModelConfig {
         dynamic_batching: Some(ModelDynamicBatching::default()),
         model_transaction_policy: Some(ModelTransactionPolicy { decoupled: false }),
     }
+}
+
+/// What the model has done, with what Triton has no name for.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct ModelCounts {
+    #[serde(flatten)]
+    triton: ModelStatistics,
+    /// Images that the vision encoder ran for.
+    encoder_stats: StatisticDuration,
+}
+
+/// The same with the counts of the encoder; for REST, where a client may meet a field that it does not know.
+pub(crate) fn all_statistics(model: &ServedModel) -> ModelCounts {
+    let encoder_stats = duration(model.statistics.counts().encoder_runs);
+    ModelCounts { triton: statistics(model), encoder_stats }
 }
 
 /// What the model has done.

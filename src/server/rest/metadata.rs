@@ -72,14 +72,14 @@ pub(super) async fn config(State(house): State<Arc<House>>, path: ModelPath, con
 /// What a model has done.
 #[utoipa::path(get, path = "/v2/models/{model}/stats", tag = "metadata", params(("model" = String, Path, description = "Name or alias")), responses((status = 200, description = "The counts", body = schema::Statistics)))]
 pub(super) async fn stats(State(house): State<Arc<House>>, path: ModelPath, context: RequestContext) -> Response {
-    describe_with(&house, &path, &context, |model| json!({"model_stats": [describe::statistics(model)]}))
+    describe_with(&house, &path, &context, |model| json!({"model_stats": [describe::all_statistics(model)]}))
 }
 
 /// What all models have done.
 #[utoipa::path(get, path = "/v2/models/stats", tag = "metadata", responses((status = 200, description = "The counts", body = schema::Statistics)))]
 pub(super) async fn all_stats(State(house): State<Arc<House>>, context: RequestContext) -> Response {
     let body = house.captioner().map(|captioner| {
-        let stats: Vec<_> = captioner.registry().models().map(|model| describe::statistics(model)).collect();
+        let stats: Vec<_> = captioner.registry().models().map(|model| describe::all_statistics(model)).collect();
         json_response(StatusCode::OK, &json!({ "model_stats": stats }))
     });
     answer(&context, body)
