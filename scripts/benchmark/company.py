@@ -27,13 +27,15 @@ def measure(settings: Settings) -> Result:
     result = Result()
     with serving(settings, {_PRECISION: bundle}) as service:
         before = Counters.read(service, _PRECISION)
-        clients = [Client(service) for _ in requests]
 
         def in_a_row(_: int) -> list[float]:
-            return [clients[0].caption(request)[0] for request in requests]
+            client = Client(service)
+            return [client.caption(request)[0] for request in requests]
 
         def at_once(_: int) -> tuple[float, list[float]]:
             latencies: list[float] = []
+            # New connections: the service closes those that were idle while the others took their turn.
+            clients = [Client(service) for _ in requests]
 
             def all_answered() -> None:
                 answers = pool.map(Client.caption, clients, requests)
