@@ -116,7 +116,9 @@ def test_grpcio_gets_the_details_of_a_mistake(service: Service) -> None:
 
 
 def test_a_grpc_deadline_is_kept(service: Service, image_url: str) -> None:
-    request = service.messages.CaptionRequest(image_url=image_url)
+    # Long, and asked for by nobody else: what is kept would be there in time.
+    long = {"min_new_tokens": 118, "max_new_tokens": 118}
+    request = service.messages.CaptionRequest(image_url=image_url, parameters=long)
     with pytest.raises(grpc.RpcError) as failure:
         service.stub.Caption(request, timeout=0.000001)
     assert failure.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
