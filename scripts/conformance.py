@@ -82,6 +82,34 @@ def no_key(report: Report) -> None:
         rows.both("probes need none", "/v2/health/ready", "ServerReady", probe)
 
 
+def used_up(report: Report) -> None:
+    headers = {"authorization": "Bearer secret"}
+    with Service(flags=("--api-keys=secret", "--rate-limit=0.01")) as service:
+        rest(service, "POST", INFER, asking(CATS), headers)
+        infer = Rows(report, service).inference.ModelInfer
+        report.row(
+            "a key that has used up its rate (`--rate-limit`)",
+            rest(service, "POST", INFER, asking(CATS), headers),
+            rpc(infer, "ModelInfer", message(asking(CATS)), tuple(headers.items())),
+        )
+
+
+class PublicService(Service):
+    """Listens beyond this machine."""
+
+    @property
+    def address(self) -> str:
+        return f"0.0.0.0:{self.port}"
+
+
+def not_for_everyone(report: Report) -> None:
+    with PublicService(flags=()) as service:
+        load = messages.RepositoryModelLoadRequest(model_name=MODEL)
+        path = f"/v2/repository/models/{MODEL}/load"
+        title = "a stranger who loads a model (no key, no `--model-control`)"
+        Rows(report, service).both(title, path, "RepositoryModelLoad", load, body={})
+
+
 def too_large(report: Report) -> None:
     with Service(flags=("--max-body-bytes=1000",)) as service:
         rows = Rows(report, service)
@@ -135,7 +163,15 @@ def write(path: Path) -> None:
         successes(rows)
         conformance_mistakes.write(rows)
     report.section("States of the server")
-    for state in (no_key, too_large, too_late, full_then_stopped, loading):
+    for state in (
+        no_key,
+        used_up,
+        not_for_everyone,
+        too_large,
+        too_late,
+        full_then_stopped,
+        loading,
+    ):
         state(report)
     report.text += NOT_SHOWN
     path.parent.mkdir(exist_ok=True)

@@ -53,10 +53,12 @@ def rest(
     return f"`{method} {path}` → {_joined(reply.status_code, _shown(reply))}"
 
 
-def rpc(call: Callable[..., Any], name: str, request: Any) -> str:
+def rpc(
+    call: Callable[..., Any], name: str, request: Any, metadata: tuple[tuple[str, str], ...] = ()
+) -> str:
     """The answer to a gRPC request, or the first of a stream; `request` may be a stream too."""
     try:
-        reply = call(request, timeout=SECONDS, metadata=METADATA)
+        reply = call(request, timeout=SECONDS, metadata=(*METADATA, *metadata))
         if isinstance(reply, grpc.RpcError):
             reply = next(reply)
     except grpc.RpcError as error:

@@ -118,6 +118,9 @@ def successes(rows: Rows) -> None:
     both("its configuration", f"{model}/config", "ModelConfig", config)
     index = messages.RepositoryIndexRequest()
     both("the models", "/v2/repository/index", "RepositoryIndex", index, body={})
+    load = messages.RepositoryModelLoadRequest(model_name=MODEL)
+    path = f"/v2/repository/models/{MODEL}/load"
+    both("loading the model anew", path, "RepositoryModelLoad", load, body={})
     rows.infer("a caption; the id comes back", asking(CATS, id="a1"))
     rows.infer("the template's request", asking(CATS, PROMPT | {"optional": True}))
     outputs = [{"name": "finish_reason"}, {"name": "generated_output"}]

@@ -91,10 +91,14 @@ class Service:
     port: int = field(default_factory=free_port)
     awaited: str = "/v2/health/ready"
     """What must answer 200 before the service is used."""
+    prefix: tuple[str, ...] = ()
+    """A command that ends in running the service in its own place, such as taskset."""
+    environment: dict[str, str] = field(default_factory=dict)
 
     def __enter__(self) -> Self:
         models = ["--models", str(self.models)] if self.models else []
         command = [
+            *self.prefix,
             str(self.binary),
             "serve",
             *models,
@@ -103,8 +107,11 @@ class Service:
             *self.flags,
         ]
         self._output = self.log.open("wb") if self.log else subprocess.DEVNULL
+        # Nothing stands before this service that would have to turn away first.
+        environment = {"BLIP_DRAIN_DELAY": "0", **os.environ, **self.environment}
+        self._is_killed = False
         self.process = subprocess.Popen(
-            command, cwd=ROOT, stdout=self._output, stderr=subprocess.STDOUT
+            command, cwd=ROOT, stdout=self._output, stderr=subprocess.STDOUT, env=environment
         )
         try:
             self._wait()
@@ -132,8 +139,14 @@ class Service:
             code = self.process.wait()
         if self.log:
             self._output.close()
-        if code != 0 and kind is None:
+        if code != 0 and kind is None and not self._is_killed:
             raise ServiceError(f"the service ended with {code} after SIGTERM; log: {self.log}")
+
+    def kill(self) -> None:
+        """SIGKILL; no clean exit is expected any more."""
+        self._is_killed = True
+        self.process.kill()
+        self.process.wait()
 
     @property
     def address(self) -> str:

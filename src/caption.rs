@@ -48,6 +48,8 @@ pub struct CaptionRequest {
     pub deadline: Option<Instant>,
     /// Cancelled when the client goes away.
     pub cancelled: CancellationToken,
+    /// Who asks, as a number: callers take turns at the engine.
+    pub caller: u64,
 }
 
 /// The captions of one image.
@@ -74,6 +76,8 @@ pub struct Timings {
     pub compute_infer: Duration,
     /// From token ids to text.
     pub compute_output: Duration,
+    /// Nothing was computed: the captions were kept, or another request's.
+    pub kept: bool,
 }
 
 /// What a client that reads along is told.

@@ -61,6 +61,16 @@ pub enum ExecutionProvider {
     Cuda,
 }
 
+impl ExecutionProvider {
+    /// As in the catalogue.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Cpu => "cpu",
+            Self::Cuda => "cuda",
+        }
+    }
+}
+
 /// The catalogue.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -72,7 +82,7 @@ pub struct Catalogue {
 }
 
 /// One model.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ModelEntry {
     /// Name in URLs and requests.
@@ -128,12 +138,21 @@ impl Catalogue {
     pub fn load(path: &Path) -> Result<Self, CatalogueError> {
         let text = fs::read_to_string(path)
             .map_err(|source| CatalogueError::Unreadable { path: path.to_path_buf(), source })?;
-        let mut catalogue: Self = toml::from_str(&text).map_err(|error| malformed(path, &text, &error))?;
-        catalogue.check().map_err(|(key, reason)| CatalogueError::Invalid { path: path.to_path_buf(), key, reason })?;
+        let mut catalogue = Self::parse(&text, path)?;
         let folder = path.parent().unwrap_or(Path::new(""));
         for entry in &mut catalogue.models {
             entry.path = folder.join(&entry.path);
         }
+        Ok(catalogue)
+    }
+
+    /// Reads and checks the text of `models.toml`; `path` is for the errors.
+    ///
+    /// # Errors
+    /// Everything that is wrong with the text, with the key.
+    pub fn parse(text: &str, path: &Path) -> Result<Self, CatalogueError> {
+        let catalogue: Self = toml::from_str(text).map_err(|error| malformed(path, text, &error))?;
+        catalogue.check().map_err(|(key, reason)| CatalogueError::Invalid { path: path.to_path_buf(), key, reason })?;
         Ok(catalogue)
     }
 
@@ -147,8 +166,12 @@ impl Catalogue {
         }
         let catalogue = Self::load(catalogue_path)?;
         let name = model.unwrap_or(&catalogue.default);
-        let known = |entry: &&ModelEntry| entry.name == name || entry.aliases.iter().any(|alias| alias == name);
-        catalogue.models.iter().find(known).cloned().ok_or_else(|| CatalogueError::UnknownModel(name.into()))
+        catalogue
+            .models
+            .iter()
+            .find(|entry| entry.is_called(name))
+            .cloned()
+            .ok_or_else(|| CatalogueError::UnknownModel(name.into()))
     }
 
     fn check(&self) -> Result<(), (String, String)> {
@@ -199,6 +222,11 @@ impl Catalogue {
 }
 
 impl ModelEntry {
+    /// Whether this is its name or an alias.
+    pub fn is_called(&self, name: &str) -> bool {
+        self.name == name || self.aliases.iter().any(|alias| alias == name)
+    }
+
     /// A bundle's folder served as it is, on the CPU.
     pub fn of_folder(folder: &Path) -> Self {
         let name = folder.file_name().map_or_else(|| "model".into(), |name| name.to_string_lossy().into_owned());

@@ -1,14 +1,14 @@
 //! Settings of the server: flags, each with an environment twin.
 //!
-//! Parsed once by clap into [`ServerArgs`] and [`ImageConfig`]; past that nothing reads the environment. Settings of a model are in
+//! Parsed once by clap into [`ServerArgs`], [`Limits`] and [`ImageConfig`]; past that nothing reads the environment. Settings of a model are in
 //! the catalogue (`models.toml`).
 
 use std::{fmt, fs, net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
 
-use sha2::{Digest, Sha256};
-use subtle::ConstantTimeEq;
 use thiserror::Error;
 use url::Url;
+
+use crate::{api_keys::ApiKeys, fetch_config::FetchConfig, limits::Limits};
 
 /// Settings that cannot be used; the text names the setting.
 #[derive(Debug, Error)]
@@ -40,11 +40,11 @@ pub struct ServerArgs {
     #[arg(long, env = "BLIP_LISTEN", default_value = "0.0.0.0:8080")]
     pub listen: SocketAddr,
 
-    /// A second, plaintext address with health routes only
+    /// A second, plaintext address with health and metrics only, without keys
     #[arg(long, env = "BLIP_ADMIN_LISTEN")]
     pub admin_listen: Option<SocketAddr>,
 
-    /// File with one API key a line; empty lines and lines that begin with # are skipped
+    /// File of API keys, one a line: the key, or what `blip-serve hash-key` gives; read again when it changes
     #[arg(long, env = "BLIP_API_KEYS_FILE")]
     pub api_keys_file: Option<PathBuf>,
 
@@ -52,21 +52,37 @@ pub struct ServerArgs {
     #[arg(long, env = "BLIP_API_KEYS", hide_env_values = true, value_delimiter = ',')]
     pub api_keys: Vec<Secret>,
 
-    /// Largest request body or message, bytes
-    #[arg(long, env = "BLIP_MAX_BODY_BYTES", default_value_t = 32 << 20)]
-    pub max_body_bytes: usize,
+    /// Certificate chain, PEM: the server then speaks TLS only. Read again when it changes
+    #[arg(long, env = "BLIP_TLS_CERT", requires = "tls_key")]
+    pub tls_cert: Option<PathBuf>,
 
-    /// Requests in the house at most; one more is answered 429 / RESOURCE_EXHAUSTED
-    #[arg(long, env = "BLIP_QUEUE_CAPACITY", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=65_536))]
-    pub queue_capacity: u32,
+    /// Private key of the certificate, PEM
+    #[arg(long, env = "BLIP_TLS_KEY", requires = "tls_cert")]
+    pub tls_key: Option<PathBuf>,
 
-    /// Seconds that requests in flight get to finish after SIGTERM
+    /// Authorities, PEM, one of which must have signed a client's certificate; needs --admin-listen for the probes
+    #[arg(long, env = "BLIP_TLS_CLIENT_CA", requires_all = ["tls_cert", "admin_listen"])]
+    pub tls_client_ca: Option<PathBuf>,
+
+    /// Seconds between SIGTERM and the end of accepting: not ready any more, so that balancers turn away first
+    #[arg(long, env = "BLIP_DRAIN_DELAY", default_value = "2", value_parser = seconds)]
+    pub drain_delay: Duration,
+
+    /// Seconds that requests in flight get to finish after that
     #[arg(long, env = "BLIP_SHUTDOWN_GRACE", default_value = "30", value_parser = seconds)]
     pub shutdown_grace: Duration,
 
-    /// Seconds after which a request is given up, unless the client's own deadline is shorter
-    #[arg(long, env = "BLIP_REQUEST_TIMEOUT", default_value = "120", value_parser = seconds)]
-    pub request_timeout: Duration,
+    /// Seconds in one run of a graph after which its model counts as dead, and the process as not live; 0: never
+    #[arg(long, env = "BLIP_WATCHDOG", default_value = "120", value_parser = seconds)]
+    pub watchdog: Duration,
+
+    /// Answer GET /metrics without a key
+    #[arg(long, env = "BLIP_OPEN_METRICS")]
+    pub open_metrics: bool,
+
+    /// Let clients load and unload models; without it only those with an API key may, or everyone if only this machine is listened to
+    #[arg(long, env = "BLIP_MODEL_CONTROL")]
+    pub model_control: bool,
 
     /// Name that GET /v2 gives; the default model's name if not set
     #[arg(long, env = "BLIP_SERVER_NAME")]
@@ -75,27 +91,57 @@ pub struct ServerArgs {
     /// Origins (scheme://host:port) whose web pages may call REST, separated by commas; * is every one
     #[arg(long, env = "BLIP_CORS_ORIGINS", value_delimiter = ',')]
     pub cors_origins: Vec<Origin>,
+
+    #[allow(missing_docs, reason = "clap would print it")]
+    #[command(flatten)]
+    pub limits: Limits,
 }
 
 /// Settings of the server room, resolved.
 #[derive(Clone, Debug)]
 pub struct ServerConfig {
-    /// Who may call; empty: everyone.
+    /// What strangers may send.
+    pub limits: Limits,
+    /// Who may call; none: everyone.
     pub api_keys: ApiKeys,
-    /// Bytes of a REST body or a gRPC message.
-    pub max_body_bytes: usize,
+    /// Where the keys come from, to read them again.
+    pub key_source: KeySource,
+    /// Certificates, if the port speaks TLS.
+    pub tls: Option<TlsFiles>,
     /// Bytes of an image inside a request.
     pub max_image_bytes: usize,
-    /// Requests admitted at the same time.
-    pub queue_capacity: usize,
     /// For requests in flight, after the signal to stop.
     pub shutdown_grace: Duration,
-    /// Longest time for a request.
-    pub request_timeout: Duration,
+    /// For one run of a graph.
+    pub watchdog: Duration,
+    /// Metrics need no key.
+    pub open_metrics: bool,
+    /// Clients may load and unload models.
+    pub model_control: bool,
     /// Name of the server in its metadata.
     pub server_name: String,
     /// Web pages that may call; empty: none.
     pub cors_origins: Vec<Origin>,
+}
+
+/// Where API keys come from.
+#[derive(Clone, Debug)]
+pub struct KeySource {
+    keys: Vec<Secret>,
+    /// The file of keys, if there is one.
+    pub file: Option<PathBuf>,
+    rate: f64,
+}
+
+/// What TLS needs, as PEM files.
+#[derive(Clone, Debug)]
+pub struct TlsFiles {
+    /// The server's certificate, and those between it and its authority.
+    pub certificates: PathBuf,
+    /// Its private key.
+    pub key: PathBuf,
+    /// Who must have signed a client's certificate.
+    pub client_authorities: Option<PathBuf>,
 }
 
 /// How images get in: the same flags for `serve` and `caption`.
@@ -113,9 +159,9 @@ pub struct ImageConfig {
     #[arg(long, env = "BLIP_MAX_IMAGE_PIXELS", default_value_t = 89_478_485)]
     pub max_image_pixels: u64,
 
-    /// Seconds that fetching an image URL may take
-    #[arg(long, env = "BLIP_FETCH_TIMEOUT", default_value = "10", value_parser = seconds)]
-    pub fetch_timeout: Duration,
+    #[allow(missing_docs, reason = "clap would print it")]
+    #[command(flatten)]
+    pub fetch: FetchConfig,
 }
 
 /// Where web pages come from.
@@ -131,79 +177,83 @@ pub enum Origin {
 #[derive(Clone)]
 pub struct Secret(String);
 
-/// The API keys of the server, kept as digests.
-#[derive(Clone, Debug, Default)]
-pub struct ApiKeys {
-    digests: Vec<[u8; 32]>,
-}
-
 impl ServerArgs {
     /// What the server room needs, with the keys read. A server without a name is called after its default model:
     /// importers use the name in the paths that follow.
     ///
     /// # Errors
-    /// The file of keys cannot be read, or a key is empty or has white space in it.
+    /// The file of keys cannot be read, or a line of it is wrong.
     pub fn resolve(self, image: &ImageConfig, default_model: &str) -> Result<ServerConfig, ConfigError> {
+        let key_source = KeySource { keys: self.api_keys, file: self.api_keys_file, rate: self.limits.rate_limit };
+        let api_keys = key_source.load()?;
+        let tls = self.tls_cert.zip(self.tls_key).map(|(certificates, key)| TlsFiles {
+            certificates,
+            key,
+            client_authorities: self.tls_client_ca,
+        });
         Ok(ServerConfig {
-            api_keys: self.load_api_keys()?,
-            max_body_bytes: self.max_body_bytes,
+            limits: self.limits,
+            model_control: self.model_control || !api_keys.is_empty() || self.listen.ip().is_loopback(),
+            api_keys,
+            key_source,
+            tls,
             max_image_bytes: image.max_image_bytes,
-            queue_capacity: self.queue_capacity as usize,
             shutdown_grace: self.shutdown_grace,
-            request_timeout: self.request_timeout,
+            watchdog: self.watchdog,
+            open_metrics: self.open_metrics,
             server_name: self.server_name.unwrap_or_else(|| default_model.to_owned()),
             cors_origins: self.cors_origins,
         })
     }
+}
 
-    fn load_api_keys(&self) -> Result<ApiKeys, ConfigError> {
-        let mut keys: Vec<String> = self.api_keys.iter().map(|key| key.0.clone()).collect();
-        if let Some(path) = &self.api_keys_file {
-            let text = fs::read_to_string(path).map_err(|source| ConfigError::Unreadable {
-                setting: "--api-keys-file",
+impl KeySource {
+    /// Reads the keys.
+    ///
+    /// # Errors
+    /// The file cannot be read or holds no key, or a line is wrong.
+    pub fn load(&self) -> Result<ApiKeys, ConfigError> {
+        let mut text = self.keys.iter().map(|key| key.0.as_str()).collect::<Vec<_>>().join("\n");
+        if self.keys.iter().any(|key| key.0.trim().is_empty() || key.0.contains('\n')) {
+            let reason = "a key is empty, or two lines".to_owned();
+            return Err(ConfigError::Invalid { setting: "--api-keys / BLIP_API_KEYS", reason });
+        }
+        let mut setting = "--api-keys / BLIP_API_KEYS";
+        if let Some(path) = &self.file {
+            setting = "--api-keys-file";
+            let file = fs::read_to_string(path).map_err(|source| ConfigError::Unreadable {
+                setting,
                 path: path.clone(),
                 source,
             })?;
-            keys.extend(text.lines().map(str::trim).filter(|l| !l.is_empty() && !l.starts_with('#')).map(String::from));
-            if keys.is_empty() {
-                let reason = "the file holds no key".into();
-                return Err(ConfigError::Invalid { setting: "--api-keys-file", reason });
+            if file.lines().map(str::trim).all(|line| line.is_empty() || line.starts_with('#')) {
+                return Err(ConfigError::Invalid { setting, reason: "the file holds no key".into() });
             }
+            // The file first: the numbers of its lines are those that an error names.
+            text = format!("{file}\n{text}");
         }
-        if keys.iter().any(|key| key.is_empty() || key.chars().any(char::is_whitespace)) {
-            let reason = "a key is empty or has white space in it".into();
-            return Err(ConfigError::Invalid { setting: "--api-keys-file / BLIP_API_KEYS", reason });
-        }
-        Ok(ApiKeys::new(&keys))
+        ApiKeys::parse(text.lines(), self.rate).map_err(|reason| ConfigError::Invalid { setting, reason })
     }
 }
 
-impl ApiKeys {
-    /// From the keys themselves.
-    pub fn new<K: AsRef<str>>(keys: &[K]) -> Self {
-        Self { digests: keys.iter().map(|key| Sha256::digest(key.as_ref()).into()).collect() }
-    }
-
-    /// True if no key was set: then every client may call.
-    pub fn is_empty(&self) -> bool {
-        self.digests.is_empty()
-    }
-
-    /// Whether `key` is one of them, in a time that does not depend on how much of it is right.
-    pub fn contains(&self, key: &str) -> bool {
-        let digest: [u8; 32] = Sha256::digest(key).into();
-        // Every key is looked at, whatever the ones before it gave.
-        self.digests.iter().fold(false, |found, known| found | bool::from(known.ct_eq(&digest)))
-    }
-}
-
-fn seconds(text: &str) -> Result<Duration, String> {
+/// A duration as a number of seconds.
+pub(crate) fn seconds(text: &str) -> Result<Duration, String> {
     let seconds: f64 = text.parse().map_err(|_| format!("'{text}' is not a number of seconds"))?;
     // A year: longer is a mistake, and would overflow when added to a clock.
     if (0.0..=31_536_000.0).contains(&seconds) {
         Ok(Duration::from_secs_f64(seconds))
     } else {
         Err(format!("{text} is not between 0 and 31536000 seconds"))
+    }
+}
+
+#[cfg(test)]
+impl ImageConfig {
+    /// As the command line would give it.
+    pub(crate) fn of_flags(flags: &[&str]) -> Self {
+        use clap::{Args, Command, FromArgMatches};
+        let command = Self::augment_args(Command::new("test").no_binary_name(true));
+        Self::from_arg_matches(&command.get_matches_from(flags)).unwrap()
     }
 }
 
@@ -237,14 +287,6 @@ impl fmt::Debug for Secret {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn knows_its_keys_and_no_others() {
-        let keys = ApiKeys::new(&["alpha", "beta"]);
-        assert!(keys.contains("alpha") && keys.contains("beta"));
-        assert!(!keys.contains("alph") && !keys.contains("") && !keys.contains("ALPHA"));
-        assert!(!ApiKeys::default().contains(""));
-    }
 
     #[test]
     fn a_secret_is_not_shown() {

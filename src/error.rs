@@ -74,12 +74,23 @@ pub enum CaptionError {
     /// No valid API key.
     #[error("a valid API key is required: send 'authorization: Bearer <key>'")]
     Unauthenticated,
-    /// All places are taken; try again.
-    #[error("the server is at its capacity, try again later")]
+    /// All that a setting allows is taken; try again.
+    #[error("the server is at its capacity ({bound}), try again later")]
     Overloaded {
+        /// The setting.
+        bound: &'static str,
         /// When to come back.
         retry_after: Duration,
     },
+    /// The API key has used up its rate.
+    #[error("the rate limit of this API key is reached, try again later")]
+    RateLimited {
+        /// When the next request is welcome.
+        retry_after: Duration,
+    },
+    /// Known, and not for this client.
+    #[error("{0}")]
+    Forbidden(&'static str),
     /// The deadline of the request passed.
     #[error("deadline exceeded")]
     DeadlineExceeded,
@@ -111,6 +122,8 @@ pub enum ErrorCode {
     UnsupportedMediaType,
     /// UNAUTHENTICATED, 401.
     Unauthenticated,
+    /// PERMISSION_DENIED, 403.
+    Forbidden,
     /// RESOURCE_EXHAUSTED, 429.
     Overloaded,
     /// DEADLINE_EXCEEDED, 504.
@@ -136,6 +149,7 @@ impl ErrorCode {
             Self::Unimplemented => (tonic::Code::Unimplemented, StatusCode::NOT_IMPLEMENTED),
             Self::UnsupportedMediaType => (tonic::Code::InvalidArgument, StatusCode::UNSUPPORTED_MEDIA_TYPE),
             Self::Unauthenticated => (tonic::Code::Unauthenticated, StatusCode::UNAUTHORIZED),
+            Self::Forbidden => (tonic::Code::PermissionDenied, StatusCode::FORBIDDEN),
             Self::Overloaded => (tonic::Code::ResourceExhausted, StatusCode::TOO_MANY_REQUESTS),
             Self::DeadlineExceeded => (tonic::Code::DeadlineExceeded, StatusCode::GATEWAY_TIMEOUT),
             Self::Cancelled => (tonic::Code::Cancelled, client_closed),
@@ -171,7 +185,8 @@ impl CaptionError {
             Self::Unimplemented(_) => ErrorCode::Unimplemented,
             Self::UnsupportedMediaType(_) => ErrorCode::UnsupportedMediaType,
             Self::Unauthenticated => ErrorCode::Unauthenticated,
-            Self::Overloaded { .. } => ErrorCode::Overloaded,
+            Self::Overloaded { .. } | Self::RateLimited { .. } => ErrorCode::Overloaded,
+            Self::Forbidden(_) => ErrorCode::Forbidden,
             Self::DeadlineExceeded => ErrorCode::DeadlineExceeded,
             Self::Cancelled => ErrorCode::Cancelled,
             Self::Unavailable(_) => ErrorCode::Unavailable,

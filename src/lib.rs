@@ -13,8 +13,10 @@
 //! - [`blip`]: the graphs; the only room that knows ONNX Runtime.
 //! - [`generation`]: which token comes next. Pure arithmetic.
 //!
-//! Around them: [`cli`], [`config`] (settings), [`telemetry`] (logs), [`statistics`] (counts).
+//! Around them: [`cli`], [`config`], [`limits`], [`fetch_config`] and [`api_keys`] (settings), [`telemetry`] (logs), [`statistics`] and
+//! [`metrics`] (counts).
 
+pub mod api_keys;
 pub mod blip;
 pub mod caption;
 pub mod captioner;
@@ -24,8 +26,11 @@ pub mod config;
 pub mod engine;
 pub mod error;
 pub mod fetch;
+pub mod fetch_config;
 pub mod generation;
 pub mod image;
+pub mod limits;
+pub mod metrics;
 pub mod registry;
 pub mod server;
 pub mod statistics;

@@ -2,16 +2,17 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     time::{Duration, Instant, SystemTime},
 };
 
-use crate::caption::Timings;
+use crate::{caption::Timings, metrics::ModelMetrics};
 
 /// Counts of one model; shared by everyone who does a part of its work.
 #[derive(Debug, Default)]
 pub struct Statistics {
     counts: Mutex<Counts>,
+    metrics: OnceLock<ModelMetrics>,
 }
 
 /// What was counted.
@@ -94,6 +95,10 @@ impl Statistics {
 
     /// Counts one run of the decoder.
     pub fn record_decoder_run(&self, run: DecoderRun) {
+        if let Some(metrics) = self.metrics() {
+            metrics.decoder_step.observe((run.input + run.infer + run.output).as_secs_f64());
+            metrics.step_rows.observe(run.rows as f64);
+        }
         let mut counts = self.lock();
         let runs = counts.decoder_runs.entry(run.rows).or_default();
         runs.input.add(run.input);
@@ -103,23 +108,62 @@ impl Statistics {
 
     /// Counts one run of the encoder.
     pub fn record_encoder_run(&self, time: Duration) {
+        self.observe(|metrics| &metrics.encoder, time);
         self.lock().encoder_runs.add(time);
     }
 
     /// Counts a look for captions that are kept.
     pub fn record_cache_lookup(&self, hit: bool, time: Duration) {
+        if let Some((hits, misses)) = self.metrics().map(|metrics| &metrics.caption_cache) {
+            if hit { hits.inc() } else { misses.inc() }
+        }
         let mut counts = self.lock();
         if hit { counts.cache_hit.add(time) } else { counts.cache_miss.add(time) }
     }
 
-    /// Counts an encoded image that was kept.
-    pub fn record_image_cache_hit(&self, time: Duration) {
-        self.lock().image_cache_hit.add(time);
+    /// Counts a look for an encoded image that is kept.
+    pub fn record_image_lookup(&self, hit: bool, time: Duration) {
+        if let Some((hits, misses)) = self.metrics().map(|metrics| &metrics.image_cache) {
+            if hit { hits.inc() } else { misses.inc() }
+        }
+        if hit {
+            self.lock().image_cache_hit.add(time);
+        }
     }
 
-    /// Forgets everything.
-    pub fn reset(&self) {
+    /// Counts a computed caption.
+    pub fn record_caption(&self, generated_tokens: usize) {
+        if let Some(metrics) = self.metrics() {
+            metrics.captions.inc();
+            metrics.generated_tokens.inc_by(generated_tokens as u64);
+            metrics.caption_tokens.observe(generated_tokens as f64);
+        }
+    }
+
+    /// How much is to do: jobs that wait, rows that decode.
+    pub fn record_load(&self, waiting: usize, rows: usize) {
+        if let Some(metrics) = self.metrics() {
+            metrics.queue_depth.set(waiting as i64);
+            metrics.decoder_rows.set(rows as i64);
+        }
+    }
+
+    /// Counts the time of a stage.
+    pub fn observe(&self, stage: impl FnOnce(&ModelMetrics) -> &prometheus::Histogram, time: Duration) {
+        if let Some(metrics) = self.metrics() {
+            stage(metrics).observe(time.as_secs_f64());
+        }
+    }
+
+    /// Forgets what was counted, and counts in `metrics` too from now on.
+    pub fn open(&self, metrics: ModelMetrics) {
         *self.lock() = Counts::default();
+        // A model is opened once.
+        self.metrics.set(metrics).ok();
+    }
+
+    fn metrics(&self) -> Option<&ModelMetrics> {
+        self.metrics.get()
     }
 
     /// Begins to count a request.

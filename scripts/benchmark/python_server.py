@@ -47,6 +47,28 @@ class Setting:
         return f"workers {self.workers}, max_batch {self.max_batch}, threads {self.threads}"
 
 
+@dataclass(frozen=True)
+class Turns:
+    """A server that only runs in its own turn: the workers of an idle one still wake up, and cost the others time."""
+
+    url: str
+    # What gets the signals: a process, or the negative number of its group.
+    pid: int
+
+    def load(self, bodies: list[bytes]) -> Callable[[int], float]:
+        """Requests per second of a load, between which the server stands still."""
+        measured = _load(self.url, bodies)
+
+        def requests_per_second(round_: int) -> float:
+            os.kill(self.pid, signal.SIGCONT)
+            try:
+                return measured(round_)
+            finally:
+                os.kill(self.pid, signal.SIGSTOP)
+
+        return requests_per_second
+
+
 def measure(settings: Settings) -> Result:
     """Find the Python server's best setting, then let it, its default and the service take turns."""
     closed_loop.require_tools()
@@ -61,11 +83,18 @@ def measure(settings: Settings) -> Result:
     model = scenes()
     with ExitStack() as stack:
         service = stack.enter_context(serving(settings, {model.name: model.bundles["fp32"]}))
-        urls = {"blip-serve": f"{service.url}/v1/captions"}
-        urls["default"] = stack.enter_context(python_server(Setting()))
-        urls |= {str(key): stack.enter_context(python_server(key)) for key in finalists}
         before = Counters.read(service, model.name)
-        seen = interleave({name: _load(url, bodies) for name, url in urls.items()}, settings.rounds)
+        servers = {"blip-serve": Turns(f"{service.url}/v1/captions", service.process.pid)}
+        servers["default"] = stack.enter_context(python_server(Setting()))
+        servers |= {str(key): stack.enter_context(python_server(key)) for key in finalists}
+        for server in servers.values():
+            os.kill(server.pid, signal.SIGSTOP)
+        loads = {name: server.load(bodies) for name, server in servers.items()}
+        try:
+            seen = interleave(loads, settings.rounds)
+        finally:
+            for server in servers.values():
+                os.kill(server.pid, signal.SIGCONT)
         result.details["counters"] = Counters.read(service, model.name).since(before).json()
     best = max(map(str, finalists), key=lambda name: median(seen[name]))
     for name, peer in (("default", "default"), ("best", best)):
@@ -82,8 +111,8 @@ def search(bodies: list[bytes], batches: tuple[int, ...]) -> dict[Setting, float
     tried: dict[Setting, float] = {}
     for workers, max_batch in product(sorted({1, cores}), batches):
         setting = Setting(workers, max_batch, max(1, cores // workers))
-        with python_server(setting) as url:
-            load = _load(url, bodies)
+        with python_server(setting) as server:
+            load = _load(server.url, bodies)
             load(-1)
             tried[setting] = load(0)
         logger.info("LitServe, %s: %.1f requests/s", setting, tried[setting])
@@ -91,8 +120,8 @@ def search(bodies: list[bytes], batches: tuple[int, ...]) -> dict[Setting, float
 
 
 @contextmanager
-def python_server(setting: Setting) -> Iterator[str]:
-    """A running LitServe; the URL that captions."""
+def python_server(setting: Setting) -> Iterator[Turns]:
+    """A running LitServe."""
     port = free_port()
     options = {
         "checkpoint": scenes().checkpoint,
@@ -116,7 +145,7 @@ def python_server(setting: Setting) -> Iterator[str]:
     )
     try:
         _wait(process, port)
-        yield f"http://127.0.0.1:{port}/predict"
+        yield Turns(f"http://127.0.0.1:{port}/predict", -process.pid)
     finally:
         os.killpg(process.pid, signal.SIGTERM)
         try:

@@ -5,7 +5,6 @@
 
 use std::{
     collections::BTreeMap,
-    fmt::Write,
     fs::File,
     io::{self, Read},
     path::{Component, Path, PathBuf},
@@ -15,6 +14,7 @@ use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use thiserror::Error;
 
+use super::digest::{digest, hex};
 use crate::{
     generation::{GenerationParameters, TokenId},
     image::PreprocessConfig,
@@ -161,9 +161,16 @@ impl Manifest {
             .take(MAX_MANIFEST_BYTES)
             .read_to_string(&mut text)
             .map_err(unreadable)?;
-        let malformed = |reason: String| BundleError::Malformed { path: path.clone(), reason };
-        let manifest: Self = serde_json::from_str(&text).map_err(|error| malformed(error.to_string()))?;
-        manifest.check().map_err(malformed)?;
+        Self::parse(&text).map_err(|reason| BundleError::Malformed { path, reason })
+    }
+
+    /// Reads and checks the text of a manifest.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let manifest: Self = serde_json::from_str(text).map_err(|error| error.to_string())?;
+        manifest.check()?;
         Ok(manifest)
     }
 
@@ -172,15 +179,31 @@ impl Manifest {
     /// # Errors
     /// The first file that is missing or different.
     pub fn verify_files(&self, bundle: &Path) -> Result<(), BundleError> {
+        self.compare_files(bundle).try_for_each(|(_, result)| result)
+    }
+
+    /// Each file of the bundle by name, and whether it is the one that was exported.
+    pub fn compare_files(&self, bundle: &Path) -> impl Iterator<Item = (&str, Result<(), BundleError>)> {
+        self.files.iter().map(|(name, entry)| (name.as_str(), entry.compare(bundle.join(name))))
+    }
+
+    /// The bundle in one word: the same files give the same, whoever exported them.
+    pub fn id(&self) -> String {
+        let mut hash = Sha256::new();
         for (name, entry) in &self.files {
-            let path = bundle.join(name);
-            let (sha256, bytes) =
-                digest(&path).map_err(|source| BundleError::Unreadable { path: path.clone(), source })?;
-            if bytes != entry.bytes || !sha256.eq_ignore_ascii_case(&entry.sha256) {
-                return Err(BundleError::Checksum { path });
-            }
+            hash.update(format!("{name} {}\n", entry.sha256));
         }
-        Ok(())
+        hex(&hash.finalize()[..6])
+    }
+
+    /// Names of the files, relative to the bundle, without the manifest's own.
+    pub fn file_names(&self) -> impl Iterator<Item = &str> {
+        self.files.keys().map(String::as_str)
+    }
+
+    /// Bytes of all files.
+    pub fn size(&self) -> u64 {
+        self.files.values().map(|entry| entry.bytes).sum()
     }
 
     /// What the graph of this file name and its weights are.
@@ -226,26 +249,12 @@ impl Manifest {
     }
 }
 
-/// SHA-256 of a file, as text, and its size in bytes.
-pub(super) fn digest(path: &Path) -> io::Result<(String, u64)> {
-    let mut file = File::open(path)?;
-    let mut hash = Sha256::new();
-    let mut buffer = vec![0; 1 << 20];
-    let mut bytes = 0;
-    loop {
-        let read = file.read(&mut buffer)?;
-        if read == 0 {
-            return Ok((hex(&hash.finalize()), bytes));
+impl FileEntry {
+    fn compare(&self, path: PathBuf) -> Result<(), BundleError> {
+        match digest(&path) {
+            Err(source) => Err(BundleError::Unreadable { path, source }),
+            Ok((sha256, bytes)) if bytes == self.bytes && sha256.eq_ignore_ascii_case(&self.sha256) => Ok(()),
+            Ok(_) => Err(BundleError::Checksum { path }),
         }
-        hash.update(&buffer[..read]);
-        bytes += read as u64;
     }
-}
-
-pub(super) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        // Writing to a string cannot fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }

@@ -6,6 +6,7 @@
 
 mod cross_attention;
 mod device;
+mod digest;
 mod graph_cache;
 mod kv_cache;
 mod manifest;
@@ -27,6 +28,7 @@ pub use tokenizer::{TokenizeError, Tokenizer};
 pub use vision_encoder::{Abort, EncodedImage};
 
 use crate::{
+    catalogue::ExecutionProvider,
     generation::{TokenId, Vocabulary},
     image::PixelValues,
 };
@@ -71,6 +73,11 @@ impl BlipModel {
     /// Width of the logits and the special ids.
     pub fn vocabulary(&self) -> Vocabulary {
         self.vocabulary
+    }
+
+    /// Where the decoder, the longest part of the work, runs.
+    pub fn execution_provider(&self) -> ExecutionProvider {
+        self.text_decoder.execution_provider()
     }
 
     /// Memory that an encoded image takes.

@@ -74,6 +74,14 @@ impl Runtime {
         Ok(Self { environment, graph_cache: None })
     }
 
+    /// What the library says of itself: its version, or at least its build.
+    pub fn version(&self) -> String {
+        let info = ort::info();
+        // "ORT Build Info: git-branch=..., git-commit-id=..., ...": short enough for a label.
+        let commit = info.split("git-commit-id=").nth(1).and_then(|rest| rest.split([',', ' ']).next());
+        commit.map_or_else(|| "unknown".to_owned(), str::to_owned)
+    }
+
     /// Loads NVIDIA's libraries from `folder`, called `nvidia` where their PyPI wheels put it, before a model asks for them.
     ///
     /// # Errors

@@ -28,6 +28,7 @@ pub(super) struct TextDecoder {
     names: Names,
     shape: KvShape,
     vocab_size: usize,
+    provider: ExecutionProvider,
     /// Where caches are, if that is not the CPU's memory.
     device: Option<Device>,
     /// Time inside ONNX Runtime since it was last asked for.
@@ -91,7 +92,12 @@ impl TextDecoder {
         let failed = |error: ort::Error| BundleError::Session { path, reason: error.to_string() };
         let device = device.transpose().map_err(failed)?;
         let vocab_size = manifest.text.vocab_size;
-        Ok(Self { session, names, shape, vocab_size, device, run_time: Duration::ZERO })
+        Ok(Self { session, names, shape, vocab_size, provider, device, run_time: Duration::ZERO })
+    }
+
+    /// Where it runs.
+    pub(super) fn execution_provider(&self) -> ExecutionProvider {
+        self.provider
     }
 
     /// An empty cache.

@@ -2,7 +2,12 @@
 
 mod streaming;
 
-use std::{num::NonZero, sync::Arc, thread::available_parallelism, time::Instant};
+use std::{
+    num::NonZero,
+    sync::Arc,
+    thread::available_parallelism,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
@@ -19,6 +24,7 @@ use crate::{
     generation::TokenId,
     image::{self, DecodeError, DecodeLimits, PixelValues, PreprocessConfig},
     registry::{Audience, Digest, Registry, ServedModel, Wishes},
+    telemetry,
 };
 
 /// Images of one request that are worked on at the same time; the rest wait, so that one request cannot fill the house.
@@ -66,7 +72,7 @@ impl Captioner {
     pub async fn caption(&self, request: CaptionRequest) -> Result<CaptionReply, CaptionError> {
         let model = self.resolve(&request)?;
         let recording = model.statistics.begin();
-        let reply = self.caption_with(model, request, (None, true)).await?;
+        let reply = self.caption_with(&model, request, (None, true)).await?;
         recording.succeed(&[reply.timings]);
         Ok(reply)
     }
@@ -74,11 +80,15 @@ impl Captioner {
     /// Captions the images of one request, all for the same model: a result for each, in order.
     pub async fn caption_all(&self, requests: Vec<CaptionRequest>) -> Vec<Result<CaptionReply, CaptionError>> {
         let model = requests.first().and_then(|request| self.resolve(request).ok());
-        let recording = model.map(|model| model.statistics.begin());
+        let recording = model.as_ref().map(|model| model.statistics.begin());
         // The images of one request decode together, equal ones too.
         let shared = requests.len() == 1;
         let results = stream::iter(requests)
-            .map(|request| async { self.caption_with(self.resolve(&request)?, request, (None, shared)).await })
+            .map(|request| async {
+                // All by the model that the first one found, whatever takes its place meanwhile.
+                let model = model.clone().map_or_else(|| self.resolve(&request), Ok)?;
+                self.caption_with(&model, request, (None, shared)).await
+            })
             .buffered(IMAGES_AT_ONCE);
         let results: Vec<_> = results.collect().await;
         let timings: Option<Vec<Timings>> = results.iter().map(|result| Some(result.as_ref().ok()?.timings)).collect();
@@ -88,7 +98,7 @@ impl Captioner {
         results
     }
 
-    fn resolve(&self, request: &CaptionRequest) -> Result<&Arc<ServedModel>, CaptionError> {
+    fn resolve(&self, request: &CaptionRequest) -> Result<Arc<ServedModel>, CaptionError> {
         self.registry.resolve(request.model.as_deref(), request.version.as_deref())
     }
 
@@ -99,16 +109,19 @@ impl Captioner {
         request: CaptionRequest,
         (progress, shared): (Option<Progress>, bool),
     ) -> Result<CaptionReply, CaptionError> {
-        let CaptionRequest { image, prompt, parameters, deadline, cancelled, .. } = request;
+        let CaptionRequest { image, prompt, parameters, deadline, cancelled, caller, .. } = request;
         within(deadline, &cancelled.clone(), async {
             // Before the image: a mistake in a parameter should not cost a download.
             let plan = model.plan(prompt.as_ref(), &parameters)?;
             let start = Instant::now();
             let (bytes, field) = self.bytes(image).await?;
+            if field.is_none() {
+                model.statistics.observe(|metrics| &metrics.fetch, start.elapsed());
+            }
             let digest = if model.keeps() { Some(digest_of(&bytes).await?) } else { None };
             let before = start.elapsed();
-            let pixel_values = Box::pin(self.pixel_values(bytes, field, &model.preprocess));
-            let audience = Audience { deadline, cancelled, progress };
+            let pixel_values = Box::pin(self.pixel_values(bytes, field, model));
+            let audience = Audience { deadline, cancelled, progress, caller };
             let (captions, timings) = model.caption(plan, pixel_values, Wishes { digest, shared, audience }).await?;
             Ok(CaptionReply {
                 model: model.name.clone(),
@@ -122,6 +135,7 @@ impl Captioner {
             if let CaptionError::ImageUrl { reason, source } = error {
                 // The client is told one sentence; the operator must be able to see why.
                 info!(reason, cause = source.as_ref().map(tracing::field::display), "image URL refused");
+                self.registry.metrics().image_url_refusals.with_label_values(&[reason]).inc();
             }
         })
     }
@@ -130,37 +144,50 @@ impl Captioner {
     async fn bytes(&self, source: ImageSource) -> Result<(Bytes, Option<&'static str>), CaptionError> {
         match source {
             ImageSource::Bytes { bytes, field } => Ok((bytes, Some(field))),
-            ImageSource::Url(url) => Ok((self.fetcher.fetch(&url).await?, None)),
+            ImageSource::Url(url) => {
+                let _stage = telemetry::stage("fetch");
+                Ok((self.fetcher.fetch(&url).await?, None))
+            }
         }
     }
 
-    /// What a model with this preprocessing sees of an image.
+    /// What the model sees of an image.
     async fn pixel_values(
         &self,
         bytes: Bytes,
         field: Option<&'static str>,
-        config: &PreprocessConfig,
+        model: &ServedModel,
     ) -> Result<PixelValues, CaptionError> {
-        self.preprocess(bytes, config).await?.map_err(|error| match field {
+        let (pixel_values, times) = self.preprocess(bytes, &model.preprocess).await?.map_err(|error| match field {
             Some(field) => CaptionError::image(field, &error),
             // What came from a URL stays one sentence: a caller must not read our network through error texts.
             None => CaptionError::ImageUrl { reason: "not_an_image", source: Some(error.into()) },
-        })
+        })?;
+        model.statistics.observe(|metrics| &metrics.decode, times.0);
+        model.statistics.observe(|metrics| &metrics.preprocess, times.1);
+        Ok(pixel_values)
     }
 
-    /// Decodes and resizes on the blocking pool, one image a core.
+    /// Decodes and resizes on the blocking pool, one image a core; and how long each took.
     async fn preprocess(
         &self,
         bytes: Bytes,
         config: &PreprocessConfig,
-    ) -> Result<Result<PixelValues, DecodeError>, CaptionError> {
+    ) -> Result<Result<(PixelValues, (Duration, Duration)), DecodeError>, CaptionError> {
         let permit = Arc::clone(&self.preprocessing).acquire_owned().await.map_err(CaptionError::internal)?;
         let (limits, config, span) = (self.limits, *config, Span::current());
         let work = move || {
             let _permit = permit;
             let _span = span.entered();
-            image::decode(&bytes, &limits, config.alpha()).map(|rgb| image::preprocess(&rgb, &config))
+            let (start, stage) = (Instant::now(), telemetry::stage("decode"));
+            let rgb = image::decode(&bytes, &limits, config.alpha())?;
+            drop(stage);
+            let (decoded, start) = (start.elapsed(), Instant::now());
+            let _stage = telemetry::stage("preprocess");
+            let pixel_values = image::preprocess(&rgb, &config);
+            Ok((pixel_values, (decoded, start.elapsed())))
         };
+        // A panic in a decoder is this request's error only.
         tokio::task::spawn_blocking(work).await.map_err(CaptionError::internal)
     }
 }

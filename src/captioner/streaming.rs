@@ -39,7 +39,7 @@ impl Captioner {
         &self,
         request: CaptionRequest,
     ) -> Result<impl Stream<Item = Result<CaptionEvent, CaptionError>> + Send + use<>, CaptionError> {
-        let model = self.resolve(&request)?.clone();
+        let model = self.resolve(&request)?;
         let (progress, decided) = watch::channel(Vec::new());
         let (captioner, served) = (self.clone(), model.clone());
         let work = async move {

@@ -7,10 +7,9 @@ use std::{
 
 use clap::Args;
 
-use super::{CommandError, ModelArgs, small_runtime};
+use super::{CommandError, ModelArgs, select, small_runtime};
 use crate::{
-    catalogue::Catalogue,
-    registry::ServedModel,
+    registry::{ServedModel, Shared},
     telemetry::{self, Verbosity},
 };
 
@@ -24,11 +23,11 @@ pub(super) struct Check {
 impl Check {
     pub(super) fn run(self) -> Result<ExitCode, CommandError> {
         telemetry::init(&self.model_args.log, Verbosity::Quiet)?;
-        let catalogue = Catalogue::load(&self.model_args.models)?;
-        let runtime = self.model_args.runtime()?;
+        let catalogue = select::catalogue(&self.model_args.models)?;
+        let shared = Shared::alone(self.model_args.runtime()?)?;
         small_runtime()?.block_on(async {
             for entry in &catalogue.models {
-                ServedModel::load(entry, &runtime).await.map_err(|error| format!("{}: {error}", entry.name))?;
+                ServedModel::load(entry, &shared).await.map_err(|error| format!("{}: {error}", entry.name))?;
                 writeln!(io::stdout(), "{}: ok", entry.name)?;
             }
             Ok(ExitCode::SUCCESS)

@@ -4,9 +4,8 @@ use std::{fs, path::PathBuf, process::ExitCode};
 
 use clap::Args;
 
-use super::CommandError;
+use super::{CommandError, select};
 use crate::{
-    catalogue::Catalogue,
     image::{self, DecodeLimits, PixelValues},
     registry::preprocess_config,
 };
@@ -37,7 +36,7 @@ pub(super) struct Pixels {
 
 impl Pixels {
     pub(super) fn run(self) -> Result<ExitCode, CommandError> {
-        let entry = Catalogue::select(&self.models, self.model.as_deref())?;
+        let entry = select::model(&self.models, self.model.as_deref())?;
         let config = preprocess_config(&entry.path)?;
         let bytes = fs::read(&self.image).map_err(|error| format!("{}: {error}", self.image.display()))?;
         let limits = DecodeLimits { max_pixels: self.max_image_pixels };

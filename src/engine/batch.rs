@@ -115,6 +115,7 @@ impl Batch {
         // From the end: a finished image is replaced by the last one, which has had its turn.
         for image in (0..self.active.len()).rev() {
             let active = &mut self.active[image];
+            active.reply.stages.steps += 1;
             let own = end - active.token_ids.len() * vocab_size..end;
             end = own.start;
             match active.search.advance(&logits[own]) {

@@ -4,6 +4,9 @@
 
 mod batch;
 mod encoding;
+mod stages;
+mod waiting;
+mod watch;
 mod worker;
 
 use std::{
@@ -12,12 +15,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tracing::Span;
 
 use encoding::Encoding;
 pub use encoding::ImageCache;
+use stages::Stages;
+use watch::RunWatch;
 
 use crate::{
     blip::{BlipModel, EncodedImage},
@@ -27,7 +32,8 @@ use crate::{
     statistics::Statistics,
 };
 
-/// Jobs inside the engine's channel. Those behind them wait in their senders, in order; admission bounds them.
+/// Jobs on their way to the thread, which takes them out between two runs of a graph. Those behind them wait in their
+/// senders, in order; admission bounds all.
 const CHANNEL_CAPACITY: usize = 16;
 
 /// One image to caption, with everything checked.
@@ -79,8 +85,13 @@ pub struct Audience {
     /// Cancelled when the client goes away.
     pub cancelled: CancellationToken,
     /// Takes the ids decided so far, prompt included, after each step of a search that decides as it goes.
-    pub progress: Option<watch::Sender<Vec<TokenId>>>,
+    pub progress: Option<tokio::sync::watch::Sender<Vec<TokenId>>>,
+    /// Whose turn it is to wait.
+    pub caller: Caller,
 }
+
+/// Who asks, as a number: callers take turns.
+pub type Caller = u64;
 
 /// A finished job.
 #[derive(Debug)]
@@ -99,6 +110,8 @@ pub struct Engine {
     sender: mpsc::Sender<Entry>,
     /// What the encoder is busy with.
     encoding: Encoding,
+    /// Since when a run is going on.
+    run: RunWatch,
 }
 
 /// A job on its way through the thread.
@@ -117,8 +130,8 @@ struct Reply {
     called: Instant,
     /// When the first graph ran.
     admitted: Option<Instant>,
-    /// The request's span: work on the engine's thread is logged under it.
-    span: Span,
+    /// The request's span, under which work on the engine's thread is logged, and what it tells of it.
+    stages: Stages,
 }
 
 impl Engine {
@@ -135,9 +148,11 @@ impl Engine {
     ) -> std::io::Result<Self> {
         let (sender, receiver) = mpsc::channel(CHANNEL_CAPACITY);
         let encoding = Encoding::default();
-        let worker = worker::Worker::new(model, limits, receiver, statistics, (images, encoding.clone()));
+        let run = RunWatch::default();
+        let worker = worker::Worker::new(model, limits, receiver, statistics, (images, encoding.clone(), run.clone()));
+        // A panic ends the thread and with it the channel: the server sees that the engine is gone.
         thread::Builder::new().name(format!("engine-{name}")).spawn(move || worker.run())?;
-        Ok(Self { sender, encoding })
+        Ok(Self { sender, encoding, run })
     }
 
     /// Decodes one image, in company if there is any. Dropped, it ends the run of the encoder if that is for this image.
@@ -148,12 +163,19 @@ impl Engine {
         let Job { image, prompt, search, audience } = job;
         let (sender, receiver) = oneshot::channel();
         let id = self.encoding.next_id();
-        let reply = Reply { id, sender, audience, called: Instant::now(), admitted: None, span: Span::current() };
+        let called = Instant::now();
+        let stages = Stages::new(Span::current(), called, (search.rows(), prompt.len()));
+        let reply = Reply { id, sender, audience, called, admitted: None, stages };
         // Waiting here is bounded: whoever calls was admitted, and drops this future when its time is over.
         let sent = self.sender.send(Entry { image, prompt, search, reply }).await;
         sent.map_err(|_| CaptionError::Unavailable(NOT_SERVING))?;
         let _leaving = self.encoding.abort_on_drop(id);
         receiver.await.unwrap_or(Err(CaptionError::Unavailable(NOT_SERVING)))
+    }
+
+    /// How long the thread has been at what it does now; nothing if it waits for jobs.
+    pub fn busy_for(&self) -> Duration {
+        self.run.elapsed()
     }
 
     /// False once the thread has died.
@@ -186,10 +208,12 @@ impl Reply {
     fn finish(self, sequences: Vec<Sequence>) {
         let admitted = self.admitted.unwrap_or(self.called);
         let (queue, infer) = (admitted - self.called, admitted.elapsed());
+        self.stages.end(&sequences);
         self.send(Ok(Outcome { sequences, queue, infer }));
     }
 
     fn fail(self, error: CaptionError) {
+        self.stages.end(&[]);
         self.send(Err(error));
     }
 

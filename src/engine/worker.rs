@@ -11,10 +11,17 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::sync::mpsc::{self, error::TryRecvError};
+use tokio::sync::mpsc;
 use tracing::debug;
 
-use super::{EngineLimits, Entry, ImageCache, JobImage, Reply, batch::Batch, encoding::Encoding};
+use super::{
+    EngineLimits, Entry, ImageCache, JobImage, Reply,
+    batch::Batch,
+    encoding::Encoding,
+    stages::{DECODE_STEPS, ENCODE},
+    waiting::Waiting,
+    watch::RunWatch,
+};
 use crate::{
     blip::{BlipModel, EncodedImage, RunError},
     error::CaptionError,
@@ -23,9 +30,9 @@ use crate::{
     statistics::{DecoderRun, Statistics},
 };
 
-/// Images encoded one after the other before the first step of any of them. A decoder step costs little more for four rows
-/// than for one, and a fifth encoder run delays the first image more than sharing saves the fifth.
-const MAX_BURST: usize = 4;
+/// Images encoded one after the other before the first step of any of them. A decoder step costs little more for five rows
+/// than for one; with a sixth, of 16 images that come at once, the mean latency is above that of first come first served.
+const MAX_BURST: usize = 5;
 
 /// How often is looked whether company has come.
 const COMPANY_POLL: Duration = Duration::from_micros(200);
@@ -35,8 +42,8 @@ pub(super) struct Worker {
     limits: EngineLimits,
     receiver: mpsc::Receiver<Entry>,
     batch: Batch,
-    /// The next to be let in, when its rows did not fit.
-    waiting: Option<Entry>,
+    /// Not let in yet.
+    waiting: Waiting,
     /// Time spent encoding that decoding has not had yet.
     owed: Duration,
     /// Images still to be let in before the next step.
@@ -44,6 +51,7 @@ pub(super) struct Worker {
     statistics: Arc<Statistics>,
     images: Arc<ImageCache>,
     encoding: Encoding,
+    run: RunWatch,
 }
 
 /// What comes next.
@@ -62,17 +70,20 @@ impl Worker {
         limits: EngineLimits,
         receiver: mpsc::Receiver<Entry>,
         statistics: Arc<Statistics>,
-        (images, encoding): (Arc<ImageCache>, Encoding),
+        (images, encoding, run): (Arc<ImageCache>, Encoding, RunWatch),
     ) -> Self {
-        let (batch, owed) = (Batch::new(&model), Duration::ZERO);
-        Self { model, limits, receiver, batch, waiting: None, owed, burst: 0, statistics, images, encoding }
+        let (batch, owed, waiting) = (Batch::new(&model), Duration::ZERO, Waiting::default());
+        Self { model, limits, receiver, batch, waiting, owed, burst: 0, statistics, images, encoding, run }
     }
 
     /// Until every handle is dropped and every job is done.
     pub(super) fn run(mut self) {
         loop {
             let start = Instant::now();
-            match self.next() {
+            let turn = self.next();
+            self.statistics.record_load(self.waiting.len(), self.batch.rows());
+            self.run.begin();
+            match turn {
                 Turn::End => return,
                 Turn::Admit(entries) => {
                     let start = Instant::now();
@@ -84,36 +95,37 @@ impl Worker {
                     self.owed = self.owed.saturating_sub(start.elapsed());
                 }
             }
+            self.run.end();
         }
     }
 
     /// Whether to let in jobs before the next step. Blocks when idle.
     fn next(&mut self) -> Turn {
+        self.collect();
         let live_rows = self.batch.rows();
         if live_rows == 0 && self.burst == 0 {
             self.owed = Duration::ZERO;
-            if self.waiting.is_none() {
-                self.waiting = self.receiver.blocking_recv();
+            if self.waiting.len() == 0 {
+                self.statistics.record_load(0, 0);
+                match self.receiver.blocking_recv() {
+                    Some(entry) => self.waiting.push(entry),
+                    None => return Turn::End,
+                }
             }
-            let Some(_) = self.waiting else { return Turn::End };
             self.wait_for_company();
-            self.burst = (1 + self.receiver.len()).div_ceil(2).min(MAX_BURST).max(self.limits.max_batch_size);
+            self.burst = self.waiting.len().div_ceil(2).min(MAX_BURST).max(self.limits.max_batch_size);
         } else if self.burst == 0 && self.owed == Duration::ZERO && live_rows > 0 {
             // Those who decode have had their share.
             self.burst = self.limits.max_batch_size;
         }
         let (mut entries, mut rows) = (Vec::new(), live_rows);
         while entries.len() < self.limits.max_batch_size.min(self.burst) {
-            match self.waiting.take().map_or_else(|| self.receiver.try_recv(), Ok) {
-                Ok(entry) if rows == 0 || rows + entry.search.rows() <= self.limits.max_rows => {
-                    rows += entry.search.rows();
-                    entries.push(entry);
+            match self.waiting.peek().map(|entry| entry.search.rows()) {
+                Some(more) if rows == 0 || rows + more <= self.limits.max_rows => {
+                    rows += more;
+                    entries.extend(self.waiting.pop());
                 }
-                Ok(entry) => {
-                    self.waiting = Some(entry);
-                    break;
-                }
-                Err(TryRecvError::Empty | TryRecvError::Disconnected) => break,
+                _ => break,
             }
         }
         if entries.is_empty() {
@@ -124,11 +136,20 @@ impl Worker {
         Turn::Admit(entries)
     }
 
+    /// Takes in what has been sent, without waiting.
+    fn collect(&mut self) {
+        while let Ok(entry) = self.receiver.try_recv() {
+            self.waiting.push(entry);
+        }
+    }
+
     /// Gives a run of the encoder that takes several images the time to find them.
-    fn wait_for_company(&self) {
+    fn wait_for_company(&mut self) {
         let start = Instant::now();
-        while 1 + self.receiver.len() < self.limits.max_batch_size && start.elapsed() < self.limits.max_batch_delay {
+        self.collect();
+        while self.waiting.len() < self.limits.max_batch_size && start.elapsed() < self.limits.max_batch_delay {
             thread::sleep(COMPANY_POLL);
+            self.collect();
         }
     }
 
@@ -142,11 +163,13 @@ impl Worker {
                 entry.reply.fail(error);
                 continue;
             }
-            entry.reply.admitted = Some(Instant::now());
-            let Entry { image, prompt, search, reply } = entry;
+            let admitted = Instant::now();
+            entry.reply.admitted = Some(admitted);
+            let Entry { image, prompt, search, mut reply } = entry;
             match image {
                 JobImage::Encoded(image) => known.push((image, (prompt, search, reply))),
                 JobImage::Pixels { pixel_values: pixels, digest } => {
+                    reply.stages.enter(ENCODE, admitted);
                     pixel_values.push(pixels);
                     new.push((digest, (prompt, search, reply)));
                 }
@@ -156,6 +179,7 @@ impl Worker {
         match self.encode(pixel_values, ids) {
             Ok(images) => {
                 for (image, (digest, job)) in images.into_iter().zip(new) {
+                    job.2.stages.span.in_scope(|| debug!("image encoded"));
                     if let Some(digest) = digest {
                         self.images.insert(digest, &image);
                     }
@@ -175,11 +199,12 @@ impl Worker {
     }
 
     /// Runs the prompt on an encoded image and puts it into the batch.
-    fn begin(&mut self, image: Arc<EncodedImage>, prompt: &[TokenId], mut search: Search, reply: Reply) {
-        let _span = reply.span.clone().entered();
+    fn begin(&mut self, image: Arc<EncodedImage>, prompt: &[TokenId], mut search: Search, mut reply: Reply) {
+        let _span = reply.stages.span.clone().entered();
         if let Some(error) = reply.unwanted() {
             return reply.fail(error);
         }
+        reply.stages.enter(DECODE_STEPS, Instant::now());
         if let [start] = prompt {
             return self.batch.join_at_start(&self.model, image, (*start, search), reply);
         }
@@ -211,7 +236,6 @@ impl Worker {
         let elapsed = self.model.take_run_time();
         for _ in 0..count {
             self.statistics.record_encoder_run(elapsed / count as u32);
-            debug!(elapsed_ms = elapsed.as_secs_f64() * 1e3 / count as f64, "image encoded");
         }
         Ok(encoded)
     }

@@ -10,7 +10,7 @@ mod golden;
 mod preprocess;
 mod resample;
 
-pub use decode::{AlphaPolicy, DecodeLimits, decode};
+pub use decode::{AlphaPolicy, DecodeLimits, decode, is_image};
 pub use error::DecodeError;
 pub use preprocess::{PixelValues, PreprocessConfig, preprocess};
 pub use resample::{Filter, ResizeOrder};

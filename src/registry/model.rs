@@ -8,17 +8,24 @@ use std::{
 use thiserror::Error;
 use tracing::info;
 
-use super::kept::{self, KeptCaptions};
+use super::{
+    Shared,
+    bundle::BundleState,
+    kept::{self, KeptCaptions},
+    memory,
+};
 
 use crate::{
-    blip::{BlipModel, BundleError, Manifest, Runtime, SessionConfig, Tokenizer},
+    blip::{BlipModel, BundleError, Manifest, SessionConfig, Tokenizer},
     caption::{Caption, Prompt, Timings},
-    catalogue::ModelEntry,
+    catalogue::{ExecutionProvider, ModelEntry},
     engine::{Audience, Digest, Engine, EngineLimits, ImageCache, Job, JobImage},
     error::CaptionError,
     generation::{GenerationConfig, GenerationLimits, GenerationParameters, Search, Sequence, TokenId, Vocabulary},
     image::{PixelValues, PreprocessConfig},
+    metrics::ModelInfo,
     statistics::Statistics,
+    telemetry,
 };
 
 /// Why a model cannot be served.
@@ -61,8 +68,12 @@ pub struct ServedModel {
     pub manifest: Manifest,
     /// What it has done.
     pub statistics: Arc<Statistics>,
+    bundle: BundleState,
+    bundle_id: String,
+    execution_provider: ExecutionProvider,
     vocabulary: Vocabulary,
     defaults: GenerationParameters,
+    limits: GenerationLimits,
     tokenizer: Tokenizer,
     engine: Engine,
     kept: KeptCaptions,
@@ -93,19 +104,22 @@ impl ServedModel {
     ///
     /// # Errors
     /// Any of that failed.
-    pub async fn load(entry: &ModelEntry, runtime: &Runtime) -> Result<Self, LoadError> {
+    pub async fn load(entry: &ModelEntry, shared: &Shared) -> Result<Self, LoadError> {
+        let start = Instant::now();
         let manifest = Manifest::load(&entry.path)?;
+        // Before the files are read: what changes from here on is seen as a change.
+        let bundle = BundleState::of(&entry.path, &manifest);
         manifest.verify_files(&entry.path)?;
         let defaults = entry.generation.or(&manifest.generation);
-        GenerationConfig::new(&defaults, &GenerationLimits::default())
+        GenerationConfig::new(&defaults, &shared.limits)
             .map_err(|error| LoadError::Defaults(format!("{}: {}", error.field, error.reason)))?;
         if entry.max_batch_size > 1 && manifest.precision == "int8" {
             // One scale for the activations of a run: captions would depend on the company.
             return Err(LoadError::Batch(entry.name.clone()));
         }
         let tokenizer = Tokenizer::load(&entry.path, &manifest)?;
-        let blip = BlipModel::load(runtime, &entry.path, &manifest, &session_config(entry))?;
-        let vocabulary = blip.vocabulary();
+        let blip = BlipModel::load(&shared.runtime, &entry.path, &manifest, &session_config(entry))?;
+        let (vocabulary, execution_provider) = (blip.vocabulary(), blip.execution_provider());
         let statistics = Arc::new(Statistics::default());
         let images = Arc::new(ImageCache::new(entry.image_cache_bytes, blip.image_bytes()));
         let engine = Engine::spawn(&entry.name, blip, engine_limits(entry), statistics.clone(), images.clone())?;
@@ -116,8 +130,12 @@ impl ServedModel {
             aliases: entry.aliases.clone(),
             preprocess: manifest.preprocessor,
             statistics,
+            bundle,
+            bundle_id: manifest.id(),
+            execution_provider,
             vocabulary,
             defaults,
+            limits: shared.limits,
             tokenizer,
             engine,
             kept,
@@ -127,7 +145,8 @@ impl ServedModel {
         let caption =
             model.self_test().await.map_err(|source| LoadError::SelfTest { name: model.name.clone(), source })?;
         // What users see begins with their own requests.
-        model.statistics.reset();
+        model.statistics.open(shared.metrics.model(&model.name));
+        shared.metrics.model_loaded(&model.name, &model.info(), start.elapsed().as_secs_f64());
         info!(
             model = model.name,
             bundle = %entry.path.display(),
@@ -144,7 +163,7 @@ impl ServedModel {
     /// # Errors
     /// The field that is wrong.
     pub fn plan(&self, prompt: Option<&Prompt>, parameters: &GenerationParameters) -> Result<Plan, CaptionError> {
-        let config = GenerationConfig::new(&parameters.or(&self.defaults), &GenerationLimits::default())?;
+        let config = GenerationConfig::new(&parameters.or(&self.defaults), &self.limits)?;
         let untokenisable = |field: &'static str| move |_| CaptionError::invalid(field, "the text cannot be tokenised");
         let field = prompt.map_or("prompt", |prompt| prompt.field);
         let prompt = prompt.map(|prompt| prompt.text.as_str());
@@ -186,7 +205,7 @@ impl ServedModel {
         // What is drawn anew each time is not kept.
         let digest_of_both = digest.filter(|_| plan.config.is_reproducible());
         let key = digest_of_both.map(|digest| kept::key(&digest, &plan.prompt, &plan.config));
-        let mut timings = Timings::default();
+        let mut timings = Timings { kept: true, ..Timings::default() };
         // Boxed: it is large, and moved from hand to hand.
         let work = Box::pin(self.run(plan, (digest, pixel_values), audience, &mut timings));
         let captions = match key.filter(|_| self.kept.is_used()) {
@@ -211,22 +230,29 @@ impl ServedModel {
         audience: Audience,
         timings: &mut Timings,
     ) -> Result<Arc<[Caption]>, CaptionError> {
+        timings.kept = false;
         let Plan { prompt, search, .. } = plan;
-        let start = Instant::now();
-        let image = match digest.and_then(|digest| self.images.get(&digest)) {
-            Some(image) => {
-                self.statistics.record_image_cache_hit(start.elapsed());
-                JobImage::Encoded(image)
-            }
+        let (start, prompt_len) = (Instant::now(), prompt.len());
+        let kept = digest.and_then(|digest| self.images.get(&digest));
+        if digest.is_some() && self.images.is_used() {
+            self.statistics.record_image_lookup(kept.is_some(), start.elapsed());
+        }
+        let image = match kept {
+            Some(image) => JobImage::Encoded(image),
             None => JobImage::Pixels { pixel_values: pixel_values.await?, digest },
         };
         timings.compute_input = start.elapsed();
         let outcome = self.engine.run(Job { image, prompt, search, audience }).await?;
         (timings.queue, timings.compute_infer) = (outcome.queue, outcome.infer);
-        let start = Instant::now();
+        self.statistics.observe(|metrics| &metrics.queue, outcome.queue);
+        for sequence in &outcome.sequences {
+            self.statistics.record_caption(sequence.token_ids.len() - prompt_len);
+        }
+        let (start, _stage) = (Instant::now(), telemetry::stage("detokenise"));
         let captions = outcome.sequences.into_iter().map(|sequence| self.detokenise(sequence));
         let captions = captions.collect::<Result<_, _>>()?;
         timings.compute_output = start.elapsed();
+        self.statistics.observe(|metrics| &metrics.detokenise, timings.compute_output);
         Ok(captions)
     }
 
@@ -246,6 +272,35 @@ impl ServedModel {
     /// True while its engine runs.
     pub fn is_serving(&self) -> bool {
         self.engine.is_running()
+    }
+
+    /// How long its engine has been in one run of a graph.
+    pub fn busy_for(&self) -> Duration {
+        self.engine.busy_for()
+    }
+
+    /// Memory that the entry's bundle needs once it is loaded, about.
+    ///
+    /// # Errors
+    /// There is no usable manifest.
+    pub(super) fn memory_needed(entry: &ModelEntry) -> Result<u64, LoadError> {
+        let manifest = Manifest::load(&entry.path)?;
+        Ok(memory::needed(manifest.size(), &manifest.precision))
+    }
+
+    /// Whether the entry's bundle is still the one that was loaded.
+    pub(super) fn is_current(&self, entry: &ModelEntry) -> bool {
+        self.bundle.is_current(&entry.path)
+    }
+
+    pub(super) fn info(&self) -> ModelInfo<'_> {
+        ModelInfo {
+            version: &self.version,
+            precision: &self.manifest.precision,
+            source: &self.manifest.source.model,
+            bundle: &self.bundle_id,
+            execution_provider: self.execution_provider.as_str(),
+        }
     }
 
     fn detokenise(&self, sequence: Sequence) -> Result<Caption, CaptionError> {

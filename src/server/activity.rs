@@ -16,14 +16,10 @@ use bytes::Bytes;
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
 use tokio::time::Instant;
 
-/// From connecting to the end of the first request's headers.
-const FIRST_REQUEST_TIME: Duration = Duration::from_secs(10);
-/// Between requests, to the end of the next one's headers; above the minute that load balancers keep connections.
-pub(super) const IDLE_TIME: Duration = Duration::from_secs(75);
+use crate::limits::Limits;
+
 /// For a peer to take notice that its idle connection is closed.
 const CLOSING_TIME: Duration = Duration::from_secs(5);
-/// For a peer to make room for the next piece of an answer.
-const STALL_TIME: Duration = Duration::from_secs(30);
 
 /// What a connection does; every request in flight holds one clone.
 #[derive(Debug, Default)]
@@ -90,6 +86,7 @@ pub(super) struct IdleClock {
     /// Clones that exist without any request: ours and the service's.
     base: usize,
     since: Instant,
+    limits: Limits,
 }
 
 pub(super) enum Idle {
@@ -99,21 +96,22 @@ pub(super) enum Idle {
 }
 
 impl IdleClock {
-    pub(super) fn new(activity: Arc<Activity>) -> Self {
+    pub(super) fn new(activity: Arc<Activity>, limits: Limits) -> Self {
         let base = Arc::strong_count(&activity);
-        Self { activity, base, since: Instant::now() }
+        Self { activity, base, since: Instant::now(), limits }
     }
 
     /// Whether the peer has long not taken a piece of an answer that is there.
     pub(super) fn is_stalled(&self) -> bool {
-        self.activity.unsent().values().any(|since| since.elapsed() > STALL_TIME)
+        self.activity.unsent().values().any(|since| since.elapsed() > self.limits.write_timeout)
     }
 
     pub(super) fn state(&mut self) -> Idle {
         if Arc::strong_count(&self.activity) > self.base {
             self.since = Instant::now();
         }
-        let limit = if self.activity.had_request.load(Ordering::Relaxed) { IDLE_TIME } else { FIRST_REQUEST_TIME };
+        let had_request = self.activity.had_request.load(Ordering::Relaxed);
+        let limit = if had_request { self.limits.idle_timeout } else { self.limits.header_timeout };
         match self.since.elapsed() {
             elapsed if elapsed > limit + CLOSING_TIME => Idle::TooLong,
             elapsed if elapsed > limit => Idle::Long,
@@ -135,19 +133,21 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn only_a_peer_that_does_not_take_what_is_there_is_stalled() {
         let activity = Arc::new(Activity::default());
-        let clock = IdleClock::new(activity.clone());
+        let limits = Limits::defaults();
+        let stall_time = limits.write_timeout;
+        let clock = IdleClock::new(activity.clone(), limits);
         let piece = stream::iter([Ok::<_, Infallible>(Bytes::from_static(b"a"))]);
         let mut answer = Sending::new(Body::from_stream(piece.chain(stream::pending())), activity.clone());
-        advance(STALL_TIME + Duration::from_secs(1)).await;
+        advance(stall_time + Duration::from_secs(1)).await;
         assert!(clock.is_stalled(), "never asked for");
         assert_eq!(answer.frame().await.unwrap().unwrap().into_data().unwrap(), "a");
         assert!(!clock.is_stalled());
         assert!(futures_util::poll!(answer.frame()).is_pending());
-        advance(STALL_TIME * 2).await;
+        advance(stall_time * 2).await;
         assert!(!clock.is_stalled(), "there is nothing to take");
         drop(answer);
         let _unread = Sending::new(Body::empty(), activity);
-        advance(STALL_TIME / 2).await;
+        advance(stall_time / 2).await;
         assert!(!clock.is_stalled());
     }
 }

@@ -4,8 +4,10 @@
 //! it away, over HTTP/2 some clients see only the reset. So what is left of a body is drained first, within bounds.
 
 use std::{
+    io,
     pin::Pin,
-    task::{Context, Poll},
+    sync::Arc,
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
@@ -14,11 +16,12 @@ use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, Request, Version, header};
 use http_body_util::BodyExt;
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
+use tokio::time::{Sleep, sleep};
 
-use crate::error::CaptionError;
-
-/// Between two pieces of a body: a slow client holds a place.
-const SILENCE: Duration = Duration::from_secs(10);
+use crate::{
+    error::CaptionError,
+    server::admission::{Fault, Reservation},
+};
 
 /// A refused body is read on for so many bytes and so long, then the connection may break.
 const DRAIN_BYTES: usize = 64 << 20;
@@ -27,10 +30,7 @@ const DRAIN_TIME: Duration = Duration::from_secs(5);
 /// The whole body, or [`CaptionError::BodyTooLarge`] above `limit` bytes.
 pub(crate) async fn read(mut body: Body, limit: usize) -> Result<Bytes, CaptionError> {
     let mut bytes = BytesMut::new();
-    loop {
-        let next = tokio::time::timeout(SILENCE, body.frame()).await;
-        let next = next.map_err(|_| CaptionError::invalid("body", format!("nothing came for {SILENCE:?}")))?;
-        let Some(frame) = next else { break };
+    while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|_| CaptionError::invalid("body", "could not be read to its end"))?;
         let Ok(data) = frame.into_data() else { continue };
         if bytes.len() + data.len() > limit {
@@ -55,6 +55,69 @@ pub(crate) async fn discard(request: Request<Body>) {
 /// The length that the head of a request announces, in bytes.
 pub(crate) fn announced_length(headers: &HeaderMap) -> Option<u64> {
     headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
+
+/// Methods whose clients send one request after another.
+pub(crate) fn is_stream_of_requests(path: &str) -> bool {
+    matches!(path, "/blip.v1.CaptionService/CaptionMany" | "/inference.GRPCInferenceService/ModelStreamInfer")
+        || path.starts_with("/grpc.reflection.")
+}
+
+/// What a client is told that was silent for so long.
+pub(crate) fn too_slow(silence: Duration) -> CaptionError {
+    CaptionError::invalid("body", format!("nothing came for {silence:?} (body_timeout)"))
+}
+
+/// A body whose bytes are counted as they come, and which ends with a fault above the budget or after a silence.
+pub(crate) struct Counted {
+    body: Body,
+    reservation: Arc<Reservation>,
+    silence: Option<Duration>,
+    /// While nothing comes.
+    waiting: Option<Pin<Box<Sleep>>>,
+}
+
+impl Counted {
+    pub(crate) fn new(body: Body, reservation: Arc<Reservation>, silence: Option<Duration>) -> Self {
+        Self { body, reservation, silence, waiting: None }
+    }
+
+    fn fail(&self, fault: Fault) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        self.reservation.fail(fault);
+        Poll::Ready(Some(Err(axum::Error::new(io::Error::from(io::ErrorKind::TimedOut)))))
+    }
+}
+
+impl HttpBody for Counted {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        match Pin::new(&mut self.body).poll_frame(cx) {
+            Poll::Ready(frame) => {
+                self.waiting = None;
+                let bytes = match &frame {
+                    Some(Ok(frame)) => frame.data_ref().map_or(0, Bytes::len),
+                    _ => 0,
+                };
+                if self.reservation.add(bytes) { Poll::Ready(frame) } else { self.fail(Fault::TooMuch) }
+            }
+            Poll::Pending => {
+                let Some(silence) = self.silence else { return Poll::Pending };
+                let waiting = self.waiting.get_or_insert_with(|| Box::pin(sleep(silence)));
+                ready!(waiting.as_mut().poll(cx));
+                self.fail(Fault::TooSlow)
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
 }
 
 /// A body that holds on to something until it is sent or given up.
@@ -104,6 +167,7 @@ async fn drain(mut body: Body) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::server::admission::Budget;
 
     #[tokio::test]
     async fn a_body_is_read_up_to_the_limit_and_not_a_byte_above() {
@@ -114,9 +178,20 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_silent_client_is_not_waited_for() {
+        let silence = Duration::from_secs(10);
+        let reservation = Budget::new(10, prometheus::IntGauge::new("g", "g").unwrap()).reservation();
         let silent = Body::from_stream(futures_util::stream::pending::<Result<Bytes, std::io::Error>>());
+        let silent = Body::new(Counted::new(silent, reservation.clone(), Some(silence)));
         let started = tokio::time::Instant::now();
-        assert_eq!(read(silent, 5).await.unwrap_err().to_string(), "body: nothing came for 10s");
-        assert_eq!(started.elapsed(), SILENCE);
+        assert!(read(silent, 5).await.is_err());
+        assert_eq!((started.elapsed(), reservation.fault()), (silence, Some(Fault::TooSlow)));
+    }
+
+    #[tokio::test]
+    async fn a_body_above_the_budget_is_not_read_on() {
+        let reservation = Budget::new(10, prometheus::IntGauge::new("g", "g").unwrap()).reservation();
+        let body = Body::new(Counted::new(Body::from("12345678901"), reservation.clone(), None));
+        assert!(read(body, 100).await.is_err());
+        assert_eq!(reservation.fault(), Some(Fault::TooMuch));
     }
 }

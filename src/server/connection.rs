@@ -1,6 +1,7 @@
-//! One connection of HTTP/1.1 or h2c, from its first byte to its last.
+//! One connection of HTTP/1.1 or HTTP/2, plain or in TLS, from its first byte to its last.
 //!
-//! Every wait on a peer has an end: silent and idle connections are closed, headers have a time and a size.
+//! Every wait on a peer has an end: silent and idle connections are closed, headers have a time and a size, and old
+//! connections are told to come back on a new one.
 
 use std::{
     convert::Infallible,
@@ -17,22 +18,20 @@ use hyper_util::{
     server::conn::auto,
 };
 use tokio::{
-    net::TcpStream,
-    time::{MissedTickBehavior, interval},
+    io::{AsyncRead, AsyncWrite},
+    time::{MissedTickBehavior, interval, sleep},
 };
 use tower::ServiceExt;
 use tracing::debug;
 
 use super::{
     Application,
-    activity::{Activity, IDLE_TIME, Idle, IdleClock, Sending},
+    activity::{Activity, Idle, IdleClock, Sending},
     listen::Signals,
 };
+use crate::limits::Limits;
 
-/// Requests at a time on one HTTP/2 connection.
-const MAX_STREAMS: u32 = 128;
-/// Bytes and number of a request's headers.
-const MAX_HEADER_BYTES: u32 = 32 << 10;
+/// Headers of a request.
 const MAX_HEADERS: usize = 100;
 /// Between two looks at whether a connection is idle.
 const IDLE_CHECK: Duration = Duration::from_secs(1);
@@ -41,17 +40,22 @@ const PING_INTERVAL: Duration = Duration::from_secs(30);
 const PING_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Serves one connection to its end.
-pub(super) async fn drive(stream: TcpStream, application: Application, signals: Signals) {
-    // Answers are small and complete: waiting for more to send gains nothing.
-    stream.set_nodelay(true).ok();
+pub(super) async fn drive(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    application: Application,
+    limits: Limits,
+    signals: Signals,
+) {
     let activity = Arc::new(Activity::default());
     let service = {
         let activity = activity.clone();
         service_fn(move |request: Request<Incoming>| answer(application.clone(), activity.clone(), request))
     };
-    let builder = builder();
+    let builder = builder(&limits);
     let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
-    let mut idle = IdleClock::new(activity);
+    let mut idle = IdleClock::new(activity, limits);
+    let old = sleep(age(limits.connection_age).unwrap_or(Duration::MAX));
+    let mut old = pin!(old);
     let mut ticks = interval(IDLE_CHECK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut is_closing = false;
@@ -64,6 +68,10 @@ pub(super) async fn drive(stream: TcpStream, application: Application, signals: 
                 return;
             }
             () = signals.draining.cancelled(), if !is_closing => {
+                is_closing = true;
+                connection.as_mut().graceful_shutdown();
+            }
+            () = old.as_mut(), if !is_closing && !limits.connection_age.is_zero() => {
                 is_closing = true;
                 connection.as_mut().graceful_shutdown();
             }
@@ -84,19 +92,24 @@ pub(super) async fn drive(stream: TcpStream, application: Application, signals: 
     }
 }
 
-fn builder() -> auto::Builder<TokioExecutor> {
+/// A tenth more or less, so that the clients of a restarted server do not come back all at once.
+fn age(age: Duration) -> Option<Duration> {
+    (!age.is_zero()).then(|| age.mul_f64(rand::random_range(0.9..1.1)))
+}
+
+fn builder(limits: &Limits) -> auto::Builder<TokioExecutor> {
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder
         .http1()
         .timer(TokioTimer::new())
-        .header_read_timeout(IDLE_TIME)
-        .max_buf_size(MAX_HEADER_BYTES as usize)
+        .header_read_timeout(limits.idle_timeout)
+        .max_buf_size(limits.max_header_bytes as usize)
         .max_headers(MAX_HEADERS);
     builder
         .http2()
         .timer(TokioTimer::new())
-        .max_concurrent_streams(MAX_STREAMS)
-        .max_header_list_size(MAX_HEADER_BYTES)
+        .max_concurrent_streams(limits.max_streams)
+        .max_header_list_size(limits.max_header_bytes)
         .keep_alive_interval(PING_INTERVAL)
         .keep_alive_timeout(PING_TIMEOUT)
         .adaptive_window(true);

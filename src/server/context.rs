@@ -9,13 +9,19 @@ use std::{
     time::{Duration, Instant},
 };
 
-use axum::{extract::FromRequestParts, response::Response};
+use axum::{
+    extract::{FromRequestParts, MatchedPath},
+    response::Response,
+};
 use http::{HeaderMap, HeaderName, Method, Request, header, request::Parts};
 
-use crate::error::CaptionError;
+use crate::{error::CaptionError, server::notes::Notes};
 
 /// Header and gRPC metadata key of the request id, both ways.
 pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// Where the time of a request went, for its client.
+pub(crate) const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 
 /// Where the binary tensor extension announces the length of the JSON part, both ways.
 pub(crate) const BINARY_HEADER: HeaderName = HeaderName::from_static("inference-header-content-length");
@@ -39,6 +45,8 @@ pub(crate) enum Kind {
     Open,
     /// Metadata and reflection: a key, no place.
     Metadata,
+    /// Changes of the models: a key and the right to it, no place.
+    Control,
     /// Work for the model, and everything unknown: a key and a place.
     Inference,
 }
@@ -52,24 +60,28 @@ pub(crate) struct RequestContext {
     pub(crate) kind: Kind,
     /// The client's own id if it sent a sane one, else ours; visible ASCII.
     pub(crate) request_id: Arc<str>,
+    /// What becomes known on the way, for the counts and the answer's head.
+    pub(crate) notes: Arc<Notes>,
 }
 
-/// When the answer must be there; an extension set by the deadline layer.
+/// When the answer must be there, and whom it is for; an extension set by the deadline layer.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Deadline {
     /// No later than that.
     pub(crate) at: Instant,
+    /// Who waits, as a number.
+    pub(crate) caller: u64,
     asked: Option<Instant>,
     limit: Duration,
 }
 
 impl Deadline {
     /// What the client asked for, within the server's limit.
-    pub(crate) fn new(asked: Option<Duration>, limit: Duration) -> Self {
+    pub(crate) fn new(asked: Option<Duration>, limit: Duration, caller: u64) -> Self {
         let now = Instant::now();
         // A deadline beyond the clock is none.
         let asked = asked.and_then(|asked| now.checked_add(asked));
-        Self { asked, limit, at: now }.renewed()
+        Self { asked, limit, caller, at: now }.renewed()
     }
 
     /// For the next request of a stream, which has the server's whole limit but ends with the stream.
@@ -87,7 +99,7 @@ impl RequestContext {
             Wire::Grpc => grpc_kind(request.uri().path()),
             Wire::Rest => rest_kind(request.method(), request.uri().path()),
         };
-        Self { wire, kind, request_id: request_id(request.headers()) }
+        Self { wire, kind, request_id: request_id(request.headers()), notes: Arc::default() }
     }
 
     /// The context of a request that went through the chain; a fresh one for any other.
@@ -100,7 +112,11 @@ impl<S: Sync> FromRequestParts<S> for RequestContext {
     type Rejection = Infallible;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
-        Ok(Self::from_extensions(&parts.extensions))
+        let context = Self::from_extensions(&parts.extensions);
+        if let Some(route) = parts.extensions.get::<MatchedPath>() {
+            context.notes.route(route);
+        }
+        Ok(context)
     }
 }
 
@@ -130,6 +146,7 @@ fn grpc_kind(path: &str) -> Kind {
         ["grpc.health.v1.Health", _]
         | ["inference.GRPCInferenceService", "ServerLive" | "ServerReady" | "ModelReady"] => Kind::Open,
         ["grpc.reflection.v1.ServerReflection" | "grpc.reflection.v1alpha.ServerReflection", _] => Kind::Metadata,
+        ["inference.GRPCInferenceService", "RepositoryModelLoad" | "RepositoryModelUnload"] => Kind::Control,
         ["inference.GRPCInferenceService", method] if !method.ends_with("Infer") => Kind::Metadata,
         _ => Kind::Inference,
     }
@@ -137,7 +154,11 @@ fn grpc_kind(path: &str) -> Kind {
 
 fn rest_kind(method: &Method, path: &str) -> Kind {
     if method != Method::GET && method != Method::HEAD {
-        return if path == "/v2/repository/index" { Kind::Metadata } else { Kind::Inference };
+        return match path.strip_prefix("/v2/repository/") {
+            Some("index") => Kind::Metadata,
+            Some(path) if path.ends_with("/load") || path.ends_with("/unload") => Kind::Control,
+            _ => Kind::Inference,
+        };
     }
     let segments: Vec<&str> = path.split('/').skip(1).take(7).collect();
     match segments[..] {
@@ -145,7 +166,8 @@ fn rest_kind(method: &Method, path: &str) -> Kind {
         ["v2", "health", _]
         | ["v2", "models", _, "ready"]
         | ["v2", "models", _, "versions", _, "ready"]
-        | ["docs" | "openapi.json", ..] => Kind::Open,
+        | [""]
+        | ["docs" | "openapi.json" | "playground", ..] => Kind::Open,
         _ => Kind::Metadata,
     }
 }
@@ -179,10 +201,17 @@ mod tests {
             ("GET", "/v2/models/ready", Kind::Metadata),
             ("GET", "/v2", Kind::Metadata),
             ("GET", "/docs/index.css", Kind::Open),
+            ("GET", "/", Kind::Open),
+            ("HEAD", "/playground/app.js", Kind::Open),
+            ("GET", "//v2", Kind::Metadata),
+            ("POST", "/", Kind::Inference),
             ("GET", "/v2/models/m/stats", Kind::Metadata),
             ("POST", "/v2/repository/index", Kind::Metadata),
             ("POST", "/v2/models/m/ready", Kind::Inference),
             ("POST", "/infer", Kind::Inference),
+            ("GET", "/metrics", Kind::Metadata),
+            ("POST", "/v2/repository/models/m/load", Kind::Control),
+            ("POST", "/v2/repository/models/m/unload", Kind::Control),
         ] {
             assert_eq!(context(method, path, &[]).kind, kind, "{method} {path}");
         }
@@ -204,6 +233,7 @@ mod tests {
             ("/inference.GRPCInferenceService/ServerReady", Kind::Open),
             ("/inference.GRPCInferenceService/ModelStatistics", Kind::Metadata),
             ("/inference.GRPCInferenceService/ModelStreamInfer", Kind::Inference),
+            ("/inference.GRPCInferenceService/RepositoryModelLoad", Kind::Control),
             ("/blip.v1.CaptionService/Caption", Kind::Inference),
             ("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", Kind::Metadata),
         ] {

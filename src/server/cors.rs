@@ -6,7 +6,7 @@ use tower_http::cors::{AllowOrigin, CorsLayer};
 use crate::{
     config::Origin,
     server::{
-        context::{BINARY_HEADER, REQUEST_ID},
+        context::{BINARY_HEADER, REQUEST_ID, SERVER_TIMING},
         timeout::TIMEOUT_HEADER,
     },
 };
@@ -31,6 +31,6 @@ pub(crate) fn layer(origins: &[Origin]) -> Option<CorsLayer> {
         .allow_origin(allowed)
         .allow_methods([Method::GET, Method::POST])
         .allow_headers(sent.into_iter().chain(ours.clone()).collect::<Vec<_>>())
-        .expose_headers(ours.into_iter().chain([header::RETRY_AFTER]).collect::<Vec<_>>());
+        .expose_headers(ours.into_iter().chain([header::RETRY_AFTER, SERVER_TIMING]).collect::<Vec<_>>());
     Some(cors)
 }

@@ -26,7 +26,9 @@ pub(crate) enum Phase {
     Starting,
     /// Ready.
     Serving,
-    /// Told to stop; finishing what it has.
+    /// Told to stop, and still accepting: those who ask are sent elsewhere.
+    Leaving,
+    /// Finishing what it has.
     Draining,
 }
 
@@ -92,7 +94,7 @@ fn statuses(
 fn serving_status(phase: Phase) -> ServingStatus {
     match phase {
         Phase::Serving => ServingStatus::Serving,
-        Phase::Starting | Phase::Draining => ServingStatus::NotServing,
+        Phase::Starting | Phase::Leaving | Phase::Draining => ServingStatus::NotServing,
     }
 }
 

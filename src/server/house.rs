@@ -1,6 +1,6 @@
 //! What every handler needs: the captioner once it is there, the readiness, the limits.
 
-use std::sync::OnceLock;
+use std::{sync::OnceLock, time::Duration};
 
 use futures_util::{StreamExt, stream, stream::BoxStream};
 use tokio::sync::watch;
@@ -11,7 +11,8 @@ use crate::{
     captioner::Captioner,
     config::ServerConfig,
     error::CaptionError,
-    server::{convert::ContentLimits, health::Phase},
+    metrics::Metrics,
+    server::{context::RequestContext, convert::ContentLimits, health::Phase},
 };
 
 /// Shared by the handlers of both transports.
@@ -26,19 +27,33 @@ pub(crate) struct House {
     pub(crate) name: String,
     /// Where the server is in its life.
     pub(crate) phase: watch::Receiver<Phase>,
+    /// What is counted.
+    pub(crate) metrics: Metrics,
+    /// Whether clients may load and unload models.
+    pub(crate) model_control: bool,
+    /// For one run of a graph; zero: for ever.
+    watchdog: Duration,
     /// Cancelled when the grace of a shutdown is over.
     closing: CancellationToken,
 }
 
 impl House {
     /// A house whose models are still loading.
-    pub(crate) fn new(config: &ServerConfig, phase: watch::Receiver<Phase>, closing: CancellationToken) -> Self {
+    pub(crate) fn new(
+        config: &ServerConfig,
+        metrics: Metrics,
+        phase: watch::Receiver<Phase>,
+        closing: CancellationToken,
+    ) -> Self {
         Self {
             captioner: OnceLock::new(),
             limits: ContentLimits::new(config),
-            max_body_bytes: config.max_body_bytes,
+            max_body_bytes: config.limits.max_body_bytes,
             name: config.server_name.clone(),
             phase,
+            metrics,
+            model_control: config.model_control,
+            watchdog: config.watchdog,
             closing,
         }
     }
@@ -58,31 +73,56 @@ impl House {
         *self.phase.borrow() == Phase::Serving
     }
 
+    /// False if only a restart helps: an engine died, or is stuck.
+    pub(crate) fn is_live(&self) -> bool {
+        let Some(captioner) = self.captioner.get() else { return true };
+        let is_stuck = !self.watchdog.is_zero() && captioner.registry().longest_run() > self.watchdog;
+        captioner.registry().is_serving() && !is_stuck
+    }
+
     /// Captions one image. The work ends when the future is dropped, which is when the client goes; so do those below.
-    pub(crate) async fn caption(&self, request: CaptionRequest) -> Result<CaptionReply, CaptionError> {
+    pub(crate) async fn caption(
+        &self,
+        context: &RequestContext,
+        request: CaptionRequest,
+    ) -> Result<CaptionReply, CaptionError> {
         let (cancelled, _guard) = cancelled_on_drop();
-        self.captioner()?.caption(CaptionRequest { cancelled, ..request }).await
+        let captioner = self.captioner_for(context, &request)?;
+        let reply = captioner.caption(CaptionRequest { cancelled, ..request }).await?;
+        context.notes.timings(reply.timings);
+        Ok(reply)
     }
 
     /// Captions the images of one request: a result for each, in order.
     pub(crate) async fn caption_all(
         &self,
+        context: &RequestContext,
         mut requests: Vec<CaptionRequest>,
     ) -> Result<Vec<Result<CaptionReply, CaptionError>>, CaptionError> {
         let (cancelled, _guard) = cancelled_on_drop();
         for request in &mut requests {
             request.cancelled = cancelled.clone();
         }
-        Ok(self.captioner()?.caption_all(requests).await)
+        let captioner = match requests.first() {
+            Some(first) => self.captioner_for(context, first)?,
+            None => self.captioner()?,
+        };
+        let results = captioner.caption_all(requests).await;
+        for reply in results.iter().flatten() {
+            context.notes.timings(reply.timings);
+        }
+        Ok(results)
     }
 
     /// Captions one image that is read along, up to the end of the grace of a shutdown.
     pub(crate) fn stream(
         &self,
+        context: &RequestContext,
         request: CaptionRequest,
     ) -> Result<BoxStream<'static, Result<CaptionEvent, CaptionError>>, CaptionError> {
         let (cancelled, guard) = cancelled_on_drop();
-        let events = self.captioner()?.stream(CaptionRequest { cancelled, ..request })?;
+        let captioner = self.captioner_for(context, &request)?;
+        let events = captioner.stream(CaptionRequest { cancelled, ..request })?;
         let events = events.map(move |event| {
             let _held_as_long_as_the_stream = &guard;
             event
@@ -91,6 +131,14 @@ impl House {
         let ending = stream::once(async move { closed.is_cancelled().then_some(Err(SHUTTING_DOWN)) });
         let ending = ending.filter_map(|ending| async { ending });
         Ok(events.take_until(self.closing.clone().cancelled_owned()).chain(ending).boxed())
+    }
+
+    /// The way to the models, with the one that is asked noted.
+    fn captioner_for(&self, context: &RequestContext, request: &CaptionRequest) -> Result<&Captioner, CaptionError> {
+        let captioner = self.captioner()?;
+        let model = captioner.registry().resolve(request.model.as_deref(), request.version.as_deref())?;
+        context.notes.model(&model.name);
+        Ok(captioner)
     }
 }
 

@@ -9,7 +9,7 @@ use crate::{
     generation::GenerationParameters,
     registry::ServedModel,
     server::{
-        context::Deadline,
+        context::{Deadline, RequestContext},
         convert::{
             answer::{Answer, AnswerForm},
             form::InferRequest,
@@ -22,25 +22,27 @@ use crate::{
 /// Captions the images of one request; an error names those that failed.
 pub(crate) async fn infer(
     house: &House,
+    context: &RequestContext,
     model: &ServedModel,
     deadline: Deadline,
     request: InferRequest,
 ) -> Result<Answer, CaptionError> {
     let (requests, form) = Inference::new(request, &envelope(model, deadline), house.limits)?.into_parts();
-    let replies = gather(house.caption_all(requests).await?.into_iter())?;
+    let replies = gather(house.caption_all(context, requests).await?.into_iter())?;
     Ok(form.answer(model, replies))
 }
 
 /// Captions the one image of a request; events come as the text is decided.
 pub(crate) fn stream(
     house: &House,
+    context: &RequestContext,
     model: &ServedModel,
     deadline: Deadline,
     request: InferRequest,
 ) -> Result<(BoxStream<'static, Result<CaptionEvent, CaptionError>>, AnswerForm), CaptionError> {
     let (mut requests, form) = Inference::new(request, &envelope(model, deadline), house.limits)?.into_parts();
     match (requests.pop(), requests.len()) {
-        (Some(request), 0) => Ok((house.stream(request)?, form)),
+        (Some(request), 0) => Ok((house.stream(context, request)?, form)),
         (_, more) => Err(CaptionError::invalid("stream", format!("takes one image, got {}", more + 1))),
     }
 }
@@ -55,6 +57,7 @@ fn envelope(model: &ServedModel, deadline: Deadline) -> CaptionRequest {
         prompt: None,
         parameters: GenerationParameters::default(),
         deadline: Some(deadline.at),
+        caller: deadline.caller,
         cancelled: tokio_util::sync::CancellationToken::new(),
     }
 }

@@ -1,19 +1,19 @@
 //! Listening sockets: accepting connections, and closing them all in order at a shutdown.
 
-use std::{sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
+use prometheus::IntGauge;
 use tokio::{
-    net::TcpListener,
-    sync::Semaphore,
+    net::{TcpListener, TcpStream},
+    sync::{OwnedSemaphorePermit, Semaphore},
     time::{sleep, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{debug, warn};
 
-use super::{Application, connection::drive};
+use super::{Application, connection::drive, tls::Tls};
+use crate::{limits::Limits, metrics::Metrics};
 
-/// Open connections on one listener; further ones wait in the kernel.
-const MAX_CONNECTIONS: usize = 4096;
 /// After the grace of a shutdown, for the last answers to be written.
 const LAST_WORDS: Duration = Duration::from_millis(500);
 /// Before accepting again when the process is out of file descriptors.
@@ -23,6 +23,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub(super) struct Listeners {
     connections: TaskTracker,
     signals: Signals,
+    limits: Limits,
+    metrics: Metrics,
 }
 
 /// What a connection is told, in this order.
@@ -38,15 +40,22 @@ pub(super) struct Signals {
 
 impl Listeners {
     /// None yet. `closing` is cancelled when the grace of a shutdown is over.
-    pub(super) fn new(closing: CancellationToken) -> Self {
+    pub(super) fn new(closing: CancellationToken, limits: Limits, metrics: Metrics) -> Self {
         let signals = Signals { draining: CancellationToken::new(), closing, closed: CancellationToken::new() };
-        Self { connections: TaskTracker::new(), signals }
+        Self { connections: TaskTracker::new(), signals, limits, metrics }
     }
 
-    /// Accepts connections for `application` until [`Listeners::drain`].
-    pub(super) fn spawn(&self, listener: TcpListener, application: Application) {
-        let (connections, signals) = (self.connections.clone(), self.signals.clone());
-        self.connections.spawn(accept(listener, application, connections, signals));
+    /// Accepts connections for `application` until [`Listeners::drain`]; in TLS, if it is given.
+    pub(super) fn spawn(&self, listener: TcpListener, application: Application, tls: Option<Tls>) {
+        let door = Door {
+            application,
+            tls,
+            connections: self.connections.clone(),
+            signals: self.signals.clone(),
+            limits: self.limits,
+            metrics: self.metrics.clone(),
+        };
+        self.connections.spawn(door.accept(listener));
     }
 
     /// Stops accepting, waits up to `grace` for what is in flight, then closes the rest.
@@ -65,27 +74,75 @@ impl Listeners {
     }
 }
 
-async fn accept(listener: TcpListener, application: Application, connections: TaskTracker, signals: Signals) {
-    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-    loop {
-        let accepted = tokio::select! {
-            accepted = async { (places.clone().acquire_owned().await, listener.accept().await) } => accepted,
-            () = signals.draining.cancelled() => return,
-        };
-        match accepted {
-            (Ok(place), Ok((stream, _))) => {
-                let connection = drive(stream, application.clone(), signals.clone());
-                connections.spawn(async move {
-                    connection.await;
-                    drop(place);
-                });
-            }
-            (_, Err(error)) => {
-                debug!(%error, "could not accept a connection");
-                sleep(ACCEPT_PAUSE).await;
-            }
-            // Nobody closes the semaphore.
-            (Err(_), _) => return,
+/// One listening socket.
+#[derive(Clone)]
+struct Door {
+    application: Application,
+    tls: Option<Tls>,
+    connections: TaskTracker,
+    signals: Signals,
+    limits: Limits,
+    metrics: Metrics,
+}
+
+impl Door {
+    async fn accept(self, listener: TcpListener) {
+        let most = self.limits.connections();
+        if most < self.limits.max_connections as usize {
+            warn!(most, "fewer connections than --max-connections: the process may not open more files");
         }
+        let places = Arc::new(Semaphore::new(most));
+        loop {
+            let accepted = tokio::select! {
+                accepted = async { (places.clone().acquire_owned().await, listener.accept().await) } => accepted,
+                () = self.signals.draining.cancelled() => return,
+            };
+            match accepted {
+                (Ok(place), Ok((stream, peer))) => {
+                    self.connections.spawn(self.clone().serve(stream, peer, place));
+                }
+                (_, Err(error)) => {
+                    debug!(%error, "could not accept a connection");
+                    sleep(ACCEPT_PAUSE).await;
+                }
+                // Nobody closes the semaphore.
+                (Err(_), _) => return,
+            }
+        }
+    }
+
+    async fn serve(self, stream: TcpStream, peer: SocketAddr, _place: OwnedSemaphorePermit) {
+        // Answers are small and complete: waiting for more to send gains nothing.
+        stream.set_nodelay(true).ok();
+        self.metrics.accepted.inc();
+        let _counted = Counted::new(&self.metrics.connections);
+        let Some(tls) = &self.tls else {
+            return drive(stream, self.application, self.limits, self.signals).await;
+        };
+        let shaken = tokio::select! {
+            shaken = timeout(self.limits.header_timeout, tls.accept(stream)) => shaken,
+            () = self.signals.draining.cancelled() => return,
+        };
+        match shaken {
+            Ok(Ok(stream)) => drive(stream, self.application, self.limits, self.signals).await,
+            Ok(Err(error)) => debug!(%peer, %error, "no TLS"),
+            Err(_) => debug!(%peer, "TLS took too long"),
+        }
+    }
+}
+
+/// Counts itself as long as it lives.
+struct Counted(IntGauge);
+
+impl Counted {
+    fn new(gauge: &IntGauge) -> Self {
+        gauge.inc();
+        Self(gauge.clone())
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.dec();
     }
 }

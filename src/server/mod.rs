@@ -3,13 +3,19 @@
 //! A request passes `layers` (one chain for both transports), is turned into the domain's types by `convert`, and goes to
 //! the [`Captioner`]. Knows nothing of engines, images or ONNX Runtime.
 
+mod access;
 mod activity;
+mod admission;
 mod body;
 mod connection;
 mod context;
+mod control;
 mod convert;
 mod cors;
 mod encoding;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzing;
 mod grpc;
 mod health;
 mod house;
@@ -17,17 +23,24 @@ mod inference;
 mod json;
 mod layers;
 mod listen;
+mod notes;
 mod pb;
+mod reload;
 mod rest;
 mod status;
 mod timeout;
+mod tls;
 
 use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::{Router, body::Body, middleware, response::Response};
 use http::Request;
 use thiserror::Error;
-use tokio::{net::TcpListener, sync::watch, time::interval};
+use tokio::{
+    net::TcpListener,
+    sync::{Notify, watch},
+    time::{interval, sleep},
+};
 use tokio_util::sync::CancellationToken;
 use tower::{ServiceBuilder, ServiceExt, service_fn, util::BoxCloneSyncService};
 use tower_http::{compression::CompressionLayer, decompression::RequestDecompressionLayer};
@@ -35,8 +48,9 @@ use tracing::{info, warn};
 
 use crate::{
     captioner::Captioner,
-    config::{ApiKeys, ServerConfig},
+    config::{ConfigError, ServerConfig},
     error::Cause,
+    metrics::Metrics,
 };
 
 use self::{
@@ -45,6 +59,8 @@ use self::{
     house::House,
     layers::Policy,
     listen::Listeners,
+    reload::Reloader,
+    tls::Tls,
 };
 
 /// Between two looks at whether the engines still run.
@@ -59,6 +75,9 @@ pub enum ServeError {
     /// The socket is gone.
     #[error("the listening socket cannot be used: {0}")]
     Socket(#[from] io::Error),
+    /// Certificates cannot be used.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
     /// Our own descriptors are at fault.
     #[error("gRPC reflection cannot be set up: {0}")]
     Reflection(#[from] tonic_reflection::server::Error),
@@ -70,40 +89,65 @@ pub enum ServeError {
     EngineStopped,
 }
 
+/// What the server is told from outside while it runs.
+#[derive(Debug)]
+pub struct Signals<S> {
+    /// Ready when the server must stop, with the time for which it goes on accepting.
+    pub shutdown: S,
+    /// Notified when everything is to be read again.
+    pub reload: Arc<Notify>,
+}
+
 /// Serves until `shutdown` is ready or an engine dies, then finishes what is in flight within `shutdown_grace`.
 ///
 /// Connections are accepted at once; until `captioner` is ready, health is NOT_SERVING and requests are answered
-/// UNAVAILABLE. `admin`, if given, answers health probes only, without keys.
+/// UNAVAILABLE. `admin`, if given, answers health probes and metrics only, without keys.
 ///
 /// # Errors
 /// Before the first connection is accepted; or, after all connections are closed, because `captioner` failed or an engine
 /// died.
 pub async fn serve<E: Into<Cause>>(
-    listener: TcpListener,
-    admin: Option<TcpListener>,
+    (listener, admin): (TcpListener, Option<TcpListener>),
     config: ServerConfig,
+    metrics: Metrics,
     captioner: impl Future<Output = Result<Captioner, E>>,
-    shutdown: impl Future<Output = ()>,
+    signals: Signals<impl Future<Output = Duration>>,
 ) -> Result<(), ServeError> {
     let (phase, watcher) = watch::channel(Phase::Starting);
+    let (api_keys, known_keys) = watch::channel(config.api_keys.clone());
+    let tls = config.tls.clone().map(|files| Ok::<_, ConfigError>((watch::Sender::new(tls::load(&files)?), files)));
+    let tls = tls.transpose()?.map(|(sender, files)| (files, sender));
     let closing = CancellationToken::new();
-    announce(listener.local_addr()?, &config.api_keys);
-    let policy = Policy::new(&config, closing.clone(), watcher.clone());
-    let house = Arc::new(House::new(&config, watcher.clone(), closing.clone()));
+    announce(listener.local_addr()?, &config);
+    let policy = Policy::new(&config, &metrics, known_keys, closing.clone(), watcher.clone());
+    let house = Arc::new(House::new(&config, metrics.clone(), watcher.clone(), closing.clone()));
     let main = layered(&policy, &rest::router(house.clone()), &|kind| {
         Ok(grpc::router(house.clone(), watcher.clone(), policy.max_body_bytes(kind))?)
     })?;
-    let health = layered(&policy, &rest::health_router(house.clone()), &|_| Ok(grpc::health_router(watcher.clone())))?;
-    let listeners = Listeners::new(closing);
-    listeners.spawn(listener, main);
+    let administrators = policy.of_administrators();
+    let health = layered(&administrators, &rest::administrators_router(house.clone()), &|_| {
+        Ok(grpc::health_router(watcher.clone()))
+    })?;
+    let listeners = Listeners::new(closing, config.limits, metrics);
+    listeners.spawn(listener, main, tls.as_ref().map(|(_, config)| Tls::new(config.subscribe())));
     if let Some(admin) = admin {
-        listeners.spawn(admin, health);
+        listeners.spawn(admin, health, None);
     }
-    let outcome = tokio::select! {
-        () = shutdown => Ok(()),
-        error = work(&house, captioner, &phase) => Err(error),
+    let reloader = Reloader { key_source: config.key_source, api_keys, tls, house: house.clone() };
+    let run = async {
+        tokio::select! {
+            delay = signals.shutdown => (delay, Ok(())),
+            error = work(&house, captioner, &phase) => (Duration::ZERO, Err(error)),
+        }
     };
-    info!(grace_s = config.shutdown_grace.as_secs_f64(), "shutting down");
+    let (delay, outcome) = tokio::select! {
+        ended = run => ended,
+        () = reloader.run(&signals.reload) => (Duration::ZERO, Ok(())),
+    };
+    // Not ready, and still accepting: balancers need a while to turn away.
+    phase.send_replace(Phase::Leaving);
+    info!(delay_s = delay.as_secs_f64(), grace_s = config.shutdown_grace.as_secs_f64(), "shutting down");
+    sleep(delay).await;
     phase.send_replace(Phase::Draining);
     listeners.drain(config.shutdown_grace).await;
     info!("stopped");
@@ -141,12 +185,12 @@ fn layered(
         let router = match (context.wire, context.kind) {
             (Wire::Rest, _) => &rest,
             (Wire::Grpc, Kind::Inference) => &inference,
-            (Wire::Grpc, Kind::Open | Kind::Metadata) => &metadata,
+            (Wire::Grpc, Kind::Open | Kind::Metadata | Kind::Control) => &metadata,
         };
         router.clone().oneshot(request)
     });
     let chain = ServiceBuilder::new()
-        .layer(middleware::from_fn(layers::identify))
+        .layer(middleware::from_fn_with_state(policy.metrics().clone(), layers::identify))
         .map_response(|response: http::Response<_>| response.map(Body::new))
         .layer(CompressionLayer::new().compress_when(encoding::is_worth_compressing))
         .option_layer(cors::layer(&policy.cors_origins))
@@ -158,13 +202,15 @@ fn layered(
         .map_response(|response: http::Response<_>| response.map(Body::new))
         .layer(RequestDecompressionLayer::new())
         .map_request(|request: Request<_>| request.map(Body::new))
+        .layer(middleware::from_fn_with_state(policy.clone(), layers::count_body))
         .service(transports);
     Ok(BoxCloneSyncService::new(chain))
 }
 
-fn announce(address: SocketAddr, api_keys: &ApiKeys) {
-    info!(%address, "listening for REST and gRPC");
-    if api_keys.is_empty() && !address.ip().is_loopback() {
+fn announce(address: SocketAddr, config: &ServerConfig) {
+    info!(%address, tls = config.tls.is_some(), "listening for REST and gRPC");
+    let is_open = config.api_keys.is_empty() && config.tls.as_ref().is_none_or(|tls| tls.client_authorities.is_none());
+    if is_open && !address.ip().is_loopback() {
         warn!(%address, "anyone who reaches this address can use the server: set --api-keys-file or BLIP_API_KEYS");
     }
 }

@@ -9,7 +9,7 @@ use axum::{body::Body, response::Response};
 use http::{HeaderValue, StatusCode, header};
 use prost::Message;
 use serde::Serialize;
-use tonic::Status;
+use tonic::{Status, metadata::MetadataValue};
 use tonic_types::{ErrorDetails, StatusExt};
 use tracing::{error, info};
 use utoipa::ToSchema;
@@ -52,7 +52,12 @@ impl RequestContext {
     pub(crate) fn status(&self, error: &CaptionError) -> Status {
         self.log(error);
         let (code, _) = error.code().status();
-        Status::with_error_details(code, public_text(error), self.details(error))
+        let mut status = Status::with_error_details(code, public_text(error), self.details(error));
+        if let Some(delay) = retry_after(error) {
+            // What gRPC's own retry policies look at.
+            status.metadata_mut().insert("grpc-retry-pushback-ms", MetadataValue::from(delay.as_millis() as u64));
+        }
+        status
     }
 
     /// What a client that reads events is told of a failure. Logs it.
@@ -106,12 +111,13 @@ impl RequestContext {
     }
 
     fn log(&self, error: &CaptionError) {
-        let request_id = &*self.request_id;
-        let causes = causes(error);
+        self.notes.failure(error);
+        // As texts: what a client wrote must not make lines of its own.
+        let (text, causes) = (public_text(error), causes(error));
         if error.code().status().1.is_server_error() && !is_expected(error) {
-            error!(request_id, %error, causes, "request failed");
+            error!(error = text, causes, "request failed");
         } else {
-            info!(request_id, %error, causes, "request refused");
+            info!(error = text, causes, "request refused");
         }
     }
 }
@@ -141,7 +147,7 @@ fn public_text(error: &CaptionError) -> String {
 
 fn retry_after(error: &CaptionError) -> Option<Duration> {
     match error {
-        CaptionError::Overloaded { retry_after } => Some(*retry_after),
+        CaptionError::Overloaded { retry_after, .. } | CaptionError::RateLimited { retry_after } => Some(*retry_after),
         CaptionError::Unavailable(_) => Some(UNAVAILABLE_RETRY),
         _ => None,
     }
@@ -164,7 +170,7 @@ fn causes(error: &CaptionError) -> String {
 }
 
 /// `reason` of google.rpc.ErrorInfo: stable, for programs.
-fn reason(error: &CaptionError) -> &'static str {
+pub(crate) fn reason(error: &CaptionError) -> &'static str {
     match error {
         CaptionError::InvalidArgument { .. } => "INVALID_ARGUMENT",
         CaptionError::ImageUrl { .. } => "IMAGE_URL_REFUSED",
@@ -177,6 +183,8 @@ fn reason(error: &CaptionError) -> &'static str {
         CaptionError::UnsupportedMediaType(_) => "UNSUPPORTED_MEDIA_TYPE",
         CaptionError::Unauthenticated => "UNAUTHENTICATED",
         CaptionError::Overloaded { .. } => "OVERLOADED",
+        CaptionError::RateLimited { .. } => "RATE_LIMITED",
+        CaptionError::Forbidden(_) => "FORBIDDEN",
         CaptionError::DeadlineExceeded => "DEADLINE_EXCEEDED",
         CaptionError::Cancelled => "CANCELLED",
         CaptionError::Unavailable(_) => "UNAVAILABLE",
@@ -215,7 +223,7 @@ mod tests {
 
     #[test]
     fn overload_says_when_to_come_back() {
-        let error = CaptionError::Overloaded { retry_after: Duration::from_millis(1500) };
+        let error = CaptionError::Overloaded { bound: "queue_capacity", retry_after: Duration::from_millis(1500) };
         let rest = RequestContext { wire: Wire::Rest, ..grpc() }.response(&error);
         assert_eq!((rest.status().as_u16(), &rest.headers()["retry-after"]), (429, &HeaderValue::from(2)));
         let delay = grpc().status(&error).get_error_details().retry_info().unwrap().retry_delay;

@@ -6,24 +6,59 @@ use std::{
 };
 
 /// A room and the rooms of this crate that it may name, besides itself.
-const MAY_USE: [(&str, &[&str]); 16] = [
-    ("server", &["caption", "captioner", "config", "error", "fetch", "generation", "registry", "statistics"]),
-    ("captioner", &["caption", "config", "error", "fetch", "generation", "image", "registry"]),
-    ("fetch", &["config", "error"]),
+const MAY_USE: [(&str, &[&str]); 20] = [
+    (
+        "server",
+        &[
+            "api_keys",
+            "caption",
+            "captioner",
+            "config",
+            "error",
+            "fetch",
+            "generation",
+            "limits",
+            "metrics",
+            "registry",
+            "statistics",
+            "telemetry",
+        ],
+    ),
+    ("captioner", &["caption", "config", "error", "fetch", "generation", "image", "registry", "telemetry"]),
+    ("api_keys", &["limits"]),
+    ("limits", &["config", "generation"]),
+    ("metrics", &[]),
+    ("fetch", &["config", "error", "fetch_config"]),
     ("image", &[]),
     ("generation", &[]),
-    ("registry", &["blip", "caption", "catalogue", "engine", "error", "generation", "image", "statistics"]),
-    ("engine", &["blip", "error", "generation", "image", "statistics"]),
-    ("statistics", &["caption"]),
+    (
+        "registry",
+        &[
+            "blip",
+            "caption",
+            "catalogue",
+            "engine",
+            "error",
+            "generation",
+            "image",
+            "metrics",
+            "statistics",
+            "telemetry",
+        ],
+    ),
+    ("engine", &["blip", "error", "generation", "image", "statistics", "telemetry"]),
+    ("statistics", &["caption", "metrics"]),
     ("blip", &["catalogue", "generation", "image"]),
     ("catalogue", &["generation"]),
-    ("config", &[]),
+    ("config", &["api_keys", "fetch_config", "limits"]),
+    ("fetch_config", &["config"]),
     ("caption", &["generation"]),
     ("error", &["generation", "image"]),
     ("telemetry", &[]),
     (
         "cli",
         &[
+            "api_keys",
             "blip",
             "caption",
             "captioner",
@@ -33,6 +68,8 @@ const MAY_USE: [(&str, &[&str]); 16] = [
             "fetch",
             "generation",
             "image",
+            "limits",
+            "metrics",
             "registry",
             "server",
             "telemetry",
@@ -42,14 +79,17 @@ const MAY_USE: [(&str, &[&str]); 16] = [
 ];
 
 /// Libraries that only one room may name.
-const ONLY_IN: [(&str, &[&str]); 8] = [
+const ONLY_IN: [(&str, &[&str]); 11] = [
     ("ort::", &["blip"]),
     ("tokenizers::", &["blip"]),
     ("axum::", &["server"]),
     ("tonic::", &["server", "error"]),
     ("prost::", &["server"]),
-    ("reqwest::", &["fetch"]),
-    ("clap::", &["cli", "config", "telemetry"]),
+    ("reqwest::", &["cli", "fetch", "telemetry"]),
+    ("opentelemetry::", &["telemetry"]),
+    ("opentelemetry_sdk::", &["telemetry"]),
+    ("opentelemetry_otlp::", &["telemetry"]),
+    ("clap::", &["cli", "config", "fetch_config", "limits", "telemetry"]),
     ("mozjpeg::", &["image"]),
 ];
 

@@ -85,7 +85,7 @@ fn a_full_house_says_so_and_still_answers_probes() {
         images.slow_request().await;
         let second = exchange(server, &request(&images.url("/cat.png"))).await;
         assert_eq!((second.status, second.headers["retry-after"].as_str()), (429, "1"));
-        assert_eq!(second.error(), "the server is at its capacity, try again later");
+        assert_eq!(second.error(), "the server is at its capacity (queue_capacity), try again later");
         for path in ["/v2/health/live", "/v2/health/ready", "/v2"] {
             assert_eq!(get(server, path, &[]).await.status, 200, "{path}");
         }

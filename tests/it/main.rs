@@ -9,6 +9,7 @@ mod grpc;
 mod infer;
 mod layering;
 mod limits;
+mod playground;
 mod rest;
 mod services;
 mod shutdown;

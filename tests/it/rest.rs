@@ -17,7 +17,7 @@ fn health_and_metadata_have_the_bodies_that_clients_read() {
             "inputs": [tensor("img_url"), tensor("text"), tensor("image")],
             "outputs": [tensor("generated_output"), token_ids, score, tensor("finish_reason")],
         });
-        let extensions = ["binary_tensor_data", "model_configuration", "statistics"];
+        let extensions = ["binary_tensor_data", "model_configuration", "model_repository", "statistics"];
         let this = json!({"name": m, "version": env!("CARGO_PKG_VERSION"), "extensions": extensions});
         for (path, body) in [
             ("/v2/health/live".to_owned(), json!({"live": true})),

@@ -23,7 +23,9 @@ from refusals import Connection
 from service import Service
 
 if TYPE_CHECKING:
+    from browser import Browser
     from exporting import Exporter
+    from playground import Playground
 
 
 class QuietHandler(SimpleHTTPRequestHandler):
@@ -58,6 +60,23 @@ def connection(service: Service) -> Iterator[Connection]:
     connection = Connection(service)
     yield connection
     connection.http.close()
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """A browser for all tests; each page is in a profile of its own."""
+    from browser import Browser
+
+    with Browser() as running:
+        yield running
+
+
+@pytest.fixture
+def playground(browser: Browser, service: Service) -> Playground:
+    """The service's page in a new tab."""
+    from playground import Playground
+
+    return Playground(browser, service.url)
 
 
 @pytest.fixture(scope="session")

@@ -18,6 +18,8 @@ METHODS = {
         "ModelConfig",
         "ModelStatistics",
         "RepositoryIndex",
+        "RepositoryModelLoad",
+        "RepositoryModelUnload",
         "ModelInfer",
         "ModelStreamInfer",
     },

@@ -46,6 +46,11 @@ pub fn decode(bytes: &[u8], limits: &DecodeLimits, alpha: AlphaPolicy) -> Result
     bitmap.into_rgb(alpha).ok_or(DecodeError::Damaged(name))
 }
 
+/// Whether a file that begins like this has a format that is decoded here. 16 bytes are enough.
+pub fn is_image(head: &[u8]) -> bool {
+    sniff::sniff(head).is_ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -8,9 +8,9 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::{
-    registry::{Registry, ServedModel},
+    registry::{ModelState, Registry, ServedModel},
     server::{
-        convert::{answer::Output, infer::MAX_IMAGES},
+        convert::answer::Output,
         pb::inference::{
             DataType, InferBatchStatistics, InferStatistics, ModelConfig, ModelDynamicBatching, ModelInput,
             ModelMetadataResponse, ModelOutput, ModelStatistics, ModelTransactionPolicy, StatisticDuration,
@@ -21,7 +21,8 @@ use crate::{
 };
 
 /// Extensions of the protocol that are served in full. Clients branch on these names.
-pub(crate) const EXTENSIONS: [&str; 3] = ["binary_tensor_data", "model_configuration", "statistics"];
+pub(crate) const EXTENSIONS: [&str; 4] =
+    ["binary_tensor_data", "model_configuration", "model_repository", "statistics"];
 
 /// Name of an input, and whether it can be left out.
 const INPUTS: [(&str, bool); 3] = [("img_url", false), ("text", true), ("image", true)];
@@ -43,7 +44,7 @@ pub(crate) fn metadata(model: &ServedModel) -> ModelMetadataResponse {
 }
 
 /// Inputs and outputs without the dimension of the images.
-pub(crate) fn config(model: &ServedModel) -> ModelConfig {
+pub(crate) fn config(model: &ServedModel, max_images: usize) -> ModelConfig {
     let input = |(name, optional): &(&str, bool)| ModelInput {
         name: (*name).to_owned(),
         data_type: DataType::TypeString.into(),
@@ -64,7 +65,7 @@ pub(crate) fn config(model: &ServedModel) -> ModelConfig {
         name: model.name.clone(),
         platform: "onnxruntime_onnx".to_owned(),
         backend: "onnxruntime".to_owned(),
-        max_batch_size: MAX_IMAGES as i32,
+        max_batch_size: max_images as i32,
         input: INPUTS.iter().map(input).collect(),
         output: Output::ALL.iter().map(output).collect(),
         // Rows join the decoder at any token: nothing waits for a batch to fill.
@@ -120,16 +121,17 @@ pub(crate) fn statistics(model: &ServedModel) -> ModelStatistics {
 
 /// The index of the repository.
 pub(crate) fn index(registry: &Registry, only_ready: bool) -> Vec<ModelIndex> {
-    registry.models().filter(|model| model.is_serving() || !only_ready).map(|model| line(model)).collect()
+    let states = registry.index().into_iter().filter(|model| model.problem.is_none() || !only_ready);
+    states.map(line).collect()
 }
 
-fn line(model: &ServedModel) -> ModelIndex {
-    let (state, reason) = if model.is_serving() { ("READY", "") } else { ("UNAVAILABLE", "stopped") };
+fn line(model: ModelState) -> ModelIndex {
+    let state = if model.problem.is_none() { "READY" } else { "UNAVAILABLE" };
     ModelIndex {
-        name: model.name.clone(),
-        version: model.version.clone(),
+        name: model.name,
+        version: model.version,
         state: state.to_owned(),
-        reason: reason.to_owned(),
+        reason: model.problem.unwrap_or_default().to_owned(),
     }
 }
 

@@ -116,7 +116,8 @@ impl Fields {
         deadline: Deadline,
     ) -> Result<CaptionRequest, CaptionError> {
         let image = self.take_image(limits)?;
-        let prompt = self.take_text(route.prompt)?.map(|text| prompt(route.prompt, &text)).transpose()?.flatten();
+        let prompt =
+            self.take_text(route.prompt)?.map(|text| prompt(route.prompt, &text, limits)).transpose()?.flatten();
         let mut generation = GenerationParameters::default();
         match self.values.remove("parameters") {
             None => {}
@@ -135,6 +136,7 @@ impl Fields {
             prompt,
             parameters: generation,
             deadline: Some(deadline.at),
+            caller: deadline.caller,
             cancelled: tokio_util::sync::CancellationToken::new(),
         })
     }
@@ -191,8 +193,8 @@ mod tests {
     const GENERATE: Route = Route { prompt: "text_input", flat_parameters: true };
 
     fn read(fields: Fields, route: Route) -> Result<CaptionRequest, String> {
-        let deadline = Deadline::new(None, Duration::ZERO);
-        let limits = ContentLimits { max_image_bytes: 10 };
+        let deadline = Deadline::new(None, Duration::ZERO, 0);
+        let limits = ContentLimits { max_image_bytes: 10, max_images: 1, max_prompt_bytes: 10_000 };
         fields.into_request(route, None, limits, deadline).map_err(|error| error.to_string())
     }
 

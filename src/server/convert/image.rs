@@ -66,7 +66,7 @@ fn too_large(limits: ContentLimits) -> CaptionError {
 mod tests {
     use super::*;
 
-    const LIMITS: ContentLimits = ContentLimits { max_image_bytes: 10 };
+    const LIMITS: ContentLimits = ContentLimits { max_image_bytes: 10, max_images: 1, max_prompt_bytes: 10 };
 
     fn bytes(source: Result<ImageSource, CaptionError>) -> Result<Bytes, String> {
         match source {

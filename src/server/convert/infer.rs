@@ -2,7 +2,10 @@
 //!
 //! N images give N (times `num_return_sequences`) rows, in the rank that the images came in.
 
-use std::collections::HashSet;
+use std::{
+    collections::HashSet,
+    time::{Duration, Instant},
+};
 
 use serde_json::Value;
 
@@ -23,11 +26,11 @@ use crate::{
     },
 };
 
-/// Images in one request.
-pub(crate) const MAX_IMAGES: usize = 32;
-
 /// Request-level parameters that other servers' clients send and that mean nothing here.
-const RESERVED: [&str; 6] = ["sequence_id", "sequence_start", "sequence_end", "priority", "timeout", "headers"];
+const RESERVED: [&str; 5] = ["sequence_id", "sequence_start", "sequence_end", "priority", "headers"];
+
+/// Microseconds that the client waits, as Triton has it; 0: as long as the server.
+const TIMEOUT: &str = "timeout";
 
 /// An inference request with its meaning.
 #[derive(Debug)]
@@ -54,6 +57,7 @@ impl Inference {
     ) -> Result<Self, CaptionError> {
         let model = envelope.model.as_deref().unwrap_or_default();
         let binary = flag(&mut request, "binary_data_output")?;
+        let deadline = earlier(envelope.deadline, timeout(&mut request)?);
         let mut inputs = Inputs::default();
         let mut seen = HashSet::new();
         for input in request.inputs {
@@ -81,6 +85,7 @@ impl Inference {
         let of_image = |(image, prompt)| CaptionRequest {
             image,
             prompt,
+            deadline,
             parameters: inputs.parameters.clone(),
             ..envelope.clone()
         };
@@ -99,20 +104,20 @@ impl Inputs {
         match name {
             "img_url" => {
                 let images = strings(input, model)?.into_iter().map(|text| image::from_url(text, limits));
-                self.add_images(input, images)
+                self.add_images(input, images, limits)
             }
             "image" => match &input.data {
                 Elements::Bytes(files) if input.datatype == "BYTES" => {
-                    self.add_images(input, files.iter().map(|file| image::from_bytes(file.clone(), limits)))
+                    self.add_images(input, files.iter().map(|file| image::from_bytes(file.clone(), limits)), limits)
                 }
                 _ => {
                     let images = strings(input, model)?.into_iter().map(|text| image::from_base64(text, limits));
-                    self.add_images(input, images)
+                    self.add_images(input, images, limits)
                 }
             },
             "text" => {
                 let field = if input.name == "prompt" { "prompt" } else { "text" };
-                let texts = strings(input, model)?.into_iter().map(|text| prompt(field, text));
+                let texts = strings(input, model)?.into_iter().map(|text| prompt(field, text, limits));
                 self.texts = Some((field, texts.collect::<Result<_, _>>()?));
                 Ok(())
             }
@@ -124,13 +129,14 @@ impl Inputs {
         &mut self,
         input: &InferInput,
         images: impl ExactSizeIterator<Item = Result<ImageSource, CaptionError>>,
+        limits: ContentLimits,
     ) -> Result<(), CaptionError> {
         if self.images.is_some() {
             return Err(CaptionError::invalid(input.name.clone(), "only one of img_url and image can be given"));
         }
         let count = images.len();
-        if count > MAX_IMAGES {
-            let reason = format!("has {count} elements, more than the limit of {MAX_IMAGES} images");
+        if count > limits.max_images {
+            let reason = format!("has {count} elements, more than the limit of {} images", limits.max_images);
             return Err(CaptionError::invalid(input.data_field.clone(), reason));
         }
         if input.shape.get(1).is_some_and(|width| *width != 1) {
@@ -217,6 +223,23 @@ pub(crate) fn flag(request: &mut InferRequest, name: &'static str) -> Result<boo
             Err(CaptionError::invalid(format!("parameters.{name}"), reason))
         }
     }
+}
+
+/// How long the client waits, if it says so.
+fn timeout(request: &mut InferRequest) -> Result<Option<Duration>, CaptionError> {
+    let Some(value) = request.parameters.remove(TIMEOUT) else { return Ok(None) };
+    let microseconds = value.as_u64().ok_or_else(|| {
+        let reason = format!("must be a whole number of microseconds, got {}", describe(&value));
+        CaptionError::invalid(format!("parameters.{TIMEOUT}"), reason)
+    })?;
+    Ok((microseconds > 0).then(|| Duration::from_micros(microseconds)))
+}
+
+/// The deadline, or the end of this time from now if that is sooner.
+fn earlier(deadline: Option<Instant>, timeout: Option<Duration>) -> Option<Instant> {
+    // One beyond the clock is none.
+    let own = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+    [deadline, own].into_iter().flatten().min()
 }
 
 /// The elements of a tensor of text, at least one.

@@ -18,30 +18,36 @@ pub(crate) mod typed;
 
 use crate::{caption::Prompt, config::ServerConfig, error::CaptionError, server::status::shorten};
 
-/// Bytes of a prompt; the longest text a BLIP text decoder takes is far shorter.
-const MAX_PROMPT_BYTES: usize = 16_384;
-
 /// Bytes of a client's name that an error repeats.
 const MAX_ECHO_BYTES: usize = 64;
 
 /// Bounds of a request's content.
+#[allow(clippy::struct_field_names, reason = "the names of the settings")]
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ContentLimits {
     /// Bytes of one image file.
     pub(crate) max_image_bytes: usize,
+    /// Images of one request.
+    pub(crate) max_images: usize,
+    /// Bytes of a prompt.
+    pub(crate) max_prompt_bytes: usize,
 }
 
 impl ContentLimits {
     /// From the settings.
     pub(crate) fn new(config: &ServerConfig) -> Self {
-        Self { max_image_bytes: config.max_image_bytes }
+        Self {
+            max_image_bytes: config.max_image_bytes,
+            max_images: config.limits.max_images as usize,
+            max_prompt_bytes: config.limits.max_prompt_bytes,
+        }
     }
 }
 
 /// A prompt from the wire; an empty one is none. `field` is the client's name for it.
-pub(crate) fn prompt(field: &'static str, text: &str) -> Result<Option<Prompt>, CaptionError> {
-    if text.len() > MAX_PROMPT_BYTES {
-        let reason = format!("must be at most {MAX_PROMPT_BYTES} bytes, got {}", text.len());
+pub(crate) fn prompt(field: &'static str, text: &str, limits: ContentLimits) -> Result<Option<Prompt>, CaptionError> {
+    if text.len() > limits.max_prompt_bytes {
+        let reason = format!("must be at most {} bytes, got {}", limits.max_prompt_bytes, text.len());
         return Err(CaptionError::invalid(field, reason));
     }
     Ok((!text.is_empty()).then(|| Prompt { text: text.to_owned(), field }))

@@ -28,9 +28,10 @@ pub(crate) fn caption_request(
         model: (!message.model.is_empty()).then_some(message.model),
         version: None,
         image,
-        prompt: prompt("prompt", &message.prompt.unwrap_or_default())?,
+        prompt: prompt("prompt", &message.prompt.unwrap_or_default(), limits)?,
         parameters: message.parameters.map_or_else(|| Ok(GenerationParameters::default()), parameters)?,
         deadline: Some(deadline.at),
+        caller: deadline.caller,
         cancelled: CancellationToken::new(),
     })
 }
@@ -90,8 +91,8 @@ mod tests {
     use crate::generation::EarlyStopping;
 
     fn convert(message: pb::CaptionRequest) -> Result<CaptionRequest, String> {
-        let limits = ContentLimits { max_image_bytes: 10 };
-        let deadline = Deadline::new(None, Duration::ZERO);
+        let limits = ContentLimits { max_image_bytes: 10, max_images: 1, max_prompt_bytes: 10_000 };
+        let deadline = Deadline::new(None, Duration::ZERO, 0);
         caption_request(message, limits, deadline).map_err(|error| error.to_string())
     }
 

@@ -7,7 +7,8 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::{
     deadline,
-    incoming::{Ending, REQUESTS_AT_ONCE, messages},
+    incoming::{Ending, Incoming, REQUESTS_AT_ONCE, messages},
+    reservation,
 };
 use crate::{
     caption::CaptionEvent,
@@ -16,6 +17,7 @@ use crate::{
         context::{Deadline, RequestContext},
         convert::typed,
         house::House,
+        layers::FULL_OF_BYTES,
         pb::blip::{
             CaptionManyResponse, CaptionRequest, CaptionResponse, StreamCaptionResponse,
             caption_many_response::Result as Outcome, caption_service_server::CaptionService,
@@ -32,7 +34,7 @@ pub(super) struct Handler {
 impl CaptionService for Handler {
     async fn caption(&self, request: Request<CaptionRequest>) -> Result<Response<CaptionResponse>, Status> {
         let context = RequestContext::from_extensions(request.extensions());
-        let answer = async { caption(&self.house, deadline(&request)?, request.into_inner()).await };
+        let answer = async { caption(&self.house, &context, deadline(&request)?, request.into_inner()).await };
         answer.await.map(Response::new).map_err(|error| context.status(&error))
     }
 
@@ -43,7 +45,8 @@ impl CaptionService for Handler {
         request: Request<CaptionRequest>,
     ) -> Result<Response<Self::StreamCaptionStream>, Status> {
         let context = RequestContext::from_extensions(request.extensions());
-        let events = deadline(&request).and_then(|deadline| stream(&self.house, deadline, request.into_inner()));
+        let events =
+            deadline(&request).and_then(|deadline| stream(&self.house, &context, deadline, request.into_inner()));
         let events = events.map_err(|error| context.status(&error))?;
         let events = events.map(move |event| event.map_err(|error| context.status(&error)));
         Ok(Response::new(events.boxed()))
@@ -57,11 +60,12 @@ impl CaptionService for Handler {
     ) -> Result<Response<Self::CaptionManyStream>, Status> {
         let context = RequestContext::from_extensions(request.extensions());
         let deadline = deadline(&request).map_err(|error| context.status(&error))?;
+        let bytes = reservation(&request).map_err(|error| context.status(&error))?;
         let (house, ending, whole) = (self.house.clone(), Ending::default(), context.clone());
-        let results = messages(house.clone(), request.into_inner(), deadline, ending.clone())
-            .map(move |(message, deadline)| {
+        let results = messages(house.clone(), request.into_inner(), deadline, (bytes, ending.clone()))
+            .map(move |incoming| {
                 let (house, context) = (house.clone(), context.clone());
-                async move { Ok(one_of_many(&house, &context, deadline, message).await) }
+                async move { Ok(one_of_many(&house, &context, incoming).await) }
             })
             .buffer_unordered(REQUESTS_AT_ONCE);
         Ok(Response::new(ending.after(results, whole).boxed()))
@@ -70,21 +74,23 @@ impl CaptionService for Handler {
 
 async fn caption(
     house: &House,
+    context: &RequestContext,
     deadline: Deadline,
     mut message: CaptionRequest,
 ) -> Result<CaptionResponse, CaptionError> {
     let id = std::mem::take(&mut message.id);
-    let reply = house.caption(typed::caption_request(message, house.limits, deadline)?).await?;
+    let reply = house.caption(context, typed::caption_request(message, house.limits, deadline)?).await?;
     Ok(typed::caption_response(id, reply))
 }
 
 fn stream(
     house: &House,
+    context: &RequestContext,
     deadline: Deadline,
     mut message: CaptionRequest,
 ) -> Result<BoxStream<'static, Result<StreamCaptionResponse, CaptionError>>, CaptionError> {
     let id = std::mem::take(&mut message.id);
-    let events = house.stream(typed::caption_request(message, house.limits, deadline)?)?;
+    let events = house.stream(context, typed::caption_request(message, house.limits, deadline)?)?;
     let events = events.map(move |event| {
         let event = match event? {
             CaptionEvent::Piece(piece) => Event::Piece(piece),
@@ -98,11 +104,14 @@ fn stream(
 async fn one_of_many(
     house: &House,
     context: &RequestContext,
-    deadline: Deadline,
-    message: CaptionRequest,
+    (message, deadline, bytes): Incoming<CaptionRequest>,
 ) -> CaptionManyResponse {
     let id = message.id.clone();
-    let result = match caption(house, deadline, message).await {
+    let outcome = match bytes.fault() {
+        Some(_) => Err(FULL_OF_BYTES),
+        None => caption(house, context, deadline, message).await,
+    };
+    let result = match outcome {
         Ok(response) => Outcome::Response(response),
         Err(error) => Outcome::Error(context.status_message(&error)),
     };

@@ -3,15 +3,18 @@
 use std::sync::{Arc, OnceLock};
 
 use futures_util::{Stream, StreamExt, stream};
+use prost::Message;
 use tokio::time::timeout_at;
 use tonic::{Status, Streaming};
 
 use crate::{
     error::CaptionError,
     server::{
+        admission::Reservation,
         context::{Deadline, RequestContext},
         health::Phase,
         house::{House, SHUTTING_DOWN},
+        layers::FULL_OF_BYTES,
     },
 };
 
@@ -36,16 +39,19 @@ impl Ending {
     }
 }
 
+/// A message of a stream: what it asks, how long its client waits, and its bytes of the budget.
+pub(super) type Incoming<T> = (T, Deadline, Arc<Reservation>);
+
 /// Each message with its own deadline, up to the client's end, the end of its patience, a message that is none, or the
 /// shutdown: the last three are told to `ending`.
-pub(super) fn messages<T: Send + 'static>(
+pub(super) fn messages<T: Message + Send + 'static>(
     house: Arc<House>,
     messages: Streaming<T>,
     deadline: Deadline,
-    ending: Ending,
-) -> impl Stream<Item = (T, Deadline)> + Send {
+    (reservation, ending): (Arc<Reservation>, Ending),
+) -> impl Stream<Item = Incoming<T>> + Send {
     stream::unfold((house, messages), move |(house, mut messages)| {
-        let ending = ending.clone();
+        let (reservation, ending) = (reservation.clone(), ending.clone());
         async move {
             let mut phase = house.phase.clone();
             let next = tokio::select! {
@@ -56,8 +62,12 @@ pub(super) fn messages<T: Send + 'static>(
                 }
             };
             let error = match next {
-                Ok(Ok(Some(message))) => return Some(((message, deadline.renewed()), (house, messages))),
+                Ok(Ok(Some(message))) => {
+                    let bytes = reservation.split(message.encoded_len());
+                    return Some(((message, deadline.renewed(), bytes), (house, messages)));
+                }
                 Ok(Ok(None)) => return None,
+                Ok(Err(_)) if reservation.fault().is_some() => FULL_OF_BYTES,
                 Ok(Err(status)) => unreadable(&status, house.max_body_bytes),
                 Err(_) => CaptionError::DeadlineExceeded,
             };

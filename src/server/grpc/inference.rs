@@ -7,7 +7,8 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::{
     deadline,
-    incoming::{Ending, REQUESTS_AT_ONCE, messages},
+    incoming::{Ending, Incoming, REQUESTS_AT_ONCE, messages},
+    reservation,
 };
 use crate::{
     caption::CaptionEvent,
@@ -15,9 +16,11 @@ use crate::{
     registry::ServedModel,
     server::{
         context::{Deadline, RequestContext},
+        control,
         convert::{answer::AnswerForm, describe, echo, form::InferRequest, grpc::response, infer::flag},
         house::House,
         inference,
+        layers::FULL_OF_BYTES,
         pb::inference::{self as pb, InferParameter, infer_parameter::ParameterChoice},
     },
 };
@@ -36,7 +39,7 @@ pub(super) struct Handler {
 #[tonic::async_trait]
 impl pb::grpc_inference_service_server::GrpcInferenceService for Handler {
     async fn server_live(&self, _: Request<pb::ServerLiveRequest>) -> Result<Response<pb::ServerLiveResponse>, Status> {
-        Ok(Response::new(pb::ServerLiveResponse { live: true }))
+        Ok(Response::new(pb::ServerLiveResponse { live: self.house.is_live() }))
     }
 
     async fn server_ready(
@@ -54,7 +57,11 @@ impl pb::grpc_inference_service_server::GrpcInferenceService for Handler {
             return Ok(Response::new(pb::ModelReadyResponse { ready: false }));
         }
         let asked = request.get_ref();
-        let ready = self.resolve(&asked.name, &asked.version).map(|model| model.is_serving());
+        let ready = match self.resolve(&asked.name, &asked.version) {
+            // Known, and not loaded.
+            Err(CaptionError::Unavailable(_)) => Ok(false),
+            model => model.map(|model| model.is_serving()),
+        };
         answer(&request, ready.map(|ready| pb::ModelReadyResponse { ready }))
     }
 
@@ -74,7 +81,7 @@ impl pb::grpc_inference_service_server::GrpcInferenceService for Handler {
         request: Request<pb::ModelMetadataRequest>,
     ) -> Result<Response<pb::ModelMetadataResponse>, Status> {
         let asked = request.get_ref();
-        answer(&request, self.resolve(&asked.name, &asked.version).map(|model| describe::metadata(model)))
+        answer(&request, self.resolve(&asked.name, &asked.version).map(|model| describe::metadata(&model)))
     }
 
     async fn model_config(
@@ -82,7 +89,8 @@ impl pb::grpc_inference_service_server::GrpcInferenceService for Handler {
         request: Request<pb::ModelConfigRequest>,
     ) -> Result<Response<pb::ModelConfigResponse>, Status> {
         let asked = request.get_ref();
-        let config = self.resolve(&asked.name, &asked.version).map(|model| describe::config(model));
+        let max_images = self.house.limits.max_images;
+        let config = self.resolve(&asked.name, &asked.version).map(|model| describe::config(&model, max_images));
         answer(&request, config.map(|config| pb::ModelConfigResponse { config: Some(config) }))
     }
 
@@ -95,8 +103,8 @@ impl pb::grpc_inference_service_server::GrpcInferenceService for Handler {
             "" if asked.version.is_empty() => self
                 .house
                 .captioner()
-                .map(|captioner| captioner.registry().models().map(|m| describe::statistics(m)).collect()),
-            name => self.resolve(name, &asked.version).map(|model| vec![describe::statistics(model)]),
+                .map(|captioner| captioner.registry().models().iter().map(|m| describe::statistics(m)).collect()),
+            name => self.resolve(name, &asked.version).map(|model| vec![describe::statistics(&model)]),
         };
         answer(&request, model_stats.map(|model_stats| pb::ModelStatisticsResponse { model_stats }))
     }
@@ -106,12 +114,39 @@ impl pb::grpc_inference_service_server::GrpcInferenceService for Handler {
         request: Request<pb::RepositoryIndexRequest>,
     ) -> Result<Response<pb::RepositoryIndexResponse>, Status> {
         let asked = request.get_ref();
-        let models = if asked.repository_name.is_empty() {
-            self.house.captioner().map(|captioner| describe::index(captioner.registry(), asked.ready))
-        } else {
-            Err(CaptionError::invalid("repository_name", "must be empty: there is one repository"))
-        };
+        let captioner = one_repository(&asked.repository_name).and_then(|()| self.house.captioner());
+        let models = captioner.map(|captioner| describe::index(captioner.registry(), asked.ready));
         answer(&request, models.map(|models| pb::RepositoryIndexResponse { models }))
+    }
+
+    async fn repository_model_load(
+        &self,
+        request: Request<pb::RepositoryModelLoadRequest>,
+    ) -> Result<Response<pb::RepositoryModelLoadResponse>, Status> {
+        let asked = request.get_ref();
+        let outcome = async {
+            one_repository(&asked.repository_name)?;
+            if !asked.parameters.is_empty() {
+                return Err(CaptionError::invalid(
+                    "parameters",
+                    "must be empty: models.toml says how a model is served",
+                ));
+            }
+            control::load(&self.house, &asked.model_name).await
+        };
+        answer(&request, outcome.await.map(|()| pb::RepositoryModelLoadResponse {}))
+    }
+
+    async fn repository_model_unload(
+        &self,
+        request: Request<pb::RepositoryModelUnloadRequest>,
+    ) -> Result<Response<pb::RepositoryModelUnloadResponse>, Status> {
+        let asked = request.get_ref();
+        let outcome = async {
+            one_repository(&asked.repository_name)?;
+            control::unload(&self.house, &asked.model_name).await
+        };
+        answer(&request, outcome.await.map(|()| pb::RepositoryModelUnloadResponse {}))
     }
 
     async fn model_infer(
@@ -122,8 +157,8 @@ impl pb::grpc_inference_service_server::GrpcInferenceService for Handler {
         let outcome = async {
             let deadline = deadline(&request)?;
             let message = request.into_inner();
-            let model = self.resolve(&message.model_name, &message.model_version)?.clone();
-            inference::infer(&self.house, &model, deadline, InferRequest::from_message(message)?).await
+            let model = self.resolve(&message.model_name, &message.model_version)?;
+            inference::infer(&self.house, &context, &model, deadline, InferRequest::from_message(message)?).await
         };
         outcome.await.map(|answer| Response::new(response(answer))).map_err(|error| context.status(&error))
     }
@@ -136,18 +171,19 @@ impl pb::grpc_inference_service_server::GrpcInferenceService for Handler {
     ) -> Result<Response<Responses>, Status> {
         let context = RequestContext::from_extensions(request.extensions());
         let deadline = deadline(&request).map_err(|error| context.status(&error))?;
+        let bytes = reservation(&request).map_err(|error| context.status(&error))?;
         let ends_at_error = request.metadata().get(GRPC_ERROR).is_some_and(|value| value.as_bytes() == b"true");
         let (house, ending, whole) = (self.house.clone(), Ending::default(), context.clone());
-        let responses = messages(house.clone(), request.into_inner(), deadline, ending.clone())
-            .map(move |(message, deadline)| {
+        let responses = messages(house.clone(), request.into_inner(), deadline, (bytes, ending.clone()))
+            .map(move |incoming| {
                 let (handler, context) = (Self { house: house.clone() }, context.clone());
                 async move {
-                    let id = message.id.clone();
+                    let (id, of_failure) = (incoming.0.id.clone(), context.clone());
                     let failed = move |(error, is_final)| {
-                        let status = context.status(&error);
+                        let status = of_failure.status(&error);
                         if ends_at_error { Err(status) } else { Ok(failure(id.clone(), &status, is_final)) }
                     };
-                    handler.responses(message, deadline).await.map(move |response| response.or_else(&failed))
+                    handler.responses(&context, incoming).await.map(move |response| response.or_else(&failed))
                 }
             })
             // Several at a time, but answered in the order asked: not every client sends ids.
@@ -161,7 +197,7 @@ type Responses = BoxStream<'static, Result<pb::ModelStreamInferResponse, Status>
 
 impl Handler {
     /// A version, if one is asked for, is a number.
-    fn resolve(&self, name: &str, version: &str) -> Result<&Arc<ServedModel>, CaptionError> {
+    fn resolve(&self, name: &str, version: &str) -> Result<Arc<ServedModel>, CaptionError> {
         if !version.bytes().all(|byte| byte.is_ascii_digit()) {
             let reason = format!("'{}' is no version, which is an integer > 0", echo(version));
             return Err(CaptionError::invalid("model_version", reason));
@@ -172,21 +208,26 @@ impl Handler {
     /// The responses to one request of a stream; of a failure, also whether it is the last.
     async fn responses(
         &self,
-        message: pb::ModelInferRequest,
-        deadline: Deadline,
+        context: &RequestContext,
+        (message, deadline, bytes): Incoming<pb::ModelInferRequest>,
     ) -> BoxStream<'static, Result<pb::ModelStreamInferResponse, (CaptionError, bool)>> {
         let id = message.id.clone();
-        let (ends_empty, responses) = match self.asked(message) {
+        let asked = if bytes.fault().is_some() { Err(FULL_OF_BYTES) } else { self.asked(message) };
+        let (ends_empty, responses) = match asked {
             Err(error) => (false, stream::iter([Err(error)]).boxed()),
-            Ok(asked) => (asked.ends_empty, self.answers(asked, deadline).await),
+            Ok(asked) => (asked.ends_empty, self.answers(context, asked, deadline).await),
         };
+        // Streamed, the picture is held until the last piece.
+        let responses = responses.inspect(move |_| {
+            let _held = &bytes;
+        });
         let last = ends_empty.then(|| Ok(marked(pb::ModelInferResponse { id, ..Default::default() }, true)));
         let responses = responses.map(move |response| response.map_err(|error| (error, !ends_empty)));
         responses.chain(stream::iter(last)).boxed()
     }
 
     fn asked(&self, message: pb::ModelInferRequest) -> Result<Asked, CaptionError> {
-        let model = self.resolve(&message.model_name, &message.model_version)?.clone();
+        let model = self.resolve(&message.model_name, &message.model_version)?;
         let mut request = InferRequest::from_message(message)?;
         let ends_empty = flag(&mut request, EMPTY_FINAL_RESPONSE)?;
         let is_streamed = flag(&mut request, "stream")?;
@@ -195,18 +236,19 @@ impl Handler {
 
     async fn answers(
         &self,
+        context: &RequestContext,
         asked: Asked,
         deadline: Deadline,
     ) -> BoxStream<'static, Result<pb::ModelStreamInferResponse, CaptionError>> {
         let Asked { model, request, ends_empty, is_streamed } = asked;
         if !is_streamed {
-            let answer = inference::infer(&self.house, &model, deadline, request).await;
+            let answer = inference::infer(&self.house, context, &model, deadline, request).await;
             return stream::iter([answer.map(|answer| marked(response(answer), !ends_empty))]).boxed();
         }
-        let house = self.house.clone();
+        let (house, context) = (self.house.clone(), context.clone());
         // Begun when its turn comes, which is when its time begins.
         let events = async move {
-            let (events, form) = inference::stream(&house, &model, deadline.renewed(), request)?;
+            let (events, form) = inference::stream(&house, &context, &model, deadline.renewed(), request)?;
             let mut told = false;
             Ok::<_, CaptionError>(
                 events.map(move |event| Ok(event_message(&form, &model, event?, &mut told, !ends_empty))),
@@ -264,6 +306,11 @@ fn failure(id: String, status: &Status, is_final: bool) -> pb::ModelStreamInferR
 
 fn parameter(choice: ParameterChoice) -> InferParameter {
     InferParameter { parameter_choice: Some(choice) }
+}
+
+fn one_repository(name: &str) -> Result<(), CaptionError> {
+    let error = || CaptionError::invalid("repository_name", "must be empty: there is one repository");
+    name.is_empty().then_some(()).ok_or_else(error)
 }
 
 fn answer<Q, A>(request: &Request<Q>, result: Result<A, CaptionError>) -> Result<Response<A>, Status> {

@@ -14,6 +14,7 @@ use tonic_reflection::server::Builder;
 use crate::{
     error::CaptionError,
     server::{
+        admission::Reservation,
         context::Deadline,
         health::{HealthService, Phase},
         house::House,
@@ -60,6 +61,12 @@ pub(crate) fn router(
 /// Health alone, for the administrators' port.
 pub(crate) fn health_router(phase: watch::Receiver<Phase>) -> Router {
     Routes::new(HealthServer::new(HealthService::new(phase))).prepare().into_axum_router()
+}
+
+/// What the bodies of this request have of the budget.
+fn reservation<T>(request: &Request<T>) -> Result<Arc<Reservation>, CaptionError> {
+    let reservation = request.extensions().get::<Arc<Reservation>>().cloned();
+    reservation.ok_or_else(|| CaptionError::internal("the layer that counts bytes did not run"))
 }
 
 /// The deadline that the layers set.

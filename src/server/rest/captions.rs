@@ -80,7 +80,7 @@ pub(super) async fn captions(
         let (id, model) = (fields.take_id()?, fields.take_text("model")?);
         let route = Route { prompt: "prompt", flat_parameters: is_form };
         let request = fields.into_request(route, model, house.limits, deadline)?;
-        Ok(json_response(StatusCode::OK, &CaptionResponse::new(id, house.caption(request).await?)))
+        Ok(json_response(StatusCode::OK, &CaptionResponse::new(id, house.caption(&context, request).await?)))
     };
     compressible(&context, outcome.await)
 }
@@ -105,7 +105,7 @@ fn is_form(head: &Parts) -> bool {
 }
 
 /// Reads a form; `image` is a file, everything else is text.
-async fn form(head: Parts, body: Bytes) -> Result<Fields, CaptionError> {
+pub(in crate::server) async fn form(head: Parts, body: Bytes) -> Result<Fields, CaptionError> {
     let malformed = || CaptionError::invalid("body", "is no multipart form as its content-type announces it");
     let request = Request::from_parts(head, Body::from(body));
     let mut form = Multipart::from_request(request, &()).await.map_err(|_| malformed())?;

@@ -84,7 +84,7 @@ pub(super) async fn generate(
         if streams == Some(true) {
             return Err(CaptionError::invalid("stream", "must be false here: post to generate_stream"));
         }
-        let reply = house.caption(request).await?;
+        let reply = house.caption(&context, request).await?;
         Ok(json_response(StatusCode::OK, &GenerateResponse { caption: None, ..head.end(&reply, false) }))
     };
     compressible(&context, outcome.await)
@@ -110,7 +110,7 @@ pub(super) async fn generate_stream(
 ) -> Response {
     let outcome = async {
         let (head, _, request) = read(&house, &path, deadline, request).await?;
-        let mut events = house.stream(request)?;
+        let mut events = house.stream(&context, request)?;
         // The status is decided by what comes first.
         let first = events.next().await.transpose()?;
         let events = stream::iter(first.map(Ok)).chain(events);
@@ -132,7 +132,7 @@ async fn read(
     let mut fields = Fields::from_json(json::parse(&body)?)?;
     let (id, streams) = (fields.take_id()?, fields.take_flag("stream")?);
     let request = fields.into_request(ROUTE, Some(model.name.clone()), house.limits, deadline)?;
-    Ok((GenerateResponse::empty(id, model), streams, request))
+    Ok((GenerateResponse::empty(id, &model), streams, request))
 }
 
 fn event_stream(

@@ -53,13 +53,13 @@ pub(super) async fn infer(
         let body = body::read(body, house.max_body_bytes).await?;
         let model = path.resolve(&house)?;
         let request = parse(&head.headers, body)?;
-        inference::infer(&house, model, deadline, request).await
+        inference::infer(&house, &context, &model, deadline, request).await
     };
     compressible(&context, outcome.await.map(response))
 }
 
 /// Splits the body where the header says; without one it is all JSON.
-fn parse(headers: &HeaderMap, mut body: Bytes) -> Result<InferRequest, CaptionError> {
+pub(in crate::server) fn parse(headers: &HeaderMap, mut body: Bytes) -> Result<InferRequest, CaptionError> {
     let Some(length) = headers.get(BINARY_HEADER) else {
         return InferRequest::parse(json::parse(&body)?, Bytes::new());
     };

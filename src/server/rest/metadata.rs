@@ -31,10 +31,12 @@ const MAX_INDEX_BYTES: usize = 64 << 10;
 /// Why a probe is answered 503.
 const NOT_READY: &str = "the server is not ready";
 
-/// The process is up.
-#[utoipa::path(get, path = "/v2/health/live", tag = "health", responses((status = 200, description = "It is", body = schema::Live)))]
-pub(super) async fn live() -> Response {
-    json_response(StatusCode::OK, &json!({"live": true}))
+/// The process is up and its models can work: else only a restart helps.
+#[utoipa::path(get, path = "/v2/health/live", tag = "health", responses((status = 200, description = "It is", body = schema::Live), (status = 503, description = "It is to be restarted", body = schema::Live)))]
+pub(super) async fn live(State(house): State<Arc<House>>) -> Response {
+    let live = house.is_live();
+    let status = if live { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    json_response(status, &json!({ "live": live }))
 }
 
 /// The server takes requests.
@@ -46,7 +48,8 @@ pub(super) async fn ready(State(house): State<Arc<House>>, context: RequestConte
 /// The server takes requests for this model.
 #[utoipa::path(get, path = "/v2/models/{model}/ready", tag = "health", params(("model" = String, Path, description = "Name or alias")), responses((status = 200, description = "It does", body = schema::Ready), (status = 503, description = "Not now", body = schema::Ready)))]
 pub(super) async fn model_ready(State(house): State<Arc<House>>, path: ModelPath, context: RequestContext) -> Response {
-    answer(&context, path.resolve(&house).map(|model| readiness(&house, &context, Some(&model.name))))
+    let outcome = path.resolve(&house).map(|model| readiness(&house, &context, Some(&model.name)));
+    answer(&context, outcome)
 }
 
 /// Name, version and extensions of the server.
@@ -66,7 +69,7 @@ pub(super) async fn model(State(house): State<Arc<House>>, path: ModelPath, cont
 /// Configuration of a model.
 #[utoipa::path(get, path = "/v2/models/{model}/config", tag = "metadata", params(("model" = String, Path, description = "Name or alias")), responses((status = 200, description = "The configuration", body = ModelConfig)))]
 pub(super) async fn config(State(house): State<Arc<House>>, path: ModelPath, context: RequestContext) -> Response {
-    describe_with(&house, &path, &context, describe::config)
+    describe_with(&house, &path, &context, |model| describe::config(model, house.limits.max_images))
 }
 
 /// What a model has done.
@@ -79,7 +82,7 @@ pub(super) async fn stats(State(house): State<Arc<House>>, path: ModelPath, cont
 #[utoipa::path(get, path = "/v2/models/stats", tag = "metadata", responses((status = 200, description = "The counts", body = schema::Statistics)))]
 pub(super) async fn all_stats(State(house): State<Arc<House>>, context: RequestContext) -> Response {
     let body = house.captioner().map(|captioner| {
-        let stats: Vec<_> = captioner.registry().models().map(|model| describe::all_statistics(model)).collect();
+        let stats: Vec<_> = captioner.registry().models().iter().map(|model| describe::all_statistics(model)).collect();
         json_response(StatusCode::OK, &json!({ "model_stats": stats }))
     });
     answer(&context, body)
@@ -118,7 +121,7 @@ fn describe_with<T: Serialize>(
     context: &RequestContext,
     of: impl FnOnce(&ServedModel) -> T,
 ) -> Response {
-    answer(context, path.resolve(house).map(|model| json_response(StatusCode::OK, &of(model))))
+    answer(context, path.resolve(house).map(|model| json_response(StatusCode::OK, &of(&model))))
 }
 
 /// Whether the server takes requests, and if not, all that every failure says.

@@ -2,11 +2,14 @@
 //!
 //! Handlers return `Result<Response, CaptionError>`; [`answer`] turns the error into JSON.
 
-mod captions;
+pub(super) mod captions;
+mod control;
 mod generate;
-mod infer;
+pub(super) mod infer;
 mod metadata;
+mod metrics;
 mod openapi;
+mod playground;
 mod schema;
 
 use std::sync::Arc;
@@ -28,6 +31,7 @@ use crate::{
 /// Every REST route; an unknown path is a JSON 404, a wrong verb a JSON 405.
 pub(crate) fn router(house: Arc<House>) -> Router {
     health_routes()
+        .route("/metrics", get(metrics::metrics))
         .route("/v2", get(metadata::server))
         .route("/v2/", get(metadata::server))
         .route("/v2/models/{model}", get(metadata::model))
@@ -38,6 +42,8 @@ pub(crate) fn router(house: Arc<House>) -> Router {
         .route("/v2/models/{model}/stats", get(metadata::stats))
         .route("/v2/models/{model}/versions/{version}/stats", get(metadata::stats))
         .route("/v2/repository/index", post(metadata::index))
+        .route("/v2/repository/models/{model}/load", post(control::load))
+        .route("/v2/repository/models/{model}/unload", post(control::unload))
         .route("/v2/models/{model}/infer", post(infer::infer))
         .route("/v2/models/{model}/versions/{version}/infer", post(infer::infer))
         .route("/infer", post(infer::infer))
@@ -46,6 +52,7 @@ pub(crate) fn router(house: Arc<House>) -> Router {
         .route("/v2/models/{model}/generate_stream", post(generate::generate_stream))
         .route("/v2/models/{model}/versions/{version}/generate_stream", post(generate::generate_stream))
         .route("/v1/captions", post(captions::captions))
+        .merge(playground::routes())
         .fallback(not_found)
         .method_not_allowed_fallback(wrong_verb)
         .with_state(house)
@@ -54,9 +61,13 @@ pub(crate) fn router(house: Arc<House>) -> Router {
         .layer(DefaultBodyLimit::disable())
 }
 
-/// Health alone, for the administrators' port.
-pub(crate) fn health_router(house: Arc<House>) -> Router {
-    health_routes().fallback(not_found).method_not_allowed_fallback(wrong_verb).with_state(house)
+/// Health and metrics, for the administrators' port.
+pub(crate) fn administrators_router(house: Arc<House>) -> Router {
+    health_routes()
+        .route("/metrics", get(metrics::metrics))
+        .fallback(not_found)
+        .method_not_allowed_fallback(wrong_verb)
+        .with_state(house)
 }
 
 fn health_routes() -> Router<Arc<House>> {
@@ -75,7 +86,7 @@ struct ModelPath {
 }
 
 impl ModelPath {
-    fn resolve<'a>(&self, house: &'a House) -> Result<&'a Arc<ServedModel>, CaptionError> {
+    fn resolve(&self, house: &House) -> Result<Arc<ServedModel>, CaptionError> {
         // Nothing between two slashes is no default.
         if self.model.as_deref() == Some("") || self.version.as_deref() == Some("") {
             return Err(CaptionError::NotFound);

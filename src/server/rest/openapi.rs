@@ -12,7 +12,7 @@ use utoipa::{
 };
 use utoipa_swagger_ui::{Config, SwaggerUi};
 
-use super::{captions, generate, infer, metadata};
+use super::{captions, control, generate, infer, metadata, metrics};
 use crate::server::status::ErrorBody;
 
 /// Where every model's routes begin, and where those of a version do.
@@ -24,6 +24,8 @@ const VERSION: &str = "/v2/models/{model}/versions/{version}";
     info(title = "blip-serve", description = "Image captions from BLIP. The same port speaks gRPC."),
     paths(
         captions::captions,
+        control::load,
+        control::unload,
         generate::generate,
         generate::generate_stream,
         infer::infer,
@@ -35,7 +37,8 @@ const VERSION: &str = "/v2/models/{model}/versions/{version}";
         metadata::config,
         metadata::stats,
         metadata::all_stats,
-        metadata::index
+        metadata::index,
+        metrics::metrics
     ),
     components(schemas(ErrorBody)),
     modifiers(&Variants, &Failures, &Keys),

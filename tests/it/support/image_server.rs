@@ -64,18 +64,34 @@ async fn answer(mut stream: TcpStream, count: Arc<AtomicUsize>, arrived: Arc<Not
         }
     }
     let head = String::from_utf8(head).unwrap();
-    let path = head.split(' ').nth(1).unwrap_or_default();
-    if path == "/slow" {
-        count.fetch_add(1, Ordering::SeqCst);
-        arrived.notify_one();
-        release.notified().await;
+    let target = head.split(' ').nth(1).unwrap_or_default();
+    // A proxy is asked for a whole URL.
+    let path = target.strip_prefix("http://example.com").unwrap_or(target);
+    match path {
+        "/slow" => {
+            count.fetch_add(1, Ordering::SeqCst);
+            arrived.notify_one();
+            release.notified().await;
+        }
+        "/silent" => hung_up(&mut stream).await,
+        _ => {}
     }
     // A fetcher that has seen enough hangs up.
     stream.write_all(&response(path)).await.ok();
-    if path == "/endless" {
-        let chunk = [b"1000\r\n", &[7; 0x1000][..], b"\r\n"].concat();
-        while stream.write_all(&chunk).await.is_ok() {}
+    match path {
+        "/endless" => repeat(stream, &[b"1000\r\n", &[7; 0x1000][..], b"\r\n"].concat()).await,
+        "/endless_head" => repeat(stream, format!("x: {}\r\n", "x".repeat(1000)).as_bytes()).await,
+        "/stalled" => hung_up(&mut stream).await,
+        _ => {}
     }
+}
+
+async fn hung_up(stream: &mut TcpStream) {
+    stream.read_u8().await.ok();
+}
+
+async fn repeat(mut stream: TcpStream, bytes: &[u8]) {
+    while stream.write_all(bytes).await.is_ok() {}
 }
 
 fn response(path: &str) -> Vec<u8> {
@@ -98,6 +114,10 @@ fn response(path: &str) -> Vec<u8> {
         "/short" => b"HTTP/1.1 200 OK\r\ncontent-length: 1000\r\nconnection: close\r\n\r\nonly this".to_vec(),
         "/partial" => b"HTTP/1.1 206 Partial Content\r\ncontent-length: 1\r\n\r\nx".to_vec(),
         "/garbage" => b"\x16\x03\x01 no HTTP at all\r\n\r\n".to_vec(),
+        "/stalled" => b"HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\nonly this".to_vec(),
+        "/endless_head" => b"HTTP/1.1 200 OK\r\n".to_vec(),
+        "/many_headers" => ok(&"x: y\r\n".repeat(200), &png()),
+        "/not_modified" => b"HTTP/1.1 304 Not Modified\r\nlocation: /cat.png\r\n\r\n".to_vec(),
         "/redirect" => redirect(query),
         "/loop" => redirect("/loop"),
         "/nowhere" => b"HTTP/1.1 302 Found\r\ncontent-length: 0\r\n\r\n".to_vec(),

@@ -3,7 +3,13 @@
 mod http;
 mod image_server;
 
-use std::{env, net::SocketAddr, path::PathBuf, sync::LazyLock, time::Duration};
+use std::{
+    env,
+    net::SocketAddr,
+    path::PathBuf,
+    sync::{Arc, LazyLock},
+    time::Duration,
+};
 
 use blip_serve::{
     blip::Runtime,
@@ -11,14 +17,15 @@ use blip_serve::{
     catalogue::{Catalogue, ModelEntry},
     config::{ImageConfig, ServerArgs},
     error::Cause,
-    registry::Registry,
-    server::serve,
+    metrics::Metrics,
+    registry::{Registry, Shared},
+    server::{Signals, serve},
 };
 use clap::{Args, Command, FromArgMatches};
 use tokio::{
     net::TcpListener,
     runtime,
-    sync::oneshot,
+    sync::{Notify, oneshot},
     task::{JoinHandle, yield_now},
     time::timeout,
 };
@@ -47,6 +54,9 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 /// The other name of the model under test.
 pub(crate) const ALIAS: &str = "scenes_0123abcd";
 
+/// How the captioner of the tests fetches.
+const FETCHING: [&str; 3] = ["--allow-private-networks", "--fetch-timeout=5", "--fetch-redirects=3"];
+
 /// One runtime for all tests: the HTTP client of the captioner keeps connections between them.
 static RUNTIME: LazyLock<runtime::Runtime> =
     LazyLock::new(|| runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap());
@@ -56,8 +66,9 @@ pub(crate) static LIBRARY: LazyLock<Runtime> = LazyLock::new(|| Runtime::load(No
 
 /// The model is loaded once.
 static CAPTIONER: LazyLock<Captioner> = LazyLock::new(|| {
-    let registry = RUNTIME.handle().block_on(async { Registry::load(&catalogue(), &LIBRARY).await.unwrap() });
-    Captioner::new(registry, &parse::<ImageConfig>(&["--allow-private-networks", "--fetch-timeout=5"])).unwrap()
+    let shared = Shared::alone(LIBRARY.clone()).unwrap();
+    let registry = RUNTIME.handle().block_on(async { Registry::load(&catalogue(), shared).await.unwrap() });
+    Captioner::new(registry, &parse::<ImageConfig>(&FETCHING)).unwrap()
 });
 
 /// Runs a test on the shared runtime, with an end.
@@ -102,9 +113,11 @@ impl Server {
                 if stop.await.is_err() {
                     std::future::pending::<()>().await;
                 }
+                Duration::ZERO
             };
             let captioner = async { Ok::<_, Cause>(loaded.await.map(|()| CAPTIONER.clone())?) };
-            serve(main, Some(admin), config, captioner, stop).await.unwrap();
+            let signals = Signals { shutdown: stop, reload: Arc::new(Notify::new()) };
+            serve((main, Some(admin)), config, Metrics::new().unwrap(), captioner, signals).await.unwrap();
         });
         (Self { address, admin: admin_address, shutdown: Some(shutdown), task }, load)
     }
@@ -127,7 +140,8 @@ impl Server {
 
 /// The name of the model under test.
 pub(crate) fn model() -> &'static str {
-    &CAPTIONER.registry().default_model().name
+    static NAME: LazyLock<String> = LazyLock::new(|| CAPTIONER.registry().resolve(None, None).unwrap().name.clone());
+    &NAME
 }
 
 /// The sentence that answers every image URL that cannot be used.

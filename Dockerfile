@@ -1,0 +1,94 @@
+# docker build --target cpu .        the service for CPUs (also what comes without --target)
+# docker build --target cuda .       the same with ONNX Runtime and libraries for NVIDIA GPUs
+# docker build --target export .     the exporter, Python with torch: makes bundles from checkpoints
+#
+# For a release, give the bases by digest: --build-arg BASE=debian@sha256:... --build-arg RUST_IMAGE=rust@sha256:...
+# `make image` builds and runs the first on a machine without container engine and without a registry for images.
+ARG BASE=docker.io/library/debian:trixie-slim
+ARG RUST_IMAGE=docker.io/library/rust:1.95-slim-trixie
+ARG PYTHON_IMAGE=docker.io/library/python:3.11-slim-trixie
+
+# nasm is for libjpeg's own SIMD code, pip for the wheels that hold ONNX Runtime.
+FROM ${RUST_IMAGE} AS toolchain
+RUN apt-get update -qq \
+    && apt-get install -y -qq --no-install-recommends ca-certificates gcc libc6-dev nasm python3-pip \
+    && rm -rf /var/lib/apt/lists/*
+WORKDIR /src
+
+FROM toolchain AS build
+# It puts the list of crates into the binary, where scanners find it.
+ARG CARGO_AUDITABLE_VERSION=0.7.7
+RUN cargo install --quiet --locked --root /usr/local --version ${CARGO_AUDITABLE_VERSION} cargo-auditable
+COPY Cargo.toml Cargo.lock build.rs ./
+COPY benches benches
+COPY proto proto
+COPY src src
+# Names of functions stay in backtraces; line numbers would be two thirds of the binary.
+ENV CARGO_PROFILE_RELEASE_STRIP=debuginfo
+RUN --mount=type=cache,target=/src/target \
+    cargo auditable build --quiet --release --locked --features simd-jpeg \
+    && install -D target/release/blip-serve /opt/blip-serve/bin/blip-serve
+
+FROM toolchain AS cpu-library
+COPY requirements/onnxruntime.txt requirements/
+COPY scripts/fetch_onnxruntime.py scripts/
+RUN python3 scripts/fetch_onnxruntime.py --output /opt/blip-serve
+
+FROM ${BASE} AS runtime
+# Nothing in here has to become another user.
+RUN apt-get update -qq \
+    && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends ca-certificates \
+    && rm -rf /var/lib/apt/lists/* /var/cache/apt/* /var/cache/debconf/*-old /var/log/apt /var/log/*.log \
+    && find / -xdev -type f -perm /6000 -exec chmod a-s {} +
+COPY LICENSE /opt/blip-serve/
+COPY models/scenes /models/scenes
+COPY --from=build /opt/blip-serve/bin /opt/blip-serve/bin
+ENV PATH=/opt/blip-serve/bin:/usr/local/bin:/usr/bin:/bin \
+    BLIP_MODELS=/etc/blip-serve/models.toml
+EXPOSE 8080
+# No name and no home: nothing is written but what --graph-cache names.
+USER 65532:65532
+ENTRYPOINT ["blip-serve"]
+HEALTHCHECK --interval=10s --timeout=5s --start-period=300s CMD ["blip-serve", "health"]
+ARG VERSION=0.1.0
+ARG REVISION=unknown
+LABEL org.opencontainers.image.title="blip-serve" \
+      org.opencontainers.image.description="Image captions from BLIP over gRPC and REST, on ONNX Runtime" \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${REVISION}"
+
+FROM runtime AS cpu
+COPY deploy/container/cpu.toml /etc/blip-serve/models.toml
+# Beside the binary's folder, where the binary looks for it.
+COPY --from=cpu-library /opt/blip-serve/lib /opt/blip-serve/lib
+
+FROM toolchain AS cuda-library
+COPY requirements/onnxruntime-gpu.txt requirements/cuda.txt requirements/
+COPY scripts/fetch_onnxruntime.py scripts/
+# TensorRT is not used; headers and archives are for compilers.
+RUN python3 scripts/fetch_onnxruntime.py --gpu --output /opt/blip-serve \
+    && rm /opt/blip-serve/lib/libonnxruntime_providers_tensorrt.so
+RUN python3 -m pip install --quiet --no-cache-dir --no-input --no-deps --only-binary=:all: --require-hashes \
+        --requirement requirements/cuda.txt --target /opt/wheels \
+    && find /opt/wheels/nvidia \( -name '*.a' -o -name '*.py' -o -name include \) -prune -exec rm -r {} +
+
+FROM runtime AS cuda
+# What NVIDIA's container runtime puts in from the machine: the driver, for computing.
+ENV NVIDIA_VISIBLE_DEVICES=all \
+    NVIDIA_DRIVER_CAPABILITIES=compute,utility \
+    BLIP_CUDA_LIBRARIES=/opt/nvidia
+COPY --from=cuda-library /opt/wheels/nvidia /opt/nvidia
+COPY --from=cuda-library /opt/blip-serve/lib /opt/blip-serve/lib
+COPY deploy/container/cuda.toml /etc/blip-serve/models.toml
+
+FROM ${PYTHON_IMAGE} AS export
+WORKDIR /opt/blip-serve
+COPY requirements/export.txt requirements/
+RUN pip install --quiet --no-cache-dir --no-input --no-deps --only-binary=:all: --require-hashes --requirement requirements/export.txt
+COPY scripts scripts
+ENV HF_HOME=/tmp/huggingface PYTHONDONTWRITEBYTECODE=1
+USER 65532:65532
+ENTRYPOINT ["python", "scripts/export_onnx.py"]
+
+FROM cpu

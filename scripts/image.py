@@ -1,0 +1,117 @@
+"""`make image`: builds a container image on a machine without container engine and without a registry, and runs it.
+
+Debian's buildah builds the Dockerfile in chroot isolation, as root. The bases that it would pull are made here: Debian by
+debootstrap, and on top of it the Rust toolchain of this machine. They stand in for the released images, to build and to try;
+debootstrap's has no security updates. Everything lies in build/image; the result is build/image/blip-serve-<target>.tar.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import image_check
+from image_buildah import ROOT, WORK, Buildah
+
+LOG = logging.getLogger("image")
+SUITE = "trixie"
+BASE = f"localhost/blip-base:{SUITE}"
+TOOLCHAIN = f"localhost/blip-rust:{SUITE}"
+PACKAGES = {"buildah": "buildah", "debootstrap": "debootstrap"}
+# What slim images leave out.
+DISPENSABLE = ("usr/share/doc", "usr/share/info", "usr/share/locale", "usr/share/man")
+
+
+def install_tools() -> None:
+    """Debian's packages, where they are missing."""
+    missing = [package for tool, package in PACKAGES.items() if not shutil.which(tool)]
+    if missing:
+        LOG.info("installing %s", " ".join(missing))
+        environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
+        for command in (["update"], ["install", "-y", "--no-install-recommends", *missing]):
+            subprocess.run(["apt-get", "-qq", *command], check=True, env=environment)
+
+
+def make_base(buildah: Buildah) -> None:
+    """A minimal Debian."""
+    folder = WORK / "debian"
+    shutil.rmtree(folder, ignore_errors=True)
+    command = ["debootstrap", "--variant=minbase", SUITE, str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode != 0:
+        raise SystemExit(f"error: debootstrap: {done.stdout[-1000:]}{done.stderr}")
+    for name in DISPENSABLE:
+        shutil.rmtree(folder / name)
+        (folder / name).mkdir()
+    for pattern in ("var/cache/apt/archives/*.deb", "var/lib/apt/lists/*_*"):
+        for file in folder.glob(pattern):
+            file.unlink()
+    with buildah.container("scratch") as container:
+        buildah("add", container, str(folder), "/")
+        buildah("commit", "--quiet", container, BASE)
+    shutil.rmtree(folder)
+
+
+def make_toolchain(buildah: Buildah) -> None:
+    """The base with this machine's Rust and the certificates that this machine trusts."""
+    sysroot = Path(subprocess.check_output(["rustc", "--print", "sysroot"], text=True).strip())
+    certificates = Path(os.environ.get("SSL_CERT_FILE", "/etc/ssl/certs/ca-certificates.crt"))
+    with buildah.container(BASE) as container:
+        root = buildah.mount(container)
+        for name in ("cargo", "rustc"):
+            shutil.copy(sysroot / "bin" / name, root / "usr/local/bin")
+        shutil.copytree(sysroot / "lib", root / "usr/local/lib", symlinks=True, dirs_exist_ok=True)
+        if certificates.is_file():
+            trusted = root / "usr/local/share/ca-certificates"
+            trusted.mkdir(parents=True, exist_ok=True)
+            shutil.copy(certificates, trusted / "machine.crt")
+        buildah("commit", "--quiet", container, TOOLCHAIN)
+
+
+def build(buildah: Buildah, target: str) -> str:
+    """The image's name."""
+    revision = subprocess.run(
+        ["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True
+    )
+    arguments = {
+        "BASE": BASE,
+        "RUST_IMAGE": TOOLCHAIN,
+        "REVISION": revision.stdout.strip() or "unknown",
+    }
+    name = f"localhost/blip-serve:{target}"
+    flags = [f"--build-arg={key}={value}" for key, value in arguments.items()]
+    # HEALTHCHECK is not in OCI's format.
+    flags += ["--isolation=chroot", "--format=docker", "--layers", f"--target={target}"]
+    buildah.build(*flags, "--tag", name, "--file", "Dockerfile", ".")
+    return name
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--target", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--fresh", action="store_true", help="make the bases anew, too")
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    if os.geteuid() != 0:
+        LOG.error("error: chroot isolation needs root")
+        return 1
+    install_tools()
+    buildah = Buildah()
+    try:
+        for name, make in ((BASE, make_base), (TOOLCHAIN, make_toolchain)):
+            if arguments.fresh or not buildah.has(name):
+                LOG.info("making %s", name)
+                make(buildah)
+        image = build(buildah, arguments.target)
+        return image_check.check(buildah, image, arguments.target)
+    finally:
+        buildah.close()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,118 @@
+//! `blip-serve caption`: captions without a server.
+//!
+//! [`inputs`] lists the images, [`output`] says which of them are done already, [`work`] captions the rest.
+
+mod format;
+mod inputs;
+mod names;
+mod output;
+mod progress;
+mod records;
+mod resume;
+mod source;
+mod walk;
+mod work;
+
+use std::{num::NonZero, process::ExitCode, thread::available_parallelism};
+
+use clap::Args;
+
+use super::{CommandError, ModelArgs, generation::GenerationArgs, select, small_runtime};
+use crate::{
+    captioner::Captioner,
+    config::ImageConfig,
+    generation::GenerationParameters,
+    registry::{Registry, Shared},
+    telemetry::{self, Verbosity},
+};
+use inputs::InputArgs;
+use output::{Output, OutputArgs};
+use progress::{Progress, Tally, When};
+use work::{Report, Schedule, Worker};
+
+/// Caption images: one line each, path, tab, caption.
+#[derive(Debug, Args)]
+pub(super) struct CaptionImages {
+    #[command(flatten, next_help_heading = "Input")]
+    inputs: InputArgs,
+    #[command(flatten, next_help_heading = "Output")]
+    output: OutputArgs,
+
+    /// Results as they come, not in the order of the input
+    #[arg(long, help_heading = "Output")]
+    unordered: bool,
+
+    /// When progress is shown on standard error
+    #[arg(long, value_name = "WHEN", default_value = "auto", help_heading = "Output")]
+    progress: When,
+
+    /// Neither progress nor a summary; errors are still told
+    #[arg(short, long, conflicts_with = "progress", help_heading = "Output")]
+    quiet: bool,
+
+    /// A model's name, or a bundle's folder; the catalogue's default if not given
+    #[arg(long, help_heading = "Models")]
+    model: Option<String>,
+
+    /// Images at the same time; not given: two a core, as far as they fit into the model's max_rows
+    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024), help_heading = "Models")]
+    jobs: Option<u16>,
+
+    /// Text that the caption continues
+    #[arg(long, value_name = "TEXT", help_heading = "Generation")]
+    prompt: Option<String>,
+
+    #[command(flatten)]
+    generation: GenerationArgs,
+    // A heading would hold for all that follows.
+    #[command(flatten, next_help_heading = None)]
+    image: ImageConfig,
+    #[command(flatten)]
+    model_args: ModelArgs,
+}
+
+impl CaptionImages {
+    pub(super) fn run(self) -> Result<ExitCode, CommandError> {
+        telemetry::init(&self.model_args.log, Verbosity::Quiet)?;
+        let runtime = small_runtime()?;
+        let result = runtime.block_on(self.caption_all());
+        // After a second signal, a read of standard input that nobody waits for must not keep the process.
+        runtime.shutdown_background();
+        Ok(result?.into())
+    }
+
+    async fn caption_all(self) -> Result<u8, CommandError> {
+        // All that can be wrong is found before the model is loaded, which may take long.
+        let entry = select::model(&self.model_args.models, self.model.as_deref())?;
+        let parameters = GenerationParameters::from(self.generation.clone());
+        let mut inputs = self.inputs.list()?;
+        let listed = inputs.len();
+        let sequences = parameters.num_return_sequences.unwrap_or(1) as usize;
+        let output = self.output.open(&mut inputs, sequences)?;
+        let total = inputs.len();
+        let tally = Tally { total: total as u64, skipped: (listed - total) as u64, ..Tally::default() };
+        if inputs.is_empty() {
+            return self.report(output, tally).end(None, self.quiet);
+        }
+        let registry = Registry::load_one(&entry, Shared::alone(self.model_args.runtime()?)?).await?;
+        let captioner = Captioner::new(registry, &self.image).map_err(|error| error.to_string())?;
+        let jobs = self.jobs.map_or_else(|| default_jobs(entry.max_rows), usize::from);
+        let schedule = Schedule { jobs, unordered: self.unordered };
+        let mut report = self.report(output, tally);
+        let worker = Worker { captioner, prompt: self.prompt, parameters, max_image_bytes: self.image.max_image_bytes };
+        let code = work::run(&worker, inputs, schedule, &mut report).await?;
+        report.end(code, self.quiet)
+    }
+
+    fn report(&self, output: Output, tally: Tally) -> Report {
+        let when = if self.quiet { When::Never } else { self.progress };
+        let progress = Progress::begin(when, output.is_terminal(), tally.total);
+        Report { output, progress, tally }
+    }
+}
+
+/// Two images a core: while one of each pair is in the engine, the other is read and decoded.
+fn default_jobs(max_rows: usize) -> usize {
+    let cores = available_parallelism().map_or(1, NonZero::get);
+    (2 * cores).min(max_rows).max(1)
+}

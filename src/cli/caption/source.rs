@@ -1,0 +1,105 @@
+//! From an input to an image's bytes, and what is said when there are none.
+
+use std::{
+    fs::File,
+    io::{self, Read},
+    path::{Path, PathBuf},
+};
+
+use bytes::Bytes;
+use tokio::task;
+
+use super::inputs::{Input, Place};
+use crate::{
+    caption::ImageSource,
+    cli::select::similar_file,
+    error::CaptionError,
+    fetch::{decode_data_url, explain_refusal},
+};
+
+/// The picture of an input; at most `limit` bytes of it come into memory.
+pub(super) async fn read(input: &Input, limit: usize) -> Result<ImageSource, String> {
+    let bytes = match &input.place {
+        Place::Url(url) => return Ok(ImageSource::Url(url.clone())),
+        Place::Nowhere(reason) => return Err(reason.clone()),
+        Place::DataUrl => {
+            let url = input.name.to_str().unwrap_or_default();
+            decode_data_url(url, limit).map_err(|error| explain(&error))?
+        }
+        Place::File => {
+            let path = PathBuf::from(&input.name);
+            blocking(move || read_file(&path, limit)).await?
+        }
+        Place::StandardInput => {
+            blocking(move || bounded(&mut io::stdin().lock(), limit).map_err(|e| e.to_string())?).await?
+        }
+    };
+    Ok(ImageSource::Bytes { bytes, field: "image" })
+}
+
+/// An error for whoever runs the command: unlike a client of the service, they may know why.
+pub(super) fn explain(error: &CaptionError) -> String {
+    match error {
+        CaptionError::ImageUrl { reason, source } => match (explain_refusal(reason), source) {
+            (Some(sentence), _) => format!("{error}: {sentence}"),
+            (None, Some(source)) => format!("{error}: {reason}: {source}"),
+            (None, None) => format!("{error}: {reason}"),
+        },
+        CaptionError::Internal(source) => format!("{error}: {source}"),
+        _ => error.to_string(),
+    }
+}
+
+/// Why a file cannot be read, and the one that was probably meant.
+pub(super) fn explain_io(path: &Path, error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::NotFound => match similar_file(path) {
+            Some(near) => format!("no such file; did you mean {near}?"),
+            None => "no such file".into(),
+        },
+        io::ErrorKind::PermissionDenied => "no permission to read it".into(),
+        io::ErrorKind::IsADirectory => "is a folder".into(),
+        _ => error.to_string(),
+    }
+}
+
+async fn blocking(read: impl FnOnce() -> Result<Bytes, String> + Send + 'static) -> Result<Bytes, String> {
+    task::spawn_blocking(read).await.map_err(|error| error.to_string())?
+}
+
+fn read_file(path: &Path, limit: usize) -> Result<Bytes, String> {
+    File::open(path).and_then(|mut file| bounded(&mut file, limit)).map_err(|error| explain_io(path, &error))?
+}
+
+/// Everything there is, unless it is too much.
+fn bounded(reader: &mut impl Read, limit: usize) -> io::Result<Result<Bytes, String>> {
+    let mut bytes = Vec::new();
+    reader.take(limit as u64 + 1).read_to_end(&mut bytes)?;
+    if bytes.len() > limit {
+        return Ok(Err(format!("the file is larger than --max-image-bytes {limit}")));
+    }
+    Ok(Ok(bytes.into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn a_file_is_read_up_to_the_limit() {
+        assert_eq!(bounded(&mut &b"1234"[..], 4).unwrap(), Ok(Bytes::from("1234")));
+        assert!(bounded(&mut &b"12345"[..], 4).unwrap().unwrap_err().contains("larger than --max-image-bytes 4"));
+    }
+
+    #[test]
+    fn a_wrong_path_is_told_the_near_one() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("cats.jpg"), "").unwrap();
+        let said = |name: &str| read_file(&folder.path().join(name), 9).unwrap_err();
+        assert!(said("cat.jpg").ends_with("/cats.jpg?"), "{}", said("cat.jpg"));
+        assert_eq!(said("zebra.png"), "no such file");
+        assert_eq!(read_file(folder.path(), 9).unwrap_err(), "is a folder");
+    }
+}

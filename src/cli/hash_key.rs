@@ -1,0 +1,61 @@
+//! `blip-serve hash-key`: a key for a client, and its line for the server.
+
+use std::{
+    io::{self, Read, Write},
+    process::ExitCode,
+};
+
+use clap::Args;
+
+use super::CommandError;
+use crate::api_keys::{ApiKeys, hashed_line};
+
+/// Longer than any key.
+const MAX_KEY_BYTES: u64 = 4096;
+
+/// Make an API key, and the line of the keys' file that knows it without holding it.
+#[derive(Debug, Args)]
+pub(super) struct HashKey {
+    /// Name of the key in logs and metrics
+    label: String,
+
+    /// Take the key from standard input instead of making one
+    #[arg(long)]
+    stdin: bool,
+
+    /// Requests per second of this key, if not those of --rate-limit
+    #[arg(long, value_parser = crate::limits::rate)]
+    rate: Option<f64>,
+}
+
+impl HashKey {
+    pub(super) fn run(self) -> Result<ExitCode, CommandError> {
+        let key = if self.stdin {
+            read_key()?
+        } else {
+            format!("{:032x}{:032x}", rand::random::<u128>(), rand::random::<u128>())
+        };
+        let mut line = hashed_line(&self.label, &key);
+        if let Some(rate) = self.rate {
+            line = format!("{line} rate={rate}");
+        }
+        // What the server would say of it, it says here.
+        ApiKeys::parse(std::iter::once(line.as_str()), 0.0)?;
+        let mut out = io::stdout().lock();
+        if !self.stdin {
+            writeln!(out, "# for the client, shown once: {key}")?;
+        }
+        writeln!(out, "{line}")?;
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+fn read_key() -> Result<String, CommandError> {
+    let mut key = String::new();
+    io::stdin().take(MAX_KEY_BYTES).read_to_string(&mut key)?;
+    let key = key.trim_end_matches(['\n', '\r']);
+    if key.is_empty() || key.contains(char::is_whitespace) {
+        return Err("the key is empty or has white space in it".into());
+    }
+    Ok(key.to_owned())
+}

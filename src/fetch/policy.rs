@@ -1,0 +1,212 @@
+//! What an image URL may be: all that can be judged before anything is looked up or connected to.
+//!
+//! Every hop passes here, as the one parsed [`Url`] that the HTTP client then gets. So a check and a connection cannot read
+//! the same text differently.
+
+use std::net::IpAddr;
+
+use url::{Host, Url};
+
+use super::address::is_global;
+use crate::{
+    config::ImageConfig,
+    fetch_config::{HostPattern, Ports},
+};
+
+/// Ports of the web.
+const WEB_PORTS: [u16; 2] = [80, 443];
+
+/// Names that IANA and ICANN keep for private networks. A proxy would look them up in its own.
+const PRIVATE_SUFFIXES: [&str; 5] = [".localhost", ".local", ".internal", ".home.arpa", ".onion"];
+
+/// The rules, from the settings.
+#[derive(Debug)]
+pub(super) struct Policy {
+    is_enabled: bool,
+    hosts: Vec<HostPattern>,
+    ports: Ports,
+    allow_private_networks: bool,
+    is_proxied: bool,
+}
+
+impl Policy {
+    pub(super) fn new(config: &ImageConfig) -> Self {
+        let fetch = &config.fetch;
+        // Servers of one's own network are seldom at port 80.
+        let default_ports = || if config.allow_private_networks { Ports::All } else { Ports::Only(WEB_PORTS.to_vec()) };
+        Self {
+            is_enabled: !fetch.no_fetch,
+            hosts: fetch.fetch_hosts.clone(),
+            ports: fetch.fetch_ports.clone().unwrap_or_else(default_ports),
+            allow_private_networks: config.allow_private_networks,
+            is_proxied: fetch.fetch_proxy.is_some(),
+        }
+    }
+
+    /// # Errors
+    /// The reason why this URL is not fetched.
+    pub(super) fn check(&self, url: &Url) -> Result<(), &'static str> {
+        if !self.is_enabled {
+            return Err("disabled");
+        }
+        if !matches!(url.scheme(), "http" | "https") {
+            return Err("scheme");
+        }
+        if !url.username().is_empty() || url.password().is_some() {
+            return Err("credentials");
+        }
+        let host = url.host().ok_or("no_host")?;
+        if !self.hosts.is_empty() && !self.hosts.iter().any(|pattern| pattern.matches(&host)) {
+            return Err("host");
+        }
+        if !self.allow_private_networks {
+            self.check_is_public(&host)?;
+        }
+        match url.port_or_known_default() {
+            Some(port) if self.ports.contain(port) => Ok(()),
+            _ => Err("port"),
+        }
+    }
+
+    /// An address in a URL never reaches the resolver, and with a proxy a name does not either.
+    fn check_is_public(&self, host: &Host<&str>) -> Result<(), &'static str> {
+        let address: IpAddr = match host {
+            Host::Ipv4(address) => (*address).into(),
+            Host::Ipv6(address) => (*address).into(),
+            Host::Domain(name) if self.is_proxied && is_private_name(name) => return Err("private_name"),
+            Host::Domain(_) => return Ok(()),
+        };
+        if is_global(address) { Ok(()) } else { Err("private_address") }
+    }
+}
+
+/// Whether a name has no place in the public DNS: `localhost` and everything without a dot, or one of the suffixes.
+fn is_private_name(name: &str) -> bool {
+    let name = name.strip_suffix('.').unwrap_or(name);
+    !name.contains('.') || PRIVATE_SUFFIXES.iter().any(|suffix| name.ends_with(suffix))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reason(flags: &[&str], url: &str) -> &'static str {
+        let policy = Policy::new(&ImageConfig::of_flags(flags));
+        policy.check(&Url::parse(url).unwrap()).err().unwrap_or("taken")
+    }
+
+    #[test]
+    fn an_address_is_refused_in_every_notation() {
+        for url in [
+            "http://127.0.0.1/",
+            "http://127.1/",
+            "http://2130706433/",
+            "http://0x7f000001/",
+            "http://0X7F.0.0.1/",
+            "http://0177.0.0.1/",
+            "http://0177.0x0.1/",
+            "http://127.0.0.1./",
+            "http://%31%32%37.0.0.1/",
+            "http://１２７。０。０。１/",
+            "http://①②⑦.0.0.1/",
+            "http://0/",
+            "http://169.254.169.254/latest/meta-data/",
+            "http://2852039166/",
+            "http://[::1]/",
+            "http://[::]/",
+            "http://[0:0:0:0:0:ffff:7f00:1]/",
+            "http://[::ffff:10.0.0.1]/",
+            "http://[::127.0.0.1]/",
+            "http://[64:ff9b::7f00:1]/",
+            "http://[64:ff9b:1::a9fe:a9fe]/",
+            "https://192.168.1.1:443/",
+            "http:\\\\127.0.0.1\\",
+            "http:127.0.0.1",
+            "http:////127.0.0.1/",
+            "http://\t127.0.\n0.1/",
+        ] {
+            assert_eq!(reason(&[], url), "private_address", "{url}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_address_for_the_parser_is_no_url() {
+        for text in [
+            "http://[fe80::1%25eth0]/",
+            "http://[fe80::1%eth0]/",
+            "http://127.0.0.1.1/",
+            "http://256.0.0.1/",
+            "http://4294967296/",
+            "http://0x100000000/",
+            "http://[127.0.0.1]/",
+            "http://127.0.0.1:99999/",
+            "http://exa mple.com/",
+            "http://127.0.0.1%00.example.com/",
+        ] {
+            assert!(Url::parse(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn schemes_and_credentials_are_refused() {
+        for (url, expected) in [
+            ("ftp://example.com/a.png", "scheme"),
+            ("file:///etc/passwd", "scheme"),
+            ("gopher://127.0.0.1:6379/_INFO", "scheme"),
+            ("http://user@example.com/", "credentials"),
+            ("http://:secret@example.com/", "credentials"),
+            ("http://example.com%40@127.0.0.1/", "credentials"),
+            ("http://a:b@c@127.0.0.1/", "credentials"),
+            ("http://127.0.0.1\\@example.com/", "private_address"),
+            ("http://example.com\\@127.0.0.1/", "taken"),
+        ] {
+            assert_eq!(reason(&[], url), expected, "{url}");
+        }
+    }
+
+    #[test]
+    fn ports_are_those_of_the_web_unless_set() {
+        let cases: [(&[&str], &str, &str); 9] = [
+            (&[], "http://example.com/", "taken"),
+            (&[], "http://example.com:443/", "taken"),
+            (&[], "http://example.com:22/", "port"),
+            (&[], "https://example.com:8443/", "port"),
+            (&[], "http://example.com:0/", "port"),
+            (&["--fetch-ports=8443"], "https://example.com:8443/", "taken"),
+            (&["--fetch-ports=8443"], "https://example.com/", "port"),
+            (&["--allow-private-networks"], "http://10.0.0.1:9000/", "taken"),
+            (&["--allow-private-networks", "--fetch-ports=80"], "http://10.0.0.1:9000/", "port"),
+        ];
+        for (flags, url, expected) in cases {
+            assert_eq!(reason(flags, url), expected, "{flags:?} {url}");
+        }
+    }
+
+    #[test]
+    fn only_listed_hosts_are_taken() {
+        let hosts = "--fetch-hosts=example.org,*.cdn.example,10.0.0.1";
+        for (url, expected) in [
+            ("http://example.org/", "taken"),
+            ("http://a.cdn.example/", "taken"),
+            ("http://cdn.example/", "host"),
+            ("http://93.184.216.34/", "host"),
+            ("http://10.0.0.1/", "private_address"),
+        ] {
+            assert_eq!(reason(&[hosts], url), expected, "{url}");
+        }
+        assert_eq!(reason(&["--no-fetch", hosts], "http://example.org/"), "disabled");
+    }
+
+    #[test]
+    fn a_proxy_is_not_asked_for_names_of_private_networks() {
+        let proxy = "--fetch-proxy=http://10.0.0.1:3128";
+        for url in ["http://localhost/", "http://metadata.google.internal./", "http://a.localhost/", "http://intranet/"]
+        {
+            assert_eq!(reason(&[proxy], url), "private_name", "{url}");
+            assert_eq!(reason(&[], url), "taken", "the resolver judges: {url}");
+            assert_eq!(reason(&[proxy, "--allow-private-networks"], url), "taken", "{url}");
+        }
+        assert_eq!(reason(&[proxy], "http://169.254.169.254/"), "private_address");
+        assert_eq!(reason(&[proxy], "http://example.com/"), "taken");
+    }
+}

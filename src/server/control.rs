@@ -1,0 +1,39 @@
+//! Loading and unloading models on a client's request: the same for both transports.
+
+use tracing::{info, warn};
+
+use crate::{error::CaptionError, registry::ReloadError, server::house::House};
+
+const NOT_ALLOWED: CaptionError =
+    CaptionError::Forbidden("loading and unloading models needs an API key, or the setting --model-control");
+
+/// Loads a model anew, as models.toml has it now. The old one serves until the new one is warm.
+pub(crate) async fn load(house: &House, name: &str) -> Result<(), CaptionError> {
+    allowed(house)?;
+    let outcome = house.captioner()?.registry().load_model(name).await;
+    house.metrics.reloaded("models", outcome.is_ok());
+    outcome.map_err(|error| explain(name, error)).inspect(|()| info!(model = name, "model loaded on request"))
+}
+
+/// Takes a model out of service.
+pub(crate) async fn unload(house: &House, name: &str) -> Result<(), CaptionError> {
+    allowed(house)?;
+    let outcome = house.captioner()?.registry().unload_model(name).await;
+    outcome.map_err(|error| explain(name, error)).inspect(|()| info!(model = name, "model unloaded on request"))
+}
+
+fn allowed(house: &House) -> Result<(), CaptionError> {
+    if house.model_control { Ok(()) } else { Err(NOT_ALLOWED) }
+}
+
+/// What the client is told: the log has the paths and the library's words.
+fn explain(name: &str, error: ReloadError) -> CaptionError {
+    warn!(model = name, %error, "model not loaded");
+    match error {
+        ReloadError::Unknown(name) => CaptionError::UnknownModel { name },
+        ReloadError::Memory { .. } => {
+            CaptionError::Unavailable("there is too little memory for the new model beside the old one")
+        }
+        _ => CaptionError::invalid("model_name", "the model cannot be loaded, everything stays as it was; see the log"),
+    }
+}

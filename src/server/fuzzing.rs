@@ -1,0 +1,124 @@
+//! What `fuzz/` runs of this room and cannot reach from outside: from the bytes of a request to what the captioner is
+//! asked, or the refusal. Compiled by `make fuzz` alone.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::FutureExt;
+use http::{HeaderValue, Request, header};
+use prost::Message;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    caption::{CaptionRequest, ImageSource},
+    error::CaptionError,
+    fetch::decode_base64,
+    generation::GenerationParameters,
+    server::{
+        context::{BINARY_HEADER, Deadline, RequestContext},
+        convert::{
+            ContentLimits,
+            form::InferRequest,
+            friendly::{Fields, Route},
+            image,
+            infer::Inference,
+            typed,
+        },
+        json,
+        pb::{blip, inference::ModelInferRequest},
+        rest,
+    },
+};
+
+/// Bytes of an image: few, so that inputs get beyond.
+pub const MAX_IMAGE_BYTES: usize = 2048;
+
+const LIMITS: ContentLimits =
+    ContentLimits { max_image_bytes: MAX_IMAGE_BYTES, max_images: 32, max_prompt_bytes: 16_384 };
+
+/// A request of the Open Inference Protocol over REST. `header` announces the length of the JSON part.
+pub fn infer(header: Option<&[u8]>, body: Bytes) -> Result<Vec<CaptionRequest>, CaptionError> {
+    let header = header.and_then(|value| HeaderValue::from_bytes(value).ok());
+    let headers = header.map(|value| (BINARY_HEADER, value)).into_iter().collect();
+    meaning(rest::infer::parse(&headers, body)?)
+}
+
+/// The same over gRPC; `None` if the bytes are no message.
+pub fn model_infer(message: Bytes) -> Option<Result<Vec<CaptionRequest>, CaptionError>> {
+    let message = ModelInferRequest::decode(message).ok()?;
+    Some(InferRequest::from_message(message).and_then(meaning))
+}
+
+/// A request of `blip.v1`; `None` if the bytes are no message.
+pub fn caption(message: Bytes) -> Option<Result<CaptionRequest, CaptionError>> {
+    let message = blip::CaptionRequest::decode(message).ok()?;
+    Some(typed::caption_request(message, LIMITS, deadline()))
+}
+
+/// The JSON of `/v1/captions`.
+pub fn captions(body: &[u8]) -> Result<CaptionRequest, CaptionError> {
+    short(Fields::from_json(json::parse(body)?)?, Route { prompt: "prompt", flat_parameters: false })
+}
+
+/// A form to `/v1/captions`.
+pub fn captions_form(boundary: &str, body: Bytes) -> Result<CaptionRequest, CaptionError> {
+    let request =
+        Request::builder().header(header::CONTENT_TYPE, format!("multipart/form-data; boundary={boundary}")).body(());
+    let (head, ()) = request.map_err(|_| CaptionError::invalid("boundary", "cannot be in a header"))?.into_parts();
+    // All of the body is there, so nothing is waited for.
+    let fields = rest::captions::form(head, body).now_or_never();
+    let fields = fields.ok_or_else(|| CaptionError::internal("a form in memory is waited for"))??;
+    short(fields, Route { prompt: "prompt", flat_parameters: true })
+}
+
+/// The JSON of `generate`.
+pub fn generate(body: &[u8]) -> Result<CaptionRequest, CaptionError> {
+    let mut fields = Fields::from_json(json::parse(body)?)?;
+    fields.take_flag("stream")?;
+    short(fields, Route { prompt: "text_input", flat_parameters: true })
+}
+
+/// A picture's URL.
+pub fn image_url(text: &str) -> Result<ImageSource, CaptionError> {
+    image::from_url(text, LIMITS)
+}
+
+/// Base64 as clients write it.
+pub fn base64(text: &[u8]) -> Option<Bytes> {
+    decode_base64(text)
+}
+
+/// HTTP status and text of a refusal over REST, after it was also written for gRPC.
+pub fn refusal(error: &CaptionError) -> (u16, String) {
+    let [rest, grpc] = ["application/json", "application/grpc"].map(|content_type| {
+        let mut request = Request::new(());
+        request.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+        RequestContext::of(&request)
+    });
+    drop(grpc.response(error));
+    (rest.response(error).status().as_u16(), rest.body(error).error)
+}
+
+fn meaning(request: InferRequest) -> Result<Vec<CaptionRequest>, CaptionError> {
+    let envelope = CaptionRequest {
+        model: Some("scenes".to_owned()),
+        version: None,
+        image: ImageSource::Bytes { bytes: Bytes::new(), field: "image" },
+        prompt: None,
+        parameters: GenerationParameters::default(),
+        deadline: None,
+        cancelled: CancellationToken::new(),
+        caller: 0,
+    };
+    Ok(Inference::new(request, &envelope, LIMITS)?.into_parts().0)
+}
+
+fn short(mut fields: Fields, route: Route) -> Result<CaptionRequest, CaptionError> {
+    fields.take_id()?;
+    let model = fields.take_text("model")?;
+    fields.into_request(route, model, LIMITS, deadline())
+}
+
+fn deadline() -> Deadline {
+    Deadline::new(None, Duration::ZERO, 0)
+}

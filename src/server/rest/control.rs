@@ -1,0 +1,76 @@
+//! `POST /v2/repository/models/{model}/load` and `unload`.
+
+use std::sync::Arc;
+
+use axum::{
+    extract::{Request, State},
+    response::Response,
+};
+use http::StatusCode;
+use serde_json::{Map, Value, json};
+
+use super::{ModelPath, answer};
+use crate::{
+    error::CaptionError,
+    server::{
+        body,
+        context::RequestContext,
+        control,
+        house::House,
+        json::{self, describe as kind},
+        status::json_response,
+    },
+};
+
+/// Of a body that says next to nothing.
+const MAX_BYTES: usize = 64 << 10;
+
+/// Load a model anew, as models.toml has it now; requests go on meanwhile.
+#[utoipa::path(post, path = "/v2/repository/models/{model}/load", tag = "repository", params(("model" = String, Path, description = "Name or alias")), responses((status = 200, description = "It is served"), (status = 403, description = "Not for this client", body = crate::server::status::ErrorBody)))]
+pub(super) async fn load(
+    State(house): State<Arc<House>>,
+    path: ModelPath,
+    context: RequestContext,
+    request: Request,
+) -> Response {
+    let outcome = async {
+        let parameters = parameters(request).await?;
+        if !parameters.is_empty() {
+            return Err(CaptionError::invalid("parameters", "must be empty: models.toml says how a model is served"));
+        }
+        control::load(&house, path.model.as_deref().unwrap_or_default()).await
+    };
+    answer(&context, outcome.await.map(|()| json_response(StatusCode::OK, &json!({}))))
+}
+
+/// Take a model out of service; requests that have begun are finished.
+#[utoipa::path(post, path = "/v2/repository/models/{model}/unload", tag = "repository", params(("model" = String, Path, description = "Name or alias")), responses((status = 200, description = "It is not served any more"), (status = 403, description = "Not for this client", body = crate::server::status::ErrorBody)))]
+pub(super) async fn unload(
+    State(house): State<Arc<House>>,
+    path: ModelPath,
+    context: RequestContext,
+    request: Request,
+) -> Response {
+    let outcome = async {
+        // `unload_dependents` is the only one there is, and no model depends on another.
+        parameters(request).await?;
+        control::unload(&house, path.model.as_deref().unwrap_or_default()).await
+    };
+    answer(&context, outcome.await.map(|()| json_response(StatusCode::OK, &json!({}))))
+}
+
+/// `parameters` of a body that may be empty.
+async fn parameters(request: Request) -> Result<Map<String, Value>, CaptionError> {
+    let body = body::read(request.into_body(), MAX_BYTES).await?;
+    if body.is_empty() {
+        return Ok(Map::new());
+    }
+    match json::parse(&body)? {
+        Value::Object(mut body) => match body.remove("parameters") {
+            None => Ok(Map::new()),
+            Some(Value::Object(parameters)) => Ok(parameters),
+            Some(other) => Err(CaptionError::invalid("parameters", format!("must be an object, got {}", kind(&other)))),
+        },
+        other => Err(CaptionError::invalid("body", format!("must be an object, got {}", kind(&other)))),
+    }
+}

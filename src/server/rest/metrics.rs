@@ -1,0 +1,18 @@
+//! `GET /metrics`, for Prometheus.
+
+use std::sync::Arc;
+
+use axum::{body::Body, extract::State, response::Response};
+use http::{HeaderValue, header};
+
+use crate::server::house::House;
+
+/// Everything that is counted, in Prometheus' text format.
+#[utoipa::path(get, path = "/metrics", tag = "metadata", responses((status = 200, description = "The numbers", body = String, content_type = "text/plain")))]
+pub(super) async fn metrics(State(house): State<Arc<House>>) -> Response {
+    house.metrics.ready.set(house.is_ready().into());
+    let mut response = Response::new(Body::from(house.metrics.render()));
+    let content_type = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+    response.headers_mut().insert(header::CONTENT_TYPE, content_type);
+    response
+}

@@ -1,0 +1,137 @@
+//! Traces: one span for a request, and under it one for each stage of its work.
+//!
+//! A request's trace is kept with its span of the log, which goes wherever the work goes: into bodies that are read later,
+//! the blocking pool and the engine's thread. Stages are told when they are over, by who knows how long they took. While
+//! nobody takes traces, all of this returns at once.
+
+use std::{
+    ops::Range,
+    sync::OnceLock,
+    time::{Instant, SystemTime},
+};
+
+use http::HeaderMap;
+use opentelemetry::{
+    Context, KeyValue, Value,
+    propagation::{Extractor, TextMapPropagator},
+    trace::{Span as _, SpanKind, Status, TraceContextExt, Tracer},
+};
+use opentelemetry_sdk::{propagation::TraceContextPropagator, trace::SdkTracer};
+use tracing::{Metadata, Span, field::display};
+use tracing_subscriber::{Registry, registry::LookupSpan};
+
+/// Set once, when there is a collector. Like the log it belongs to the process.
+static TRACER: OnceLock<SdkTracer> = OnceLock::new();
+
+/// Name and value of something that a span says; names are OpenTelemetry's where it has one.
+pub(crate) type Attribute = (&'static str, Value);
+
+/// What a span of the log carries.
+struct Traced(Context);
+
+/// From here on requests are traced.
+pub(super) fn start(tracer: SdkTracer) {
+    // Only tests call this twice.
+    TRACER.set(tracer).ok();
+}
+
+/// The spans that carry a trace.
+pub(super) fn is_request(metadata: &Metadata<'_>) -> bool {
+    metadata.is_span() && metadata.target().starts_with(env!("CARGO_CRATE_NAME"))
+}
+
+/// Begins the trace of a request, as a part of its caller's if the headers `traceparent` and `tracestate` name one;
+/// malformed ones are ignored. The log's span must have an empty field `trace_id`.
+pub(crate) fn begin_request(span: &Span, headers: &HeaderMap, attributes: impl FnOnce() -> Vec<Attribute>) {
+    let Some(tracer) = TRACER.get() else { return };
+    let parent = TraceContextPropagator::new().extract_with_context(&Context::new(), &Headers(headers));
+    // Its name is known when it is known what was asked.
+    let builder = tracer.span_builder("request").with_kind(SpanKind::Server).with_attributes(key_values(attributes()));
+    let context = Context::new().with_span(builder.start_with_context(tracer, &parent));
+    span.record("trace_id", display(context.span().span_context().trace_id()));
+    keep(span, context);
+}
+
+/// Ends the trace of a request. `ending` gives its name, what became known, and whether it failed by our fault.
+pub(crate) fn end_request(span: &Span, ending: impl FnOnce() -> (String, Vec<Attribute>, bool)) {
+    let Some(context) = context_of(span) else { return };
+    let request = context.span();
+    if request.span_context().is_sampled() {
+        let (name, attributes, is_failed) = ending();
+        request.update_name(name);
+        request.set_attributes(key_values(attributes));
+        if is_failed {
+            request.set_status(Status::error(""));
+        }
+    }
+    request.end();
+}
+
+/// A stage of the current request that begins now.
+pub(crate) fn stage(name: &'static str) -> Stage {
+    Stage(TRACER.get().map(|_| (Span::current(), name, Instant::now())))
+}
+
+/// A stage that is over when this is dropped, by whatever end.
+#[must_use]
+pub(crate) struct Stage(Option<(Span, &'static str, Instant)>);
+
+impl Drop for Stage {
+    fn drop(&mut self) {
+        if let Some((span, name, start)) = self.0.take() {
+            record_stage(&span, name, start..Instant::now(), &[]);
+        }
+    }
+}
+
+/// Tells of a stage of the request with this span.
+pub(crate) fn record_stage(
+    span: &Span,
+    name: &'static str,
+    time: Range<Instant>,
+    attributes: &[(&'static str, usize)],
+) {
+    let Some(tracer) = TRACER.get() else { return };
+    let Some(request) = context_of(span).filter(|context| context.span().span_context().is_sampled()) else { return };
+    let (now, today) = (Instant::now(), SystemTime::now());
+    let date = |instant| today - now.saturating_duration_since(instant);
+    let attributes = attributes.iter().map(|(name, number)| KeyValue::new(*name, *number as i64));
+    let builder = tracer.span_builder(name).with_start_time(date(time.start)).with_attributes(attributes);
+    builder.start_with_context(tracer, &request).end_with_timestamp(date(time.end));
+}
+
+fn key_values(attributes: Vec<Attribute>) -> impl Iterator<Item = KeyValue> {
+    attributes.into_iter().map(|(name, value)| KeyValue::new(name, value))
+}
+
+/// Keeps a trace with a span of the log.
+fn keep(span: &Span, context: Context) {
+    span.with_subscriber(|(id, subscriber)| {
+        if let Some(kept) = subscriber.downcast_ref::<Registry>().and_then(|registry| registry.span(id)) {
+            kept.extensions_mut().insert(Traced(context));
+        }
+    });
+}
+
+/// The trace that is kept with a span of the log, or one around it.
+fn context_of(span: &Span) -> Option<Context> {
+    TRACER.get()?;
+    let find = |(id, subscriber): (&_, &tracing::Dispatch)| {
+        let span = subscriber.downcast_ref::<Registry>()?.span(id)?;
+        span.scope().find_map(|span| span.extensions().get::<Traced>().map(|traced| traced.0.clone()))
+    };
+    span.with_subscriber(find).flatten()
+}
+
+/// HTTP's headers, and so gRPC's metadata.
+struct Headers<'a>(&'a HeaderMap);
+
+impl Extractor for Headers<'_> {
+    fn get(&self, name: &str) -> Option<&str> {
+        self.0.get(name)?.to_str().ok()
+    }
+
+    fn keys(&self) -> Vec<&str> {
+        self.0.keys().map(http::HeaderName::as_str).collect()
+    }
+}

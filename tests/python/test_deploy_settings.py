@@ -1,0 +1,41 @@
+"""The chart's settings are those of `blip-serve serve`."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+
+from render_manifests import CHART
+from service import default_binary
+
+# What the chart sets itself, from values of other names.
+OWN = {
+    "BLIP_ADMIN_LISTEN",
+    "BLIP_API_KEYS",
+    "BLIP_API_KEYS_FILE",
+    "BLIP_GRAPH_CACHE",
+    "BLIP_LISTEN",
+    "BLIP_MODELS",
+    "BLIP_TLS_CERT",
+    "BLIP_TLS_CLIENT_CA",
+    "BLIP_TLS_KEY",
+}
+
+
+def offered() -> set[str]:
+    """The environment twins of the chart's settings."""
+    schema = json.loads((CHART / "values.schema.json").read_text())
+    names = schema["properties"]["settings"]["properties"]
+    return {"BLIP_" + name.upper().replace("-", "_") for name in names}
+
+
+def known() -> set[str]:
+    """Those of the program."""
+    command = [str(default_binary()), "serve", "--help"]
+    text = subprocess.run(command, capture_output=True, text=True, check=True, env={}).stdout
+    return set(re.findall(r"\[env: (BLIP_[A-Z_]+)", text))
+
+
+def test_every_setting_of_the_program_can_be_set_and_no_other() -> None:
+    assert offered() == known() - OWN

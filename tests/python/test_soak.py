@@ -1,0 +1,101 @@
+"""The soak, for seconds: every kind of request is sent, and what should not come would be seen."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+
+import pytest
+from load.clients import Both, Grpc, Rest
+from load.metrics import metric_in
+from load.outcome import FAILED, LATE, LOST, OK, OVERLOADED, REFUSED, WRONG, Outcome, kind_of
+from load.questions import Question, learn
+from load.report import Report, conclude
+from load.traffic import Traffic
+from service import Service, free_port
+from soak.memory import growth
+from soak.run import ALL, Seen, soak
+
+
+def test_every_kind_of_request_gets_what_it_may(service: Service) -> None:
+    report = asyncio.run(soak(service, seconds=5, seed=1, bound=False))
+    assert report.holds, str(report)
+    claims = {check.claim.rsplit(": ", 1)[0] for check in report.checks}
+    assert {kind.name for kind in ALL} <= claims
+
+
+@pytest.fixture(scope="module")
+def asked(service: Service) -> Question:
+    return learn(service)[0]
+
+
+def test_a_wrong_caption_is_seen(service: Service, asked: Question) -> None:
+    async def outcomes() -> list[str]:
+        async with Both(service) as clients:
+            wrong = replace(asked, expected="a dog")
+            seen = [
+                await client.ask(each)
+                for client in (clients.rest, clients.grpc)
+                for each in (asked, wrong)
+            ]
+            return [outcome.kind for outcome in seen]
+
+    assert asyncio.run(outcomes()) == [OK, WRONG, OK, WRONG]
+
+    async def judged() -> Report:
+        report = Report("wrong")
+        async with Traffic(Both(service), [replace(asked, expected="a dog")]) as traffic:
+            await traffic.more(2)
+        traffic.judge(report)
+        return report
+
+    assert not asyncio.run(judged()).holds
+
+
+def test_a_request_without_an_answer_is_lost(asked: Question) -> None:
+    async def outcomes() -> list[str]:
+        port = free_port()
+        clients = Rest(f"http://127.0.0.1:{port}"), Grpc(f"127.0.0.1:{port}")
+        seen = [await client.ask(asked) for client in clients]
+        for client in clients:
+            await client.close()
+        return [outcome.kind for outcome in seen]
+
+    assert asyncio.run(outcomes()) == [LOST, LOST]
+
+
+def test_an_outcome_that_is_not_allowed_is_counted() -> None:
+    seen = Seen()
+    seen.add(ALL[0], Outcome(OK, "200", 0, 1))
+    assert (seen.total, seen.unexpected) == (1, 0)
+    seen.add(ALL[0], Outcome(FAILED, "500", 0, 1, "why"))
+    assert (seen.total, seen.unexpected) == (2, 1)
+    assert "500: why" in seen.examples[0]
+
+
+def test_codes_have_their_kinds() -> None:
+    codes = {"200": OK, "404": REFUSED, "429": OVERLOADED, "500": FAILED, "504": LATE}
+    codes |= {"OK": OK, "INVALID_ARGUMENT": REFUSED, "RESOURCE_EXHAUSTED": OVERLOADED}
+    assert {code: kind_of(code) for code in codes} == codes
+
+
+def test_growth_is_what_comes_after_the_warm_up() -> None:
+    warm = [(float(second), 100 + min(second, 10)) for second in range(61)]
+    assert growth(warm) == 0
+    assert growth([(at, size + round(at)) for at, size in warm]) > 0.3
+
+
+def test_metrics_are_summed_by_labels() -> None:
+    text = '# TYPE a counter\na{x="1",y="2"} 3\na{x="1",y="4"} 5e0\na{x="2"} 1\nab 7\n'
+    assert metric_in(text, "a", x="1") == 8
+    assert metric_in(text, "a", x="1", y="4") == 5
+    assert metric_in(text, "ab") == 7
+
+
+def test_a_suite_that_claims_nothing_fails() -> None:
+    good, bad = Report("good"), Report("bad")
+    good.check("yes", True)
+    assert not bad.holds
+    assert (conclude([good], None), conclude([good, bad], None), conclude([], None)) == (0, 1, 1)
+    bad.check("no", False, "seen")
+    assert "FAIL no (seen)" in str(bad)
