@@ -11,11 +11,14 @@ FEATURES ?=
 RUST_TESTS := cargo test --release --locked --no-fail-fast --features=$(FEATURES)
 PYTHON_TESTS := $(PYTHON) -m pytest tests/python -q
 
-.PHONY: build demo test test-rust test-python parity parity-large fuzz fuzz-quick fuzz-minimise cuda-check conformance bench bench-tools browser overload faults fault-tools soak lint deny sbom \
+.PHONY: build build-tests demo test test-rust test-python parity parity-large fuzz fuzz-quick fuzz-minimise cuda-check conformance bench bench-tools browser overload faults fault-tools soak lint deny sbom \
 	image manifests alerts helm promtool venv venv-bench ort ort-gpu export-scenes lock clean
 
 build: $(ORT)
 	cargo build --release --locked --features=$(FEATURES)
+
+build-tests: $(ORT)
+	$(RUST_TESTS) --no-run
 
 demo: build venv
 	$(PYTHON) scripts/demo.py --binary $(BINARY)
