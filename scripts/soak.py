@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import logging
 import os
 import random
 import sys
@@ -37,6 +38,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=random.randrange(1 << 32))
     parser.add_argument("--json", type=Path, help="write counts and samples here")
     options = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     cores, others = split_cores()
     os.sched_setaffinity(0, others)
     with tempfile.TemporaryDirectory(prefix="soak-") as folder:

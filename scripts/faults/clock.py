@@ -10,6 +10,7 @@ import asyncio
 import hashlib
 import json
 import os
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,7 @@ from pathlib import Path
 from load.clients import GIVE_UP, Both, Rest, until_answered
 from load.outcome import LATE, OK, OVERLOADED
 from load.questions import MODEL, Question, learn
+from load.raw import Connection
 from load.traffic import Traffic
 from service import Service
 
@@ -88,31 +90,36 @@ async def _idle(
     stage: Stage,
     service: Service,
     name: str,
-    connection: tuple[asyncio.StreamReader, asyncio.StreamWriter],
+    connection: Connection,
 ) -> None:
     """A connection from before the jump is alive; one that rests after it is closed in time."""
-    reader, writer = connection
-    writer.write(_health(service))
-    head = await reader.readuntil(b"\r\n\r\n") if not reader.at_eof() else b""
     claim = f"{name}: a kept connection outlives the jump"
-    stage.report.check(claim, head.startswith(b"HTTP/1.1 200"))
+    stage.report.check(claim, await _is_live(service, connection))
+    reader, writer = connection
     async with asyncio.timeout(GIVE_UP):
         rest = await reader.read()
     stage.report.check(f"{name}: it is closed once it rests", rest == b"", rest[:100])
     writer.close()
 
 
-async def _kept_connection(
-    service: Service,
-) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    reader, writer = await asyncio.open_connection("127.0.0.1", service.port)
-    writer.write(_health(service))
-    await reader.readuntil(b"\r\n\r\n")
-    return reader, writer
+async def _kept_connection(service: Service) -> Connection:
+    connection = await asyncio.open_connection("127.0.0.1", service.port)
+    if not await _is_live(service, connection):
+        raise RuntimeError("the service does not answer whether it is live")
+    return connection
 
 
-def _health(service: Service) -> bytes:
-    return f"GET /v2/health/live HTTP/1.1\r\nhost: {service.address}\r\n\r\n".encode()
+async def _is_live(service: Service, connection: Connection) -> bool:
+    """Asks on the connection and leaves it as it was."""
+    reader, writer = connection
+    writer.write(f"GET /v2/health/live HTTP/1.1\r\nhost: {service.address}\r\n\r\n".encode())
+    try:
+        head = await reader.readuntil(b"\r\n\r\n")
+        length = re.search(rb"(?i)^content-length: (\d+)", head, re.MULTILINE)
+        await reader.readexactly(int(length[1]) if length else 0)
+    except (asyncio.IncompleteReadError, OSError):
+        return False
+    return head.startswith(b"HTTP/1.1 200")
 
 
 async def _until_refused(limited: Rest, question: Question) -> bool:

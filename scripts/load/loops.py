@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
@@ -42,10 +43,21 @@ async def at_rate(call: Call[T], rate: float, seconds: float) -> list[T]:
     return results
 
 
-async def paced(call: Call[None], rate: float, seconds: float) -> None:
-    """The same without results, for loads that last."""
-    start = time.perf_counter()
+async def paced(call: Call[None], rate: float, seconds: float, most: int | None = None) -> None:
+    """The same without results, for loads that last.
+
+    With `most` calls under way the next one waits, and what was not called meanwhile is not made up
+    for: a machine that gets slower is not flooded.
+    """
+    start = due = time.perf_counter()
+    places = asyncio.Semaphore(most or sys.maxsize)
+    number = 0
     async with asyncio.TaskGroup() as group:
-        for number in range(round(rate * seconds)):
-            await asyncio.sleep(max(0.0, start + number / rate - time.perf_counter()))
-            group.create_task(call(number))
+        while due < start + seconds:
+            await asyncio.sleep(max(0.0, due - time.perf_counter()))
+            was_full = places.locked()
+            await places.acquire()
+            task = group.create_task(call(number))
+            task.add_done_callback(lambda _: places.release())
+            number += 1
+            due = time.perf_counter() if was_full else due + 1 / rate

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import random
 import time
 from collections import Counter, defaultdict
@@ -21,6 +23,8 @@ from soak import bad, good, leaving
 from soak.memory import growth
 from soak.tools import PROMPT, Kind, Picture, Tools, image_server
 
+logger = logging.getLogger("soak")
+
 PICTURES = ("cats.jpg", "umbrella-guitar.jpg", "flower.gif", "rocket-guitar.webp")
 SHARE = 0.8
 MOST_GROWTH = 0.02
@@ -29,6 +33,7 @@ BROKEN = "broken"
 _AT_ONCE = 16
 _MEASURED_SECONDS = 5.0
 _EXAMPLES = 20
+_TELL_SECONDS = 60
 
 ALL = [*good.KINDS, *bad.KINDS, *leaving.KINDS]
 
@@ -103,12 +108,22 @@ async def soak(
         rate = SHARE * carried
         report.note(seed=seed, carried_per_second=round(carried, 1), sent_per_second=round(rate, 1))
         async with Sampled(service.process.pid, every=min(1.0, seconds / 120)) as memory:
-            await paced(lambda _: mix.send(seen), rate, seconds)
+            telling = asyncio.create_task(_tell(seen, memory))
+            await paced(lambda _: mix.send(seen), rate, seconds, most=2 * _AT_ONCE)
+            telling.cancel()
         await until(lambda: metric(service, IN_FLIGHT) == 0, "nothing in flight")
     await rest.close()
     await grpc.close()
     _judge(report, seen, memory, mix.kinds, bound)
     return report
+
+
+async def _tell(seen: Seen, memory: Sampled) -> None:
+    """A line a minute, for who watches."""
+    while True:
+        await asyncio.sleep(_TELL_SECONDS)
+        size = memory.samples[-1][1] / MIB
+        logger.info("%d requests, %d unexpected, %.1f MiB", seen.total, seen.unexpected, size)
 
 
 def _judge(report: Report, seen: Seen, memory: Sampled, kinds: list[Kind], bound: bool) -> None:

@@ -85,6 +85,8 @@ pub(super) struct IdleClock {
     activity: Arc<Activity>,
     /// Clones that exist without any request: ours and the service's.
     base: usize,
+    /// Answers that had begun at the last look.
+    answers: u64,
     since: Instant,
     limits: Limits,
 }
@@ -98,7 +100,7 @@ pub(super) enum Idle {
 impl IdleClock {
     pub(super) fn new(activity: Arc<Activity>, limits: Limits) -> Self {
         let base = Arc::strong_count(&activity);
-        Self { activity, base, since: Instant::now(), limits }
+        Self { activity, base, answers: 0, since: Instant::now(), limits }
     }
 
     /// Whether the peer has long not taken a piece of an answer that is there.
@@ -107,7 +109,10 @@ impl IdleClock {
     }
 
     pub(super) fn state(&mut self) -> Idle {
-        if Arc::strong_count(&self.activity) > self.base {
+        // A short request comes and goes between two looks.
+        let answers = self.activity.answers.load(Ordering::Relaxed);
+        if Arc::strong_count(&self.activity) > self.base || answers != self.answers {
+            self.answers = answers;
             self.since = Instant::now();
         }
         let had_request = self.activity.had_request.load(Ordering::Relaxed);
@@ -149,5 +154,20 @@ mod tests {
         let _unread = Sending::new(Body::empty(), activity);
         advance(stall_time / 2).await;
         assert!(!clock.is_stalled());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_between_two_looks_is_no_silence() {
+        let activity = Arc::new(Activity::default());
+        activity.had_request.store(true, Ordering::Relaxed);
+        let limits = parse_limits();
+        let mut clock = IdleClock::new(activity.clone(), limits);
+        for _ in 0..3 {
+            advance(limits.idle_timeout * 3 / 4).await;
+            drop(Sending::new(Body::empty(), activity.clone()));
+            assert!(matches!(clock.state(), Idle::No));
+        }
+        advance(limits.idle_timeout + Duration::from_secs(1)).await;
+        assert!(matches!(clock.state(), Idle::Long));
     }
 }
