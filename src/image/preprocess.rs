@@ -86,7 +86,14 @@ impl PreprocessConfig {
         if fields.do_normalize && !fields.image_std.iter().all(divides) {
             return Err("image_std must be finite and not 0");
         }
-        Ok(Self(fields))
+        let config = Self(fields);
+        // What is finite as f64 may not be as f32, which the model sees.
+        let is_finite = |channel| config.table(channel).iter().all(|value| value.is_finite());
+        if (0..3).all(is_finite) {
+            Ok(config)
+        } else {
+            Err("rescale_factor, image_mean and image_std must give finite values as f32")
+        }
     }
 
     /// What becomes of transparent pixels; for [`decode`](super::decode()).
@@ -129,4 +136,36 @@ pub fn preprocess(image: &RgbImage, config: &PreprocessConfig) -> PixelValues {
         at += width;
     });
     PixelValues { height, width, data }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fields() -> PreprocessFields {
+        PreprocessFields {
+            height: 2,
+            width: 2,
+            resample: Filter::Bicubic,
+            resize_order: ResizeOrder::Pillow13,
+            alpha: AlphaPolicy::White,
+            do_rescale: true,
+            rescale_factor: 1.0 / 255.0,
+            do_normalize: true,
+            image_mean: [0.5; 3],
+            image_std: [0.5; 3],
+        }
+    }
+
+    #[test]
+    fn numbers_that_give_infinite_values_are_refused() {
+        assert!(PreprocessConfig::new(fields()).is_ok());
+        for wrong in [
+            PreprocessFields { image_mean: [1e300, 0.5, 0.5], ..fields() },
+            PreprocessFields { image_std: [0.5, 0.5, 1e-45], ..fields() },
+            PreprocessFields { rescale_factor: 1e300, ..fields() },
+        ] {
+            assert!(PreprocessConfig::new(wrong).is_err(), "{wrong:?}");
+        }
+    }
 }
