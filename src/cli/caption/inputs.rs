@@ -11,7 +11,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use clap::Args;
+use clap::{Args, ValueHint};
 use url::Url;
 
 use super::walk::{self, Rules};
@@ -25,7 +25,7 @@ pub(super) struct InputArgs {
     /// Of a folder, the files in it that are images by content or extension (--recursive: of all folders in it). A
     /// quoted pattern such as 'photos/**/*.jpg' knows *, ?, [a-z], {a,b} and **; hidden files match only a pattern that
     /// begins with a dot. URLs are http, https or data:. Files that are named are always tried.
-    #[arg(required_unless_present = "files_from", value_name = "IMAGE_OR_URL", help_heading = None)]
+    #[arg(required_unless_present = "files_from", value_name = "IMAGE_OR_URL", value_hint = ValueHint::AnyPath, help_heading = None)]
     images: Vec<OsString>,
 
     /// Look into the folders inside folders, too

@@ -19,6 +19,7 @@ use clap::Args;
 
 use super::{CommandError, ModelArgs, generation::GenerationArgs, select, small_runtime};
 use crate::{
+    blip::Manifest,
     captioner::Captioner,
     config::ImageConfig,
     generation::GenerationParameters,
@@ -87,7 +88,8 @@ impl CaptionImages {
         let parameters = GenerationParameters::from(self.generation.clone());
         let mut inputs = self.inputs.list()?;
         let listed = inputs.len();
-        let sequences = parameters.num_return_sequences.unwrap_or(1) as usize;
+        let resolved = parameters.or(&entry.generation).or(&Manifest::load(&entry.path)?.generation);
+        let sequences = resolved.num_return_sequences.unwrap_or(1) as usize;
         let output = self.output.open(&mut inputs, sequences)?;
         let total = inputs.len();
         let tally = Tally { total: total as u64, skipped: (listed - total) as u64, ..Tally::default() };

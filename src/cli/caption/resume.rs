@@ -1,7 +1,7 @@
 //! `--resume`: which images an output file already has, and its repair.
 //!
 //! An image is done if the file holds as many captions of it as are asked for. Failures of images that are asked for, a
-//! line that a crash tore, and an image of which it kept only some captions are taken out, so that each image is in the
+//! line that a crash tore, and an image of which it left only some captions are taken out, so that each image is in the
 //! file once in the end. The repaired file takes the old one's place in one step.
 
 use std::{
@@ -22,8 +22,6 @@ struct Ledger {
     /// Captions of each image.
     captions: HashMap<String, usize>,
     failed: HashSet<String>,
-    /// The image of the last caption.
-    last: Option<String>,
     torn: bool,
 }
 
@@ -36,18 +34,19 @@ pub(super) fn resume(
     sequences: usize,
 ) -> Result<HashSet<String>, String> {
     let ledger = Ledger::read(path, format)?;
-    let (done, partial): (HashSet<&String>, HashSet<&String>) =
-        ledger.captions.keys().filter(|image| wanted.contains(*image)).partition(|image| ledger.has(image, sequences));
+    let known = ledger.captions.iter().filter(|(image, _)| wanted.contains(*image));
+    let (done, partial): (HashMap<&String, &usize>, HashMap<&String, &usize>) =
+        known.partition(|(_, count)| **count >= sequences);
     let is_kept = |content: &Content| match content {
         Content::Header => true,
-        Content::Caption(image) => !partial.contains(image),
+        Content::Caption(image) => !partial.contains_key(image),
         Content::Failure(image) => !wanted.contains(image),
         Content::Torn => false,
     };
     if ledger.torn || !partial.is_empty() || !ledger.failed.is_disjoint(wanted) {
         rewrite(path, format, is_kept)?;
     }
-    Ok(done.into_iter().cloned().collect())
+    Ok(done.into_keys().cloned().collect())
 }
 
 impl Ledger {
@@ -57,10 +56,7 @@ impl Ledger {
         for record in Records::new(BufReader::new(file), format) {
             match record?.content {
                 Content::Header => {}
-                Content::Caption(image) => {
-                    *ledger.captions.entry(image.clone()).or_default() += 1;
-                    ledger.last = Some(image);
-                }
+                Content::Caption(image) => *ledger.captions.entry(image).or_default() += 1,
                 Content::Failure(image) => {
                     ledger.failed.insert(image);
                 }
@@ -68,19 +64,6 @@ impl Ledger {
             }
         }
         Ok(ledger)
-    }
-
-    /// Whether all captions of an image are there. A crash may have cut off some of the last one's even between two
-    /// lines: it must have as many as the others, and if there are no others, nothing torn behind it.
-    fn has(&self, image: &str, sequences: usize) -> bool {
-        let count = self.captions.get(image).copied().unwrap_or(0);
-        let is_whole = if self.last.as_deref() == Some(image) {
-            let others = self.captions.iter().filter(|(other, _)| *other != image);
-            others.map(|(_, count)| *count).max().map_or(!self.torn, |most| count >= most)
-        } else {
-            true
-        };
-        is_whole && count >= sequences
     }
 }
 
@@ -108,8 +91,6 @@ fn rewrite(path: &Path, format: Format, is_kept: impl Fn(&Content) -> bool) -> R
 
 #[cfg(test)]
 mod tests {
-    use std::slice;
-
     use super::*;
 
     fn caption(image: &str) -> String {
@@ -150,10 +131,9 @@ mod tests {
     #[test]
     fn an_image_with_some_of_its_captions_is_done_anew() {
         let two = caption("a") + &caption("a");
-        assert_eq!(resumed(&[two.clone(), caption("b")], &["a", "b"], 1), ("a".into(), two.clone()));
-        assert_eq!(resumed(&[caption("a")], &["a"], 2), (String::new(), String::new()));
-        assert_eq!(resumed(&[caption("a"), "{".into()], &["a"], 1), (String::new(), String::new()));
-        assert_eq!(resumed(slice::from_ref(&two), &["a"], 2), ("a".into(), two.clone()));
+        assert_eq!(resumed(&[two.clone(), caption("b")], &["a", "b"], 2), ("a".into(), two.clone()));
+        assert_eq!(resumed(&[caption("b"), "{".into()], &["a"], 2), (String::new(), caption("b")));
+        assert_eq!(resumed(&[two.clone(), caption("b")], &["a", "b"], 1), ("ab".into(), two + &caption("b")));
     }
 
     #[test]
