@@ -105,7 +105,9 @@ def test_every_text_has_contrast(
     browser: Browser, service: Service, tmp_path: Path, theme: str
 ) -> None:
     playground = Playground(browser, service.url, prefers_color_scheme=theme)
+    playground.page.screenshot(PICTURES_FOLDER / f"{theme}-empty.png")
     filled(playground, tmp_path)
+    playground.page.screenshot(PICTURES_FOLDER / f"{theme}.png")
     playground.parameter(num_beams=99)
     playground.click("#run")
     playground.page.run("document.querySelector('#key-fold').open = true")
@@ -114,7 +116,7 @@ def test_every_text_has_contrast(
         each["what"].split()[0] for each in found
     }
     assert [each for each in found if not each["fits"]] == []
-    picture = playground.page.screenshot(PICTURES_FOLDER / f"contrast-{theme}.png")
+    picture = playground.page.screenshot(PICTURES_FOLDER / f"{theme}-errors.png")
     brightness = ImageStat.Stat(Image.open(picture).convert("L")).mean[0]
     assert (brightness > 128) == (theme == "light")
 
@@ -223,6 +225,7 @@ def test_nothing_is_wider_than_the_screen(
 ) -> None:
     playground.page.resize(width, 740, mobile=width < 500)
     filled(playground, tmp_path)
+    playground.page.screenshot(PICTURES_FOLDER / f"{width}-wide.png")
     playground.page.run("document.querySelectorAll('details').forEach((each) => each.open = true)")
     wide = """[document.documentElement, ...document.querySelectorAll('body *')]
         .filter((node) => node.checkVisibility() && !node.closest('.unseen'))
@@ -235,29 +238,3 @@ def test_nothing_is_wider_than_the_screen(
         .filter((node) => node.getBoundingClientRect().height < 24)
         .map((node) => node.outerHTML.slice(0, 120))"""
     assert playground.page.run(small) == [], "a finger needs 24 pixels"
-
-
-@pytest.mark.parametrize(
-    ("name", "width", "theme"),
-    [
-        ("desktop-light", 1280, "light"),
-        ("desktop-dark", 1280, "dark"),
-        ("phone-light", 360, "light"),
-        ("phone-dark", 360, "dark"),
-    ],
-)
-def test_pictures_for_people(
-    browser: Browser, service: Service, tmp_path: Path, name: str, width: int, theme: str
-) -> None:
-    playground = Playground(browser, service.url, prefers_color_scheme=theme)
-    playground.page.resize(width, 860, mobile=width < 500)
-    empty = playground.page.screenshot(PICTURES_FOLDER / f"{name}-empty.png")
-    filled(playground, tmp_path)
-    full = playground.page.screenshot(PICTURES_FOLDER / f"{name}.png")
-    playground.click("#parameters summary")
-    playground.page.screenshot(PICTURES_FOLDER / f"{name}-parameters.png")
-    for picture in (empty, full):
-        image = Image.open(picture)
-        # A scroll bar is not in the picture.
-        assert width - 20 <= image.width <= width
-        assert len(image.convert("RGB").getcolors(1 << 24)) > 50

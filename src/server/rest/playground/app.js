@@ -51,6 +51,14 @@ const run = (chosen) => {
   for (const card of chosen) card.enqueue(queue);
 };
 
+/** Runs what the button says; where the captions are below the form, they come into view. */
+const runAll = () => {
+  const chosen = wanted();
+  run(chosen);
+  const isNarrow = find("#results").offsetTop > form.offsetTop + form.offsetHeight;
+  if (isNarrow && chosen.some((card) => card.isBusy)) chosen[0].node.scrollIntoView({ block: "center" });
+};
+
 const house = {
   settings,
   run: (card) => run([card]),
@@ -89,7 +97,7 @@ form.addEventListener("submit", (event) => {
     find("#pick").focus();
     return;
   }
-  run(wanted());
+  runAll();
 });
 
 form.addEventListener("keydown", (event) => {
@@ -105,8 +113,8 @@ copies(find("#copy-all"), () => cards.flatMap((card) => card.texts).join("\n"));
 find("#sample").addEventListener("click", async () => {
   const response = await fetch("playground/sample.jpg");
   add([{ file: new File([await response.blob()], "sample.jpg", { type: "image/jpeg" }), name: "sample.jpg" }]);
-  run(wanted());
   find("#run").focus();
+  runAll();
 });
 
 // Commands of cards that were not run yet follow the form.

@@ -128,8 +128,8 @@ export const copyButton = (label, text) => {
   return button;
 };
 
-/** @param {number} value Three digits that count, and a real minus. */
-export const number = (value) => String(Number(value.toPrecision(3))).replace(/^-/, "\u2212");
+/** @param {number} value */
+export const number = (value) => (Math.abs(value) < 0.0005 ? "\u2248 0" : value.toFixed(3).replace("-", "\u2212"));
 
 /** @param {number} ms */
 export const duration = (ms) => {
