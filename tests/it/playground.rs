@@ -30,18 +30,19 @@ fn every_file_that_the_page_names_is_there_without_a_key() {
         let mut to_read = vec!["/".to_owned()];
         let mut read = HashSet::new();
         while let Some(path) = to_read.pop() {
+            let extension = path.rsplit_once('.').map(|(_, extension)| extension);
             // A picture is no text.
-            let method = if path.contains(".jpg") { "HEAD" } else { "GET" };
+            let method = if extension == Some("jpg") { "HEAD" } else { "GET" };
             let request = format!("{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
             let reply = exchange(server, &request).await;
             assert_eq!(reply.status, 200, "{path}");
             is_guarded(&reply);
             let content_type = &reply.headers["content-type"];
-            let expected = match path.rsplit_once('.') {
+            let expected = match extension {
                 None => "text/html; charset=utf-8",
-                Some((_, "css")) => "text/css; charset=utf-8",
-                Some((_, "js")) => "text/javascript; charset=utf-8",
-                Some((_, "svg")) => "image/svg+xml",
+                Some("css") => "text/css; charset=utf-8",
+                Some("js") => "text/javascript; charset=utf-8",
+                Some("svg") => "image/svg+xml",
                 Some(_) => "image/jpeg",
             };
             assert_eq!(content_type, expected, "{path}");

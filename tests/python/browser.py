@@ -188,9 +188,9 @@ class Page:
     def press(self, key: str, code: int, modifiers: int = 0) -> None:
         """A key of the keyboard, by its name and its virtual code."""
         stroke = {"key": key, "code": key, "windowsVirtualKeyCode": code, "modifiers": modifiers}
-        # Only a key that writes something has the effect of one.
-        typed = {"type": "keyDown", "text": "\r"} if key == "Enter" else {"type": "rawKeyDown"}
-        self.call("Input.dispatchKeyEvent", **typed, **stroke)
+        # A key without a text presses no button.
+        text = {"text": "\r"} if key == "Enter" else {}
+        self.call("Input.dispatchKeyEvent", type="keyDown", **stroke, **text)
         self.call("Input.dispatchKeyEvent", type="keyUp", **stroke)
 
     def screenshot(self, file: Path) -> Path:

@@ -189,7 +189,7 @@ def test_the_keyboard_reaches_everything_in_order_and_leaves_again(playground: P
     # Enter opens, Control and Enter captions.
     page.run("document.querySelector('#parameters summary').focus()")
     page.press("Enter", 13)
-    page.wait("document.querySelector('#parameters').open || null")
+    page.wait("document.querySelector('#parameters').open")
     page.run("document.querySelector('#p-num_beams').focus()")
     page.call("Input.insertText", text="2")
     page.press("Enter", 13, modifiers=2)

@@ -102,15 +102,12 @@ const field = ({ name, type, min, max, step = 1, choices = [], help }) => {
   return element(
     "div",
     { className: `parameter ${type}` },
-    element("label", { htmlFor: id }, ...broken(name)),
+    element("label", { htmlFor: id, textContent: name }),
     control,
     element("p", { id: `${id}-problem`, className: "field-problem", hidden: true }),
     element("p", { id: `${id}-help`, className: "hint", textContent: help }),
   );
 };
-
-/** A long name breaks behind an underscore. */
-const broken = (name) => name.split(/(?<=_)/).flatMap((part) => [part, element("wbr")]);
 
 const count = () => {
   const set = FIELDS.filter(({ name }) => input(name).value.trim() !== "").length;
