@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from browser import Browser, Page
-from clients import IMAGES, PROMPT, ROOT
+from clients import IMAGES, PROMPT, ROOT, expected
 
 PICTURES_FOLDER = ROOT / "build" / "playground"
 """Where the tests leave pictures of the page, for people."""
@@ -25,6 +25,11 @@ CARD = """[...document.querySelectorAll('.card')].map((card) => {
         shown: !card.querySelector('img').hidden,
     };
 })"""
+
+
+def unconditional(name: str) -> str:
+    """transformers' caption without a prompt, of a picture that has it in the golden file as sampling from one token."""
+    return expected(name, None, {"do_sample": True, "top_k": 1})[0]["text"]
 
 
 class Playground:

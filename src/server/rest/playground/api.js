@@ -15,27 +15,10 @@
  * @property {Caption[]} captions
  * @property {string} model
  * @property {string} version
- * @property {{ name: string, ms: number }[]} timings
+ * @property {{ name: string, ms?: number, text?: string }[]} timings A time, or a word such as whether a cache had it.
  */
 
-/** A request that got no answer, or a refusal. */
-export class ApiError extends Error {
-  /**
-   * @param {string} message For people.
-   * @param {{ status?: number, retryAfter?: number, requestId?: string }} [more]
-   */
-  constructor(message, { status = 0, retryAfter = 0, requestId = "" } = {}) {
-    super(message);
-    this.status = status;
-    this.retryAfter = retryAfter;
-    this.requestId = requestId;
-  }
-
-  /** The field that the server complains about, if it names one. */
-  get field() {
-    return this.status === 400 ? (/^([\w.[\]]+): /.exec(this.message)?.[1] ?? "") : "";
-  }
-}
+import { ApiError } from "./errors.js";
 
 /**
  * Sends a request; an ApiError unless the server is pleased. An abort is passed on as it is.
@@ -75,32 +58,6 @@ const refusal = async (response) => {
   const text = typeof body?.error === "string" ? body.error : `The server answered ${status} ${response.statusText}`;
   const retryAfter = Number(response.headers.get("retry-after")) || 0;
   return new ApiError(text, { status, retryAfter, requestId: body?.request_id ?? "" });
-};
-
-/**
- * What a failure means, for people.
- * @param {unknown} error
- */
-export const explain = (error) => {
-  if (!(error instanceof ApiError)) return `Something went wrong on this page: ${error}`;
-  switch (error.status) {
-    case 401:
-      return "This server wants an API key. Enter a valid one under “API key” and try again.";
-    case 429:
-      return `The server is busy: ${error.message}. Try again ${error.retryAfter > 1 ? `in ${error.retryAfter} seconds` : "in a moment"}.`;
-    case 503:
-      return `Not available: ${error.message}. Try again in a moment.`;
-    case 500:
-      return `The server failed (${error.message}). Its log has the cause${error.requestId && ` under request ${error.requestId}`}.`;
-    default:
-      return sentence(error.message);
-  }
-};
-
-/** What is wrong with the image needs no name of a field: there is one image. */
-const sentence = (text) => {
-  const plain = text.replace(/^(?:image|img_url|image_url): /, "");
-  return plain === text ? text : `${plain.charAt(0).toUpperCase()}${plain.slice(1)}.`;
 };
 
 /**
@@ -220,8 +177,10 @@ const serverTimings = (headers) => {
   const timings = [];
   for (const part of (headers.get("server-timing") ?? "").split(",")) {
     const [name, ...more] = part.split(";").map((word) => word.trim());
-    const time = more.map((word) => /^dur="?([\d.]+)/.exec(word)?.[1]).find(Boolean);
-    if (name && time) timings.push({ name: label(name), ms: Number(time) });
+    const value = (of) => more.map((word) => new RegExp(`^${of}="?([^"]+)`).exec(word)?.[1]).find(Boolean);
+    const [time, text] = [Number(value("dur")), value("desc")];
+    if (name && time >= 0) timings.push({ name: label(name), ms: time });
+    else if (name && text) timings.push({ name: label(name), text });
   }
   for (const [header, value] of headers) {
     const name = /^x-(.+)-time-ms$/.exec(header)?.[1];

@@ -1,8 +1,9 @@
 /** One image and what became of it: thumbnail, caption, timings, commands. */
 
-import { ApiError, caption, explain } from "./api.js";
+import { caption } from "./api.js";
 import { commands } from "./commands.js";
 import { announce, copyButton, duration, element, find, number, say, size } from "./dom.js";
+import { ApiError, explain } from "./errors.js";
 
 /**
  * @typedef {object} House What a card asks the page.
@@ -181,7 +182,7 @@ export class Card {
   #finish({ captions, model, version, timings }) {
     this.texts = captions.map(({ text }) => text);
     this.#part(".captions").replaceChildren(...captions.map(line));
-    const times = timings.map(({ name, ms }) => [name, duration(ms)]);
+    const times = timings.map(({ name, ms, text }) => [name, text ?? duration(ms)]);
     const rows = [...times, ["Model", `${model} v${version}`]].map(([name, value]) =>
       element("div", {}, element("dt", { textContent: name }), element("dd", { textContent: value })));
     this.#part(".timings").replaceChildren(...rows);

@@ -32,7 +32,7 @@ const JAVASCRIPT: &str = "text/javascript; charset=utf-8";
 /// proxy that adds a prefix.
 type Asset = (&'static str, &'static str, &'static [u8]);
 
-const ASSETS: [Asset; 17] = [
+const ASSETS: [Asset; 18] = [
     ("/", HTML, include_bytes!("index.html")),
     ("/playground/base.css", CSS, include_bytes!("base.css")),
     ("/playground/form.css", CSS, include_bytes!("form.css")),
@@ -43,6 +43,7 @@ const ASSETS: [Asset; 17] = [
     ("/playground/card.js", JAVASCRIPT, include_bytes!("card.js")),
     ("/playground/commands.js", JAVASCRIPT, include_bytes!("commands.js")),
     ("/playground/dom.js", JAVASCRIPT, include_bytes!("dom.js")),
+    ("/playground/errors.js", JAVASCRIPT, include_bytes!("errors.js")),
     ("/playground/images.js", JAVASCRIPT, include_bytes!("images.js")),
     ("/playground/key.js", JAVASCRIPT, include_bytes!("key.js")),
     ("/playground/models.js", JAVASCRIPT, include_bytes!("models.js")),

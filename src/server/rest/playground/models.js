@@ -1,7 +1,8 @@
 /** Whether the server is there, and which models it has. */
 
-import { ApiError, call, explain } from "./api.js";
+import { call } from "./api.js";
 import { element, find, say } from "./dom.js";
+import { ApiError, explain } from "./errors.js";
 
 const FIRST_WAIT_MS = 1000;
 const LONGEST_WAIT_MS = 15_000;
