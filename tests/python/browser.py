@@ -195,6 +195,7 @@ class Page:
 
     def screenshot(self, file: Path) -> Path:
         """The whole page as a PNG."""
+        self.run("scrollTo(0, 0)")
         answer = self.call("Page.captureScreenshot", captureBeyondViewport=True)
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(base64.b64decode(answer["data"]))
