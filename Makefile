@@ -8,7 +8,7 @@ ORT_GPU := .onnxruntime-gpu/lib/libonnxruntime.so
 HELM := .tools/helm
 # Cargo features, separated by commas; simd-jpeg needs nasm.
 FEATURES ?=
-RUST_TESTS := cargo test --release --locked --no-fail-fast --features=$(FEATURES)
+RUST_TESTS := cargo test --package blip-serve --release --locked --no-fail-fast --features=$(FEATURES)
 PYTHON_TESTS := $(PYTHON) -m pytest tests/python -q
 
 .PHONY: build build-tests demo test test-rust test-python parity parity-large fuzz fuzz-quick fuzz-minimise cuda-check conformance bench bench-tools browser overload faults fault-tools soak lint deny sbom \

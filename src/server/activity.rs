@@ -104,20 +104,21 @@ impl IdleClock {
     }
 
     /// Whether the peer has long not taken a piece of an answer that is there.
-    pub(super) fn is_stalled(&self) -> bool {
-        self.activity.unsent().values().any(|since| since.elapsed() > self.limits.write_timeout)
+    pub(super) fn is_stalled(&self, now: Instant) -> bool {
+        self.activity.unsent().values().any(|since| now.duration_since(*since) > self.limits.write_timeout)
     }
 
-    pub(super) fn state(&mut self) -> Idle {
+    /// How long nothing has happened.
+    pub(super) fn state(&mut self, now: Instant) -> Idle {
         // A short request comes and goes between two looks.
         let answers = self.activity.answers.load(Ordering::Relaxed);
         if Arc::strong_count(&self.activity) > self.base || answers != self.answers {
             self.answers = answers;
-            self.since = Instant::now();
+            self.since = now;
         }
         let had_request = self.activity.had_request.load(Ordering::Relaxed);
         let limit = if had_request { self.limits.idle_timeout } else { self.limits.header_timeout };
-        match self.since.elapsed() {
+        match now.duration_since(self.since) {
             elapsed if elapsed > limit + CLOSING_TIME => Idle::TooLong,
             elapsed if elapsed > limit => Idle::Long,
             _ => Idle::No,
@@ -131,43 +132,41 @@ mod tests {
 
     use futures_util::{StreamExt, stream};
     use http_body_util::BodyExt;
-    use tokio::time::advance;
 
     use super::*;
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn only_a_peer_that_does_not_take_what_is_there_is_stalled() {
         let activity = Arc::new(Activity::default());
         let limits = Limits::defaults();
-        let stall_time = limits.write_timeout;
         let clock = IdleClock::new(activity.clone(), limits);
+        let is_stalled_after = |time: Duration| clock.is_stalled(Instant::now() + time);
+        let late = limits.write_timeout + Duration::from_secs(1);
         let piece = stream::iter([Ok::<_, Infallible>(Bytes::from_static(b"a"))]);
         let mut answer = Sending::new(Body::from_stream(piece.chain(stream::pending())), activity.clone());
-        advance(stall_time + Duration::from_secs(1)).await;
-        assert!(clock.is_stalled(), "never asked for");
+        assert!(is_stalled_after(late), "never asked for");
         assert_eq!(answer.frame().await.unwrap().unwrap().into_data().unwrap(), "a");
-        assert!(!clock.is_stalled());
+        assert!(!is_stalled_after(limits.write_timeout / 2));
+        assert!(is_stalled_after(late), "not asked for more");
         assert!(futures_util::poll!(answer.frame()).is_pending());
-        advance(stall_time * 2).await;
-        assert!(!clock.is_stalled(), "there is nothing to take");
+        assert!(!is_stalled_after(late), "there is nothing to take");
         drop(answer);
-        let _unread = Sending::new(Body::empty(), activity);
-        advance(stall_time / 2).await;
-        assert!(!clock.is_stalled());
+        assert!(!is_stalled_after(late));
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn a_request_between_two_looks_is_no_silence() {
+    #[test]
+    fn a_request_between_two_looks_is_no_silence() {
         let activity = Arc::new(Activity::default());
         activity.had_request.store(true, Ordering::Relaxed);
-        let limits = parse_limits();
+        let limits = Limits::defaults();
         let mut clock = IdleClock::new(activity.clone(), limits);
+        let mut now = Instant::now();
         for _ in 0..3 {
-            advance(limits.idle_timeout * 3 / 4).await;
+            now += limits.idle_timeout * 3 / 4;
             drop(Sending::new(Body::empty(), activity.clone()));
-            assert!(matches!(clock.state(), Idle::No));
+            assert!(matches!(clock.state(now), Idle::No));
         }
-        advance(limits.idle_timeout + Duration::from_secs(1)).await;
-        assert!(matches!(clock.state(), Idle::Long));
+        now += limits.idle_timeout + Duration::from_secs(1);
+        assert!(matches!(clock.state(now), Idle::Long));
     }
 }

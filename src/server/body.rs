@@ -176,15 +176,16 @@ mod tests {
         assert_eq!(error.to_string(), "request body is larger than 5 bytes");
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn a_silent_client_is_not_waited_for() {
-        let silence = Duration::from_secs(10);
+        let silence = Duration::from_millis(20);
         let reservation = Budget::new(10, prometheus::IntGauge::new("g", "g").unwrap()).reservation();
         let silent = Body::from_stream(futures_util::stream::pending::<Result<Bytes, std::io::Error>>());
         let silent = Body::new(Counted::new(silent, reservation.clone(), Some(silence)));
         let started = tokio::time::Instant::now();
         assert!(read(silent, 5).await.is_err());
-        assert_eq!((started.elapsed(), reservation.fault()), (silence, Some(Fault::TooSlow)));
+        assert!(started.elapsed() >= silence);
+        assert_eq!(reservation.fault(), Some(Fault::TooSlow));
     }
 
     #[tokio::test]

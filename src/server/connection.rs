@@ -19,7 +19,7 @@ use hyper_util::{
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    time::{MissedTickBehavior, interval, sleep},
+    time::{Instant, MissedTickBehavior, interval, sleep},
 };
 use tower::ServiceExt;
 use tracing::debug;
@@ -76,8 +76,8 @@ pub(super) async fn drive(
                 connection.as_mut().graceful_shutdown();
             }
             () = signals.closed.cancelled() => return,
-            _ = ticks.tick() => match idle.state() {
-                _ if idle.is_stalled() => {
+            _ = ticks.tick() => match idle.state(Instant::now()) {
+                _ if idle.is_stalled(Instant::now()) => {
                     debug!("connection closed: its peer takes no answers");
                     return;
                 }

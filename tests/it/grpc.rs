@@ -8,19 +8,19 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use prost::Message;
 use serde_json::json;
 use tokio::net::TcpStream;
-use tonic::{Code, Request, Status, transport::Channel};
+use tonic::{Code, Request, Status};
 use tonic_types::StatusExt;
 
 use crate::support::{
-    ImageServer, Server,
+    GrpcClient, ImageServer, Server,
     health::{HealthCheckRequest, health_client::HealthClient},
     model, pb,
     pb::{caption_request::Source, caption_service_client::CaptionServiceClient},
     png, post, refused_sentence, run,
 };
 
-async fn client(server: &Server) -> CaptionServiceClient<Channel> {
-    CaptionServiceClient::new(server.channel().await).max_encoding_message_size(usize::MAX)
+fn client(server: &Server) -> CaptionServiceClient<GrpcClient> {
+    server.grpc(CaptionServiceClient::with_origin).max_encoding_message_size(usize::MAX)
 }
 
 fn picture() -> pb::CaptionRequest {
@@ -40,7 +40,7 @@ fn a_caption_is_the_same_over_both_transports() {
     run(async {
         let server = Server::start(&[]).await;
         let images = ImageServer::start().await;
-        let mut client = client(&server).await;
+        let mut client = client(&server);
         let parameters = pb::GenerationParameters {
             num_beams: Some(3),
             num_return_sequences: Some(2),
@@ -77,7 +77,7 @@ fn a_caption_is_the_same_over_both_transports() {
 fn mistakes_are_invalid_arguments_with_their_field() {
     run(async {
         let server = Server::start(&[]).await;
-        let mut client = client(&server).await;
+        let mut client = client(&server);
         let with = |parameters| pb::CaptionRequest { parameters: Some(parameters), ..picture() };
         let text = pb::CaptionRequest { source: Some(Source::Image("text".into())), ..Default::default() };
         for (request, field) in [
@@ -115,13 +115,13 @@ fn mistakes_are_invalid_arguments_with_their_field() {
 fn keys_are_metadata_and_health_needs_none() {
     run(async {
         let server = Server::start(&["--api-keys=alpha"]).await;
-        let mut client = client(&server).await;
+        let mut client = client(&server);
         let status = client.caption(picture()).await.unwrap_err();
         assert_eq!((status.code(), reason(&status)), (Code::Unauthenticated, "UNAUTHENTICATED".into()));
         let mut request = Request::new(picture());
         request.metadata_mut().insert("authorization", "Bearer alpha".parse().unwrap());
         client.caption(request).await.unwrap();
-        HealthClient::new(server.channel().await).check(HealthCheckRequest::default()).await.unwrap();
+        server.grpc(HealthClient::with_origin).check(HealthCheckRequest::default()).await.unwrap();
     });
 }
 
@@ -160,7 +160,7 @@ fn a_full_house_is_resource_exhausted_with_a_time_to_come_back() {
     run(async {
         let server = Server::start(&["--queue-capacity=1"]).await;
         let images = ImageServer::start().await;
-        let mut client = client(&server).await;
+        let mut client = client(&server);
         let (mut other, slow) = (client.clone(), at(images.url("/slow")));
         let first = tokio::spawn(async move { other.caption(slow).await });
         images.slow_request().await;
@@ -178,7 +178,7 @@ fn an_oversize_message_is_resource_exhausted() {
     run(async {
         let server = Server::start(&["--max-body-bytes=100000"]).await;
         let large = pb::CaptionRequest { source: Some(Source::Image(vec![0; 5_000_000].into())), ..Default::default() };
-        let status = client(&server).await.caption(large).await.unwrap_err();
+        let status = client(&server).caption(large).await.unwrap_err();
         assert_eq!((status.code(), reason(&status)), (Code::ResourceExhausted, "BODY_TOO_LARGE".into()));
         assert_eq!(status.message(), "request body is larger than 100000 bytes");
     });
@@ -189,7 +189,7 @@ fn what_no_service_knows_is_unimplemented_and_garbage_is_refused() {
     run(async {
         let server = Server::start(&[]).await;
         let call = async |path: &'static str, message: Vec<u8>| {
-            let mut client = tonic::client::Grpc::new(server.channel().await);
+            let mut client = server.grpc(tonic::client::Grpc::with_origin);
             client.ready().await.unwrap();
             let codec = tonic_prost::ProstCodec::<Bytes, Bytes>::default();
             client.unary(Request::new(Bytes { field: message }), path.parse().unwrap(), codec).await.unwrap_err()

@@ -12,7 +12,7 @@ use crate::support::{
 fn health_follows_the_standard() {
     run(async {
         let server = Server::start(&[]).await;
-        let mut client = HealthClient::new(server.channel().await);
+        let mut client = server.grpc(HealthClient::with_origin);
         let ask = |service: &str| HealthCheckRequest { service: service.to_owned() };
         for service in ["", "blip.v1.CaptionService"] {
             let reply = client.check(ask(service)).await.unwrap().into_inner();
@@ -24,14 +24,14 @@ fn health_follows_the_standard() {
 
 /// Asks one version of the reflection service for the names of all services.
 macro_rules! service_names {
-    ($version:ident, $channel:expr) => {{
+    ($version:ident, $server:expr) => {{
         use tonic_reflection::pb::$version::{
             ServerReflectionRequest, server_reflection_client::ServerReflectionClient,
             server_reflection_request::MessageRequest, server_reflection_response::MessageResponse,
         };
         let message_request = Some(MessageRequest::ListServices(String::new()));
         let request = ServerReflectionRequest { message_request, ..Default::default() };
-        let mut client = ServerReflectionClient::new($channel);
+        let mut client = $server.grpc(ServerReflectionClient::with_origin);
         let mut replies = client.server_reflection_info(tokio_stream::once(request)).await.unwrap().into_inner();
         match replies.message().await.unwrap().unwrap().message_response {
             Some(MessageResponse::ListServicesResponse(list)) => {
@@ -47,8 +47,8 @@ fn reflection_lists_every_service_in_both_versions() {
     run(async {
         let server = Server::start(&[]).await;
         for (names, own) in [
-            (service_names!(v1, server.channel().await), "grpc.reflection.v1.ServerReflection"),
-            (service_names!(v1alpha, server.channel().await), "grpc.reflection.v1alpha.ServerReflection"),
+            (service_names!(v1, server), "grpc.reflection.v1.ServerReflection"),
+            (service_names!(v1alpha, server), "grpc.reflection.v1alpha.ServerReflection"),
         ] {
             for service in ["blip.v1.CaptionService", "grpc.health.v1.Health", own] {
                 assert!(names.iter().any(|name| name == service), "{service}: {names:?}");

@@ -43,7 +43,7 @@ fn open_questions_about_the_server_do_not_delay_its_end() {
     use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
     run(async {
         let mut server = Server::start(&["--shutdown-grace=20"]).await;
-        let mut client = ServerReflectionClient::new(server.channel().await);
+        let mut client = server.grpc(ServerReflectionClient::with_origin);
         let open = client.server_reflection_info(tokio_stream::pending()).await.unwrap();
         let started = Instant::now();
         server.shut_down();
@@ -74,7 +74,7 @@ fn what_does_not_finish_in_time_is_told_so() {
 fn watchers_hear_of_the_end_and_do_not_delay_it() {
     run(async {
         let mut server = Server::start(&["--shutdown-grace=20"]).await;
-        let mut client = HealthClient::new(server.channel().await);
+        let mut client = server.grpc(HealthClient::with_origin);
         let watch = |service: &str| HealthCheckRequest { service: service.to_owned() };
         let mut known = client.watch(watch("blip.v1.CaptionService")).await.unwrap().into_inner();
         let mut unknown = client.watch(watch("nobody")).await.unwrap().into_inner();

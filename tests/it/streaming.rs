@@ -5,11 +5,11 @@ use std::{sync::atomic::Ordering, time::Duration};
 use futures_util::{StreamExt, stream};
 use serde_json::{Value, json};
 use tokio::{sync::mpsc, time::sleep};
-use tonic::{Code, Request, Status, Streaming, transport::Channel};
+use tonic::{Code, Request, Status, Streaming};
 use tonic_types::StatusExt;
 
 use crate::support::{
-    ImageServer, Server,
+    GrpcClient, ImageServer, Server,
     health::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient},
     model, pb,
     pb::{
@@ -19,8 +19,8 @@ use crate::support::{
     png, post, run,
 };
 
-async fn client(server: &Server) -> CaptionServiceClient<Channel> {
-    CaptionServiceClient::new(server.channel().await)
+fn client(server: &Server) -> CaptionServiceClient<GrpcClient> {
+    server.grpc(CaptionServiceClient::with_origin)
 }
 
 fn picture(id: &str) -> pb::CaptionRequest {
@@ -35,7 +35,7 @@ fn at(id: &str, url: String) -> pb::CaptionRequest {
 async fn many(server: &Server) -> (mpsc::UnboundedSender<pb::CaptionRequest>, Streaming<pb::CaptionManyResponse>) {
     let (sender, mut receiver) = mpsc::unbounded_channel();
     let requests = stream::poll_fn(move |context| receiver.poll_recv(context));
-    let answers = client(server).await.caption_many(requests).await.unwrap().into_inner();
+    let answers = client(server).caption_many(requests).await.unwrap().into_inner();
     (sender, answers)
 }
 
@@ -54,7 +54,7 @@ async fn next(answers: &mut Streaming<pb::CaptionManyResponse>) -> (String, Resu
 fn the_pieces_joined_are_the_caption() {
     run(async {
         let server = Server::start(&[]).await;
-        let mut client = client(&server).await;
+        let mut client = client(&server);
         for (parameters, prompt) in [
             (pb::GenerationParameters::default(), None),
             (pb::GenerationParameters { max_new_tokens: Some(1), ..Default::default() }, None),
@@ -92,7 +92,7 @@ fn with_beams_only_the_end_is_told() {
         let server = Server::start(&[]).await;
         let parameters = pb::GenerationParameters { num_beams: Some(3), ..Default::default() };
         let request = pb::CaptionRequest { parameters: Some(parameters), ..picture("") };
-        let events = client(&server).await.stream_caption(request).await.unwrap().into_inner();
+        let events = client(&server).stream_caption(request).await.unwrap().into_inner();
         let events: Vec<_> = events.collect().await;
         assert!(
             matches!(&events[..], [Ok(pb::StreamCaptionResponse { event: Some(Event::Response(_)) })]),
@@ -105,9 +105,9 @@ fn with_beams_only_the_end_is_told() {
 fn a_stream_that_fails_has_the_status_of_the_failure() {
     run(async {
         let server = Server::start(&[]).await;
-        let mut client = client(&server).await;
+        let mut client = client(&server);
         let slow = ImageServer::start().await.url("/slow");
-        let end = async |client: &mut CaptionServiceClient<Channel>, request: Request<pb::CaptionRequest>| -> Status {
+        let end = async |client: &mut CaptionServiceClient<GrpcClient>, request: Request<pb::CaptionRequest>| -> Status {
             match client.stream_caption(request).await {
                 Ok(events) => events.into_inner().message().await.unwrap_err(),
                 Err(status) => status,
@@ -174,7 +174,7 @@ fn a_stream_holds_its_place_to_its_end() {
     run(async {
         let server = Server::start(&["--queue-capacity=1"]).await;
         let (requests, mut answers) = many(&server).await;
-        let mut other = client(&server).await;
+        let mut other = client(&server);
         assert_eq!(other.caption(picture("")).await.unwrap_err().code(), Code::ResourceExhausted);
         drop(requests);
         assert!(answers.message().await.unwrap().is_none());
@@ -190,7 +190,7 @@ fn a_stream_that_is_refused_hears_so_at_once() {
         let server = Server::start(&["--api-keys=alpha"]).await;
         let requests = stream::pending::<pb::CaptionRequest>();
         let started = std::time::Instant::now();
-        let status = client(&server).await.caption_many(requests).await.unwrap_err();
+        let status = client(&server).caption_many(requests).await.unwrap_err();
         assert_eq!(status.code(), Code::Unauthenticated);
         assert!(started.elapsed() < Duration::from_secs(4));
     });
@@ -228,7 +228,7 @@ fn a_reader_is_told_of_the_end_of_the_grace() {
         let mut server = Server::start(&["--shutdown-grace=0.2"]).await;
         let images = ImageServer::start().await;
         let slow = at("", images.url("/slow"));
-        let mut events = client(&server).await.stream_caption(slow).await.unwrap().into_inner();
+        let mut events = client(&server).stream_caption(slow).await.unwrap().into_inner();
         let reading = tokio::spawn(async move { events.message().await.unwrap_err() });
         images.slow_request().await;
         server.shut_down();
@@ -281,7 +281,7 @@ fn dechunk(text: &str) -> String {
 fn a_server_that_loads_says_so() {
     run(async {
         let (server, load) = Server::start_loading(&[]).await;
-        let mut health = HealthClient::new(server.channel().await);
+        let mut health = server.grpc(HealthClient::with_origin);
         let mut watch = health.watch(HealthCheckRequest::default()).await.unwrap().into_inner();
         assert_eq!(watch.message().await.unwrap().unwrap().status(), ServingStatus::NotServing);
         for (path, status) in [("/v2/health/live", 200), ("/v2/health/ready", 503), ("/v2", 200), ("/docs/", 200)] {
@@ -290,11 +290,11 @@ fn a_server_that_loads_says_so() {
         let early = post(server.address, "/infer", &[], "{}").await;
         assert_eq!((early.status, early.error().as_str()), (503, "the models are loading"));
         assert_eq!(early.headers["retry-after"], "1");
-        let status = client(&server).await.caption(picture("")).await.unwrap_err();
+        let status = client(&server).caption(picture("")).await.unwrap_err();
         assert_eq!(status.code(), Code::Unavailable);
         assert!(status.get_error_details().retry_info().is_some());
         load.send(()).unwrap();
         assert_eq!(watch.message().await.unwrap().unwrap().status(), ServingStatus::Serving);
-        client(&server).await.caption(picture("")).await.unwrap();
+        client(&server).caption(picture("")).await.unwrap();
     });
 }

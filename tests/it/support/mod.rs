@@ -22,6 +22,11 @@ use blip_serve::{
     server::{Signals, serve},
 };
 use clap::{Args, Command, FromArgMatches};
+use ::http::Uri;
+use hyper_util::{
+    client::legacy::{Client, connect::HttpConnector},
+    rt::TokioExecutor,
+};
 use tokio::{
     net::TcpListener,
     runtime,
@@ -29,7 +34,6 @@ use tokio::{
     task::{JoinHandle, yield_now},
     time::timeout,
 };
-use tonic::transport::Channel;
 
 pub(crate) use self::{
     http::{Reply, chunked_post, connect, exchange, get, post, read_reply},
@@ -47,6 +51,9 @@ pub(crate) mod pb {
 pub(crate) mod health {
     tonic::include_proto!("grpc.health.v1");
 }
+
+/// hyper's own, not tonic's: a feature that only tests want would have most libraries built twice.
+pub(crate) type GrpcClient = Client<HttpConnector, tonic::body::Body>;
 
 /// Longer than any step of a test takes, shorter than a person waits.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
@@ -122,9 +129,10 @@ impl Server {
         (Self { address, admin: admin_address, shutdown: Some(shutdown), task }, load)
     }
 
-    /// A gRPC channel to it.
-    pub(crate) async fn channel(&self) -> Channel {
-        Channel::from_shared(format!("http://{}", self.address)).unwrap().connect().await.unwrap()
+    /// A gRPC client for it, made by the `with_origin` of a stub.
+    pub(crate) fn grpc<T>(&self, with_origin: impl FnOnce(GrpcClient, Uri) -> T) -> T {
+        let client = Client::builder(TokioExecutor::new()).http2_only(true).build_http();
+        with_origin(client, format!("http://{}", self.address).parse().unwrap())
     }
 
     /// Tells it to stop.
