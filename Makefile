@@ -11,7 +11,7 @@ FEATURES ?=
 RUST_TESTS := cargo test --package blip-serve --release --locked --no-fail-fast --features=$(FEATURES)
 PYTHON_TESTS := $(PYTHON) -m pytest tests/python -q
 
-.PHONY: build build-tests demo test test-rust test-python parity parity-large fuzz fuzz-quick fuzz-minimise cuda-check conformance bench bench-tools browser overload faults fault-tools soak lint deny sbom \
+.PHONY: build build-tests tools demo test test-rust test-python parity parity-large fuzz fuzz-quick fuzz-minimise cuda-check conformance bench bench-tools browser overload faults fault-tools soak lint deny sbom \
 	image manifests alerts helm promtool venv venv-bench ort ort-gpu export-scenes lock clean
 
 build: $(ORT)
@@ -19,6 +19,10 @@ build: $(ORT)
 
 build-tests: $(ORT)
 	$(RUST_TESTS) --no-run
+
+# All that the tests want besides, one after the other: some come from Debian, whose tools do not like company.
+tools:
+	$(MAKE) --jobs=1 venv ort-gpu browser helm promtool
 
 demo: build venv
 	$(PYTHON) scripts/demo.py --binary $(BINARY)
@@ -100,7 +104,7 @@ browser:
 	fi
 
 lint: venv
-	cargo fmt --check
+	cargo fmt --all --check
 	cargo fmt --check --manifest-path fuzz/Cargo.toml
 	cargo clippy --locked --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --document-private-items

@@ -14,6 +14,8 @@ use crate::api_keys::{ApiKeys, hashed_line};
 const MAX_KEY_BYTES: u64 = 4096;
 
 /// Make an API key, and the line of the keys' file that knows it without holding it.
+///
+/// The line goes to standard output (append it to the file), the key to standard error.
 #[derive(Debug, Args)]
 pub(super) struct HashKey {
     /// Name of the key in logs and metrics
@@ -41,11 +43,11 @@ impl HashKey {
         }
         // What the server would say of it, it says here.
         ApiKeys::parse(std::iter::once(line.as_str()), 0.0)?;
-        let mut out = io::stdout().lock();
         if !self.stdin {
-            writeln!(out, "# for the client, shown once: {key}")?;
+            // Not on standard output, which is appended to the keys' file.
+            writeln!(io::stderr(), "for the client, shown once: {key}")?;
         }
-        writeln!(out, "{line}")?;
+        writeln!(io::stdout(), "{line}")?;
         Ok(ExitCode::SUCCESS)
     }
 }

@@ -34,10 +34,10 @@ def post(service: Service, key: str) -> requests.Response:
 def test_a_made_key_opens_the_door_and_its_line_does_not_hold_it(tmp_path: Path) -> None:
     made = subprocess.run(
         [default_binary(), "hash-key", "team-a"], capture_output=True, text=True, check=True
-    ).stdout
-    key = made.splitlines()[0].rsplit(" ", 1)[1]
+    )
+    key = made.stderr.strip().rsplit(" ", 1)[1]
     keys = tmp_path / "keys"
-    keys.write_text(made.splitlines()[1])
+    keys.write_text(made.stdout)
     assert key not in keys.read_text()
     with Service(log=tmp_path / "log", flags=(f"--api-keys-file={keys}",)) as service:
         assert post(service, key).status_code == 200
