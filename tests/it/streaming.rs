@@ -107,12 +107,13 @@ fn a_stream_that_fails_has_the_status_of_the_failure() {
         let server = Server::start(&[]).await;
         let mut client = client(&server);
         let slow = ImageServer::start().await.url("/slow");
-        let end = async |client: &mut CaptionServiceClient<GrpcClient>, request: Request<pb::CaptionRequest>| -> Status {
-            match client.stream_caption(request).await {
-                Ok(events) => events.into_inner().message().await.unwrap_err(),
-                Err(status) => status,
-            }
-        };
+        let end =
+            async |client: &mut CaptionServiceClient<GrpcClient>, request: Request<pb::CaptionRequest>| -> Status {
+                match client.stream_caption(request).await {
+                    Ok(events) => events.into_inner().message().await.unwrap_err(),
+                    Err(status) => status,
+                }
+            };
         let text = pb::CaptionRequest { source: Some(Source::Image("text".into())), ..Default::default() };
         let status = end(&mut client, Request::new(text)).await;
         assert_eq!(status.code(), Code::InvalidArgument);

@@ -11,6 +11,7 @@ use std::{
     time::Duration,
 };
 
+use ::http::Uri;
 use blip_serve::{
     blip::Runtime,
     captioner::Captioner,
@@ -22,7 +23,6 @@ use blip_serve::{
     server::{Signals, serve},
 };
 use clap::{Args, Command, FromArgMatches};
-use ::http::Uri;
 use hyper_util::{
     client::legacy::{Client, connect::HttpConnector},
     rt::TokioExecutor,
