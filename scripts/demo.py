@@ -54,7 +54,7 @@ def main() -> int:
         LOG.info("gRPC, blip.v1.CaptionService/Caption with 3 beams:")
         for picture in pictures:
             best = running.caption(picture.read_bytes(), parameters={"num_beams": 3})[0]
-            LOG.info("  %-24s %s  (score %.3f)", picture.name, best.text, best.score)
+            LOG.info("  %-24s %s  (score %.2g)", picture.name, best.text, best.score)
     web.shutdown()
     return 0
 

@@ -90,10 +90,7 @@ impl ApiKey {
         let first = words.next().unwrap_or_default();
         let (label, digest) = match first.split(':').collect::<Vec<_>>()[..] {
             [label, SCHEME, hex] => {
-                let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_.@".contains(c);
-                if label.is_empty() || label.len() > MAX_LABEL || !label.chars().all(is_plain) {
-                    return Err(format!("the label must be 1 to {MAX_LABEL} of a-z, A-Z, 0-9, - _ . @"));
-                }
+                check_label(label)?;
                 (label.to_owned(), from_hex(hex).ok_or("sha256: must be followed by 64 hexadecimal digits")?)
             }
             _ => (format!("key-{number}"), Sha256::digest(first).into()),
@@ -129,6 +126,15 @@ impl ApiKey {
             Duration::from_secs(wait.as_secs_f64().ceil() as u64)
         })
     }
+}
+
+/// What a label may be.
+pub fn check_label(label: &str) -> Result<(), String> {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_.@".contains(c);
+    if label.is_empty() || label.len() > MAX_LABEL || !label.chars().all(is_plain) {
+        return Err(format!("the label must be 1 to {MAX_LABEL} of a-z, A-Z, 0-9, - _ . @"));
+    }
+    Ok(())
 }
 
 /// A key's line for the file.

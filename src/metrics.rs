@@ -10,6 +10,9 @@ use prometheus::{
 /// Seconds of whole requests and of stages: from a kept caption to a large model under load.
 const SECONDS: [f64; 15] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0];
 const ROWS: [f64; 8] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0];
+/// Outcomes of reading something again.
+const OK: &str = "ok";
+const FAILED: &str = "failed";
 const TOKENS: [f64; 8] = [5.0, 10.0, 15.0, 20.0, 30.0, 50.0, 100.0, 500.0];
 
 /// All numbers of a process; cheap to clone.
@@ -110,7 +113,7 @@ impl Metrics {
         let new = Register(&registry);
         #[cfg(target_os = "linux")]
         registry.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
-        Ok(Self {
+        let metrics = Self {
             requests: new.counters(
                 "blip_requests_total",
                 "Answered requests",
@@ -177,7 +180,13 @@ impl Metrics {
             )?,
             build_info: new.gauges("blip_build_info", "This build: always 1", &["version", "onnxruntime"])?,
             registry,
-        })
+        };
+        // From zero, or nobody would see the first failure.
+        for what in ["keys", "certificates", "models"] {
+            metrics.reloads.with_label_values(&[what, OK]);
+            metrics.reloads.with_label_values(&[what, FAILED]);
+        }
+        Ok(metrics)
     }
 
     /// The numbers of a model; the same after a reload.
@@ -220,9 +229,9 @@ impl Metrics {
         self.model_info.remove_label_values(&[model, version, precision, source, bundle, execution_provider]).ok();
     }
 
-    /// Configuration was read again.
+    /// `keys`, `certificates` or `models` were read again.
     pub fn reloaded(&self, what: &str, ok: bool) {
-        self.reloads.with_label_values(&[what, if ok { "ok" } else { "failed" }]).inc();
+        self.reloads.with_label_values(&[what, if ok { OK } else { FAILED }]).inc();
     }
 
     /// Which ONNX Runtime this is.

@@ -35,7 +35,7 @@ def main() -> None:
         )
     captions, scores = result.as_numpy("generated_output"), result.as_numpy("score")
     for path, caption, score in zip(arguments.images, captions, scores, strict=True):
-        print(f"{path.name}: {caption.decode()} ({score:.3f})")
+        print(f"{path.name}: {caption.decode()} ({score:.2g})")
 
 
 if __name__ == "__main__":

@@ -38,7 +38,7 @@ def main() -> None:
 
         best = stub.Caption(requests[0]).captions[0]
         reason = messages.FinishReason.Name(best.finish_reason)
-        print(f"Caption        {best.text} (score {best.score:.3f}, {reason})")
+        print(f"Caption        {best.text} (score {best.score:.2g}, {reason})")
 
         print("StreamCaption  ", end="")
         for event in stub.StreamCaption(requests[0]):

@@ -47,6 +47,7 @@ pub enum RuntimeError {
 #[derive(Clone)]
 pub struct Runtime {
     pub(super) environment: ort::environment::Environment,
+    version: String,
     pub(super) graph_cache: Option<GraphCache>,
 }
 
@@ -71,15 +72,12 @@ impl Runtime {
             .map_err(|error| unusable(error.to_string()))?;
         // "ORT Build Info: git-branch=..., ...": the commit tells builds of one version apart.
         info!(library = %path.display(), build = ort::info(), "ONNX Runtime loaded");
-        Ok(Self { environment, graph_cache: None })
+        Ok(Self { environment, version: version(&path, ort::info()), graph_cache: None })
     }
 
-    /// What the library says of itself: its version, or at least its build.
-    pub fn version(&self) -> String {
-        let info = ort::info();
-        // "ORT Build Info: git-branch=..., git-commit-id=..., ...": short enough for a label.
-        let commit = info.split("git-commit-id=").nth(1).and_then(|rest| rest.split([',', ' ']).next());
-        commit.map_or_else(|| "unknown".to_owned(), str::to_owned)
+    /// Of the library: its version, or at least its build.
+    pub fn version(&self) -> &str {
+        &self.version
     }
 
     /// Loads NVIDIA's libraries from `folder`, called `nvidia` where their PyPI wheels put it, before a model asks for them.
@@ -117,8 +115,30 @@ fn find(flag: Option<&Path>) -> Option<PathBuf> {
     std::iter::once(beside).chain(repository).map(|folder| folder.join(LIBRARY)).find(|path| path.is_file())
 }
 
+/// `libonnxruntime.so.1.31.1` has its version in its name; any other is known by the commit in what it says of itself,
+/// `ORT Build Info: git-branch=..., git-commit-id=..., ...`.
+fn version(path: &Path, info: &str) -> String {
+    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    let named = name.split_once(".so.").map(|(_, version)| version).filter(|version| version.contains('.'));
+    let commit = || info.split("git-commit-id=").nth(1).and_then(|rest| rest.split([',', ' ']).next());
+    named.or_else(commit).unwrap_or("unknown").to_owned()
+}
+
 impl std::fmt::Debug for Runtime {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Runtime")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_library_is_known_by_its_version_or_its_commit() {
+        let info = "ORT Build Info: git-branch=HEAD, git-commit-id=6af1a93, build type=Release";
+        assert_eq!(version(Path::new("/lib/libonnxruntime.so.1.31.1"), info), "1.31.1");
+        assert_eq!(version(Path::new("/lib/libonnxruntime.so"), info), "6af1a93");
+        assert_eq!(version(Path::new("/lib/libonnxruntime.so.1"), ""), "unknown");
     }
 }

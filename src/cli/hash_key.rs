@@ -8,7 +8,7 @@ use std::{
 use clap::Args;
 
 use super::CommandError;
-use crate::api_keys::{ApiKeys, hashed_line};
+use crate::api_keys::{ApiKeys, check_label, hashed_line};
 
 /// Longer than any key.
 const MAX_KEY_BYTES: u64 = 4096;
@@ -37,6 +37,7 @@ impl HashKey {
         } else {
             format!("{:032x}{:032x}", rand::random::<u128>(), rand::random::<u128>())
         };
+        check_label(&self.label)?;
         let mut line = hashed_line(&self.label, &key);
         if let Some(rate) = self.rate {
             line = format!("{line} rate={rate}");

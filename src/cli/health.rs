@@ -55,7 +55,14 @@ impl Health {
             .no_proxy()
             .timeout(Duration::from_secs(self.timeout))
             .build()?;
-        let reply = client.get(&url).send().await.map_err(|error| format!("{address}: {}", innermost(&error)))?;
+        let reply = client.get(&url).send().await.map_err(|error| {
+            let hint = if error.is_connect() || error.is_timeout() {
+                ""
+            } else {
+                "; a port that speaks TLS is not asked, but its --admin-listen"
+            };
+            format!("{address}: {}{hint}", innermost(&error))
+        })?;
         if !reply.status().is_success() {
             return Err(format!("{address}: not {question}: {}", reply.status()).into());
         }

@@ -116,7 +116,7 @@ async fn load(
     (limits, metrics): (GenerationLimits, Metrics),
 ) -> Result<Captioner, Cause> {
     let runtime = model_args.runtime()?;
-    metrics.set_build(&runtime.version());
+    metrics.set_build(runtime.version());
     let shared = Shared { runtime, metrics, limits, catalogue: Some(model_args.models.clone()) };
     let registry = Registry::load(catalogue, shared).await?;
     Captioner::new(registry, image)

@@ -30,9 +30,9 @@ use crate::{
     statistics::{DecoderRun, Statistics},
 };
 
-/// Images encoded one after the other before the first step of any of them. A decoder step costs little more for five rows
-/// than for one; with a sixth, of 16 images that come at once, the mean latency is above that of first come first served.
-const MAX_BURST: usize = 5;
+/// Images encoded one after the other before the first step of any of them. A decoder step costs little more for four rows
+/// than for one; with a fifth, of 16 images that come at once, the mean latency is above that of first come first served.
+const MAX_BURST: usize = 4;
 
 /// How often is looked whether company has come.
 const COMPANY_POLL: Duration = Duration::from_micros(200);

@@ -35,10 +35,15 @@ pub enum LoadError {
     #[error(transparent)]
     Bundle(#[from] BundleError),
     /// Its generation defaults.
-    #[error("models.toml: generation.{0}")]
-    Defaults(String),
+    #[error("model '{name}' in the catalogue: generation.{reason}")]
+    Defaults {
+        /// The model.
+        name: String,
+        /// The field, and what is wrong with it.
+        reason: String,
+    },
     /// Its images cannot be encoded together.
-    #[error("models.toml: model '{0}': max_batch_size must be 1 for an int8 bundle")]
+    #[error("model '{0}' in the catalogue: max_batch_size must be 1 for an int8 bundle")]
     Batch(String),
     /// No thread for it.
     #[error("no thread for the model: {0}")]
@@ -111,8 +116,10 @@ impl ServedModel {
         let bundle = BundleState::of(&entry.path, &manifest);
         manifest.verify_files(&entry.path)?;
         let defaults = entry.generation.or(&manifest.generation);
-        GenerationConfig::new(&defaults, &shared.limits)
-            .map_err(|error| LoadError::Defaults(format!("{}: {}", error.field, error.reason)))?;
+        GenerationConfig::new(&defaults, &shared.limits).map_err(|error| LoadError::Defaults {
+            name: entry.name.clone(),
+            reason: format!("{}: {}", error.field, error.reason),
+        })?;
         if entry.max_batch_size > 1 && manifest.precision == "int8" {
             // One scale for the activations of a run: captions would depend on the company.
             return Err(LoadError::Batch(entry.name.clone()));

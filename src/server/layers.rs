@@ -165,6 +165,7 @@ pub(crate) async fn authenticate(State(policy): State<Arc<Policy>>, mut request:
     };
     let counted = key.and_then(|key| match &key {
         Some(key) if context.kind == Kind::Inference => {
+            context.notes.key(&key.label);
             key.count().map(|()| Some(key.clone())).map_err(|retry_after| CaptionError::RateLimited { retry_after })
         }
         _ => Ok(key),

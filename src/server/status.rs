@@ -11,12 +11,12 @@ use prost::Message;
 use serde::Serialize;
 use tonic::{Status, metadata::MetadataValue};
 use tonic_types::{ErrorDetails, StatusExt};
-use tracing::{error, info};
+use tracing::{debug, error, info};
 use utoipa::ToSchema;
 
 use crate::{
     error::CaptionError,
-    server::context::{RequestContext, Wire},
+    server::context::{Kind, RequestContext, Wire},
 };
 
 /// Domain of our `google.rpc.ErrorInfo`.
@@ -116,6 +116,9 @@ impl RequestContext {
         let (text, causes) = (public_text(error), causes(error));
         if error.code().status().1.is_server_error() && !is_expected(error) {
             error!(error = text, causes, "request failed");
+        } else if self.kind == Kind::Open {
+            // Probes of a service that is not ready yet.
+            debug!(error = text, causes, "request refused");
         } else {
             info!(error = text, causes, "request refused");
         }

@@ -98,11 +98,11 @@ pub(crate) fn say(line: &str) {
 }
 
 fn lines(config: &LogConfig, verbosity: Verbosity) -> Result<Box<dyn Layer<Registry> + Send + Sync>, ParseError> {
-    // ONNX Runtime's own lines come through `ort`; below warning they are about its graph passes. Its loader says which
-    // library and version it found.
+    // ONNX Runtime's own lines come through `ort`; below warning they are about its graph passes, and its loader's doubts
+    // about a library newer than itself, with which parity is proven.
     let default = match verbosity {
         Verbosity::Quiet => "warn",
-        Verbosity::Info => "info,ort=warn,ort::load_dynamic=info",
+        Verbosity::Info => "info,ort=warn",
     };
     let filter = EnvFilter::builder().parse(config.log.as_deref().unwrap_or(default))?;
     let lines = fmt::layer().with_writer(io::stderr).with_ansi(io::stderr().is_terminal());

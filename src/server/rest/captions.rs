@@ -125,7 +125,8 @@ pub(in crate::server) async fn form(head: Parts, body: Bytes) -> Result<Fields, 
             continue;
         }
         let text = String::from_utf8(bytes.into());
-        let text = text.map_err(|_| CaptionError::invalid(echo(&name), "is not UTF-8"))?;
+        let text =
+            text.map_err(|_| CaptionError::invalid(echo(&name), "is not UTF-8; a file goes into the field image"))?;
         if name == "parameters" {
             fields.add_parameters(
                 json::parse(text.as_bytes()).map_err(|error| CaptionError::invalid("parameters", error.to_string()))?,
