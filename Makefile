@@ -53,7 +53,7 @@ fuzz:
 	python3 scripts/fuzz.py --targets=$(FUZZ_TARGETS) --runs=$(FUZZ_RUNS) --seconds=$(FUZZ_SECONDS)
 
 fuzz-quick: build
-	python3 scripts/fuzz.py --quick --targets=image,oip_json,grpc_raw,beam_search --runs=-1 --seconds=60
+	python3 scripts/fuzz.py --quick --jobs=4 --targets=image,oip_json,grpc_raw,beam_search --runs=-1 --seconds=60
 
 fuzz-minimise:
 	python3 scripts/fuzz.py --targets=$(FUZZ_TARGETS) --minimise
@@ -121,7 +121,7 @@ deny:
 sbom:
 	cargo cyclonedx --version >/dev/null 2>&1 || cargo install --quiet --locked --debug --version 0.5.9 cargo-cyclonedx
 	cargo cyclonedx --quiet --format json --target x86_64-unknown-linux-gnu --override-filename sbom.cdx
-	mkdir -p target && mv sbom.cdx.json target/
+	mkdir -p target && mv sbom.cdx.json target/ && rm benches/sbom.cdx.json
 
 # The cpu image with Debian's buildah, without container engine or registry; runs it, too. Root; IMAGE="--target cuda" for the other.
 image:
