@@ -11,7 +11,7 @@ import grpc
 import pytest
 import requests
 from clients import picture
-from metrics_page import samples
+from metrics_page import samples, value
 from service import Service, default_binary
 
 SECONDS = 20
@@ -97,6 +97,8 @@ def test_a_key_has_its_rate_and_others_theirs(tmp_path: Path) -> None:
         # Probes and metadata have no rate.
         headers = {"authorization": "Bearer slow-key"}
         assert requests.get(f"{service.url}/v2", headers=headers, timeout=SECONDS).ok
+        page = requests.get(f"{service.url}/metrics", headers=headers, timeout=SECONDS).text
+        assert value(page, "blip_requests_total", key="slow", outcome="overloaded") == 1
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import grpc
 import pytest
 import requests
 from clients import ROOT, picture
-from metrics_page import value
+from metrics_page import samples, value
 from prometheus_client.parser import text_string_to_metric_families
 from service import Service
 
@@ -85,6 +85,17 @@ def test_a_request_is_counted_by_what_became_of_it(counted: Service) -> None:
     assert more("blip_generated_tokens_total") == more("blip_caption_tokens_sum") > 0
     assert value(after, "blip_requests_in_flight") == value(after, "blip_queue_depth") == 0
     assert value(after, "blip_ready") == 1
+
+
+def test_reloads_are_counted_from_zero(tmp_path: Path) -> None:
+    with Service(log=tmp_path / "log") as service:
+        seen = samples(page(service), "blip_reloads_total")
+    assert {(each.labels["what"], each.labels["outcome"]) for each in seen} == {
+        (what, outcome)
+        for what in ("keys", "certificates", "models")
+        for outcome in ("ok", "failed")
+    }
+    assert {each.value for each in seen} == {0}
 
 
 def test_times_are_told_with_the_answer(counted: Service) -> None:
