@@ -2,6 +2,8 @@
 //!
 //! One registry per server, handed to whoever counts; nothing is global.
 
+use std::time::Duration;
+
 use prometheus::{
     Encoder, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
     Registry, TextEncoder, core::Collector,
@@ -216,9 +218,9 @@ impl Metrics {
     }
 
     /// A model is served from now on.
-    pub fn model_loaded(&self, model: &str, info: &ModelInfo, seconds: f64) {
+    pub fn model_loaded(&self, model: &str, info: &ModelInfo, time: Duration) {
         let ModelInfo { version, precision, source, bundle, execution_provider } = info;
-        self.load_seconds.with_label_values(&[model, version]).set(seconds);
+        self.load_seconds.with_label_values(&[model, version]).set(time.as_secs_f64());
         self.model_info.with_label_values(&[model, version, precision, source, bundle, execution_provider]).set(1);
     }
 
@@ -226,6 +228,7 @@ impl Metrics {
     pub fn model_gone(&self, model: &str, info: &ModelInfo) {
         let ModelInfo { version, precision, source, bundle, execution_provider } = info;
         // Absent already: nothing to do.
+        self.load_seconds.remove_label_values(&[model, version]).ok();
         self.model_info.remove_label_values(&[model, version, precision, source, bundle, execution_provider]).ok();
     }
 
@@ -305,9 +308,10 @@ mod tests {
     fn a_model_that_is_gone_is_not_rendered() {
         let metrics = Metrics::new().unwrap();
         let info = ModelInfo { version: "1", precision: "fp32", source: "s", bundle: "b", execution_provider: "cpu" };
-        metrics.model_loaded("m", &info, 0.5);
+        metrics.model_loaded("m", &info, Duration::from_millis(500));
         assert!(metrics.render().contains("blip_model_info{"));
         metrics.model_gone("m", &info);
-        assert!(!metrics.render().contains("blip_model_info{"));
+        let text = metrics.render();
+        assert!(!text.contains("blip_model_info{") && !text.contains("blip_model_load_duration_seconds{"));
     }
 }

@@ -131,6 +131,13 @@ impl KvCache {
         self.arranged = false;
     }
 
+    /// Gives back the memory of what is not there any more, once nothing is.
+    pub fn release(&mut self) {
+        if self.images.is_empty() {
+            self.self_attention.clear();
+        }
+    }
+
     /// After a step: row `i` of an image goes on from its row `beam_idx[i]`. A single row becomes as many as there are
     /// indices.
     ///

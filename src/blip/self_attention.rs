@@ -48,6 +48,11 @@ impl SelfAttention {
         self.capacity
     }
 
+    /// No rows, and no memory for any.
+    pub(super) fn clear(&mut self) {
+        *self = Self::new(self.shape, self.on_device);
+    }
+
     /// Makes new rows of `capacity` positions, each from its source and as long as it says.
     pub(super) fn arrange(&mut self, rows: &[(Source<'_>, usize)], capacity: usize) -> ort::Result<()> {
         let mut arranged = std::mem::take(&mut self.spare);
@@ -59,7 +64,13 @@ impl SelfAttention {
                 Some(tensor) => tensor.extract_tensor().1,
                 None => self.tensor(index)?,
             };
+            let needed = rows.len() * heads * capacity * head_dim;
             target.clear();
+            if target.capacity() / 4 > needed {
+                // What a large batch needed is not kept for ever.
+                *target = Vec::new();
+            }
+            target.reserve_exact(needed);
             for &(source, length) in rows {
                 let (row, old_capacity) = match source {
                     Source::Nothing => (&[][..], 0),

@@ -12,7 +12,7 @@ use std::{
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use sha2::{Digest as _, Sha256};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{Span, info};
 
@@ -26,9 +26,6 @@ use crate::{
     registry::{Audience, Digest, Registry, ServedModel, Wishes},
     telemetry,
 };
-
-/// Images of one request that are worked on at the same time; the rest wait, so that one request cannot fill the house.
-const IMAGES_AT_ONCE: usize = 8;
 
 /// Bytes that are hashed in less time than it takes to hand them to another thread and a little more.
 const QUICKLY_HASHED: usize = 128 * 1024;
@@ -65,41 +62,43 @@ impl Captioner {
         &self.registry
     }
 
-    /// Captions one image.
+    /// The model that a request names.
+    ///
+    /// # Errors
+    /// There is none, or it is not loaded.
+    pub fn resolve(&self, request: &CaptionRequest) -> Result<Arc<ServedModel>, CaptionError> {
+        self.registry.resolve(request.model.as_deref(), request.version.as_deref())
+    }
+
+    /// Captions one image by this model, whatever takes its place meanwhile; so do those below.
     ///
     /// # Errors
     /// Every row of the table in `error`.
-    pub async fn caption(&self, request: CaptionRequest) -> Result<CaptionReply, CaptionError> {
-        let model = self.resolve(&request)?;
+    pub async fn caption(&self, model: &ServedModel, request: CaptionRequest) -> Result<CaptionReply, CaptionError> {
         let recording = model.statistics.begin();
-        let reply = self.caption_with(&model, request, (None, true)).await?;
+        let reply = self.caption_with(model, request, (None, true)).await?;
         recording.succeed(&[reply.timings]);
         Ok(reply)
     }
 
-    /// Captions the images of one request, all for the same model: a result for each, in order.
-    pub async fn caption_all(&self, requests: Vec<CaptionRequest>) -> Vec<Result<CaptionReply, CaptionError>> {
-        let model = requests.first().and_then(|request| self.resolve(request).ok());
-        let recording = model.as_ref().map(|model| model.statistics.begin());
+    /// Captions the images of one request, `at_once` at a time: a result for each, in order.
+    pub async fn caption_all(
+        &self,
+        model: &ServedModel,
+        requests: Vec<CaptionRequest>,
+        at_once: usize,
+    ) -> Vec<Result<CaptionReply, CaptionError>> {
+        let recording = model.statistics.begin();
         // The images of one request decode together, equal ones too.
         let shared = requests.len() == 1;
-        let results = stream::iter(requests)
-            .map(|request| async {
-                // All by the model that the first one found, whatever takes its place meanwhile.
-                let model = model.clone().map_or_else(|| self.resolve(&request), Ok)?;
-                self.caption_with(&model, request, (None, shared)).await
-            })
-            .buffered(IMAGES_AT_ONCE);
+        let results =
+            stream::iter(requests).map(|request| self.caption_with(model, request, (None, shared))).buffered(at_once);
         let results: Vec<_> = results.collect().await;
         let timings: Option<Vec<Timings>> = results.iter().map(|result| Some(result.as_ref().ok()?.timings)).collect();
-        if let (Some(recording), Some(timings)) = (recording, timings) {
+        if let Some(timings) = timings {
             recording.succeed(&timings);
         }
         results
-    }
-
-    fn resolve(&self, request: &CaptionRequest) -> Result<Arc<ServedModel>, CaptionError> {
-        self.registry.resolve(request.model.as_deref(), request.version.as_deref())
     }
 
     /// The whole path of one image. `shared`: an equal request at the same time may do the work for this one.
@@ -118,7 +117,7 @@ impl Captioner {
             if field.is_none() {
                 model.statistics.observe(|metrics| &metrics.fetch, start.elapsed());
             }
-            let digest = if model.keeps() { Some(digest_of(&bytes).await?) } else { None };
+            let digest = if model.keeps() { Some(self.digest_of(&bytes).await?) } else { None };
             let before = start.elapsed();
             let pixel_values = Box::pin(self.pixel_values(bytes, field, model));
             let audience = Audience { deadline, cancelled, progress, caller };
@@ -151,6 +150,24 @@ impl Captioner {
         }
     }
 
+    /// SHA-256 of an image's file.
+    async fn digest_of(&self, bytes: &Bytes) -> Result<Digest, CaptionError> {
+        if bytes.len() <= QUICKLY_HASHED {
+            return Ok(Sha256::digest(bytes).into());
+        }
+        let (permit, bytes) = (self.permit().await?, bytes.clone());
+        let work = move || {
+            let _permit = permit;
+            Sha256::digest(&bytes).into()
+        };
+        tokio::task::spawn_blocking(work).await.map_err(CaptionError::internal)
+    }
+
+    /// To keep a core busy.
+    async fn permit(&self) -> Result<OwnedSemaphorePermit, CaptionError> {
+        self.preprocessing.clone().acquire_owned().await.map_err(CaptionError::internal)
+    }
+
     /// What the model sees of an image.
     async fn pixel_values(
         &self,
@@ -174,7 +191,7 @@ impl Captioner {
         bytes: Bytes,
         config: &PreprocessConfig,
     ) -> Result<Result<(PixelValues, (Duration, Duration)), DecodeError>, CaptionError> {
-        let permit = Arc::clone(&self.preprocessing).acquire_owned().await.map_err(CaptionError::internal)?;
+        let permit = self.permit().await?;
         let (limits, config, span) = (self.limits, *config, Span::current());
         let work = move || {
             let _permit = permit;
@@ -190,15 +207,6 @@ impl Captioner {
         // A panic in a decoder is this request's error only.
         tokio::task::spawn_blocking(work).await.map_err(CaptionError::internal)
     }
-}
-
-/// SHA-256 of an image's file.
-async fn digest_of(bytes: &Bytes) -> Result<Digest, CaptionError> {
-    if bytes.len() <= QUICKLY_HASHED {
-        return Ok(Sha256::digest(bytes).into());
-    }
-    let bytes = bytes.clone();
-    tokio::task::spawn_blocking(move || Sha256::digest(&bytes).into()).await.map_err(CaptionError::internal)
 }
 
 /// Ends `work` when the deadline passes or the client goes away.

@@ -33,13 +33,12 @@ impl Captioner {
     ///
     /// With beams, or several sequences, nothing is decided before the end: the reply is the only event.
     ///
-    /// # Errors
-    /// There is no such model; any other failure is the last item of the stream.
+    /// A failure is the last item of the stream.
     pub fn stream(
         &self,
+        model: &Arc<ServedModel>,
         request: CaptionRequest,
-    ) -> Result<impl Stream<Item = Result<CaptionEvent, CaptionError>> + Send + use<>, CaptionError> {
-        let model = self.resolve(&request)?;
+    ) -> impl Stream<Item = Result<CaptionEvent, CaptionError>> + Send + use<> {
         let (progress, decided) = watch::channel(Vec::new());
         let (captioner, served) = (self.clone(), model.clone());
         let work = async move {
@@ -48,14 +47,15 @@ impl Captioner {
             recording.succeed(&[reply.timings]);
             Ok(reply)
         };
-        let reading = Reading { model, work: Box::pin(work), decided, told: 0, text: String::new(), reply: None };
-        Ok(stream::unfold(Some(reading), |reading| async {
+        let reading =
+            Reading { model: model.clone(), work: Box::pin(work), decided, told: 0, text: String::new(), reply: None };
+        stream::unfold(Some(reading), |reading| async {
             let mut reading = reading?;
             match reading.next().await {
                 Ok(CaptionEvent::Piece(piece)) => Some((Ok(CaptionEvent::Piece(piece)), Some(reading))),
                 end => Some((end, None)),
             }
-        }))
+        })
     }
 }
 

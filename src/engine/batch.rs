@@ -76,12 +76,16 @@ impl Batch {
                 self.remove(image).reply.fail(error);
             }
         }
+        self.cache.release();
     }
 
     /// One token for every row: what it took, and the images that it finished. Nothing, if it could not be done.
     pub(super) fn step(&mut self, model: &mut BlipModel) -> Option<(DecoderRun, Vec<Finished>)> {
         match self.try_step(model) {
-            Ok(done) => Some(done),
+            Ok(done) => {
+                self.cache.release();
+                Some(done)
+            }
             Err(error) => {
                 tracing::error!(%error, images = self.active.len(), "decoder step failed");
                 for active in self.active.drain(..) {
@@ -120,7 +124,11 @@ impl Batch {
             end = own.start;
             match active.search.advance(&logits[own]) {
                 Advance::Continue { beam_idx, token_ids } => {
-                    self.cache.reorder(image, &beam_idx)?;
+                    if let Err(error) = self.cache.reorder(image, &beam_idx) {
+                        // The others have what they need.
+                        self.remove(image).reply.fail(CaptionError::internal(error));
+                        continue;
+                    }
                     active.token_ids = token_ids;
                     active.reply.tell(&active.search);
                 }

@@ -26,6 +26,23 @@ impl Waiting {
         }
     }
 
+    /// Lets go of the jobs that nobody waits for: whoever left has given back what bounds them.
+    pub(super) fn drop_unwanted(&mut self) {
+        for (_, queue) in &mut self.turns {
+            for _ in 0..queue.len() {
+                let Some(entry) = queue.pop_front() else { break };
+                match entry.reply.unwanted() {
+                    Some(error) => {
+                        self.len -= 1;
+                        entry.reply.fail(error);
+                    }
+                    None => queue.push_back(entry),
+                }
+            }
+        }
+        self.turns.retain(|(_, queue)| !queue.is_empty());
+    }
+
     /// Whose turn it is, without taking it.
     pub(super) fn peek(&self) -> Option<&Entry> {
         self.turns.front()?.1.front()

@@ -102,6 +102,7 @@ impl Worker {
     /// Whether to let in jobs before the next step. Blocks when idle.
     fn next(&mut self) -> Turn {
         self.collect();
+        self.waiting.drop_unwanted();
         let live_rows = self.batch.rows();
         if live_rows == 0 && self.burst == 0 {
             self.owed = Duration::ZERO;
@@ -232,8 +233,10 @@ impl Worker {
         if count == 0 {
             return Ok(Vec::new());
         }
-        let encoded = self.encoding.run(ids, |abort| self.model.encode(images, abort))?;
+        let encoded = self.encoding.run(ids, |abort| self.model.encode(images, abort));
+        // Taken of a failed run, too: it is not the next one's.
         let elapsed = self.model.take_run_time();
+        let encoded = encoded?;
         for _ in 0..count {
             self.statistics.record_encoder_run(elapsed / count as u32);
         }

@@ -2,6 +2,7 @@
 
 mod bundle;
 mod kept;
+mod load;
 mod memory;
 mod model;
 mod reload;
@@ -11,7 +12,8 @@ use std::{
     sync::{Arc, PoisonError, RwLock},
 };
 
-pub use model::{LoadError, Plan, ServedModel, Wishes};
+pub use load::LoadError;
+pub use model::{Plan, ServedModel, Wishes};
 pub use reload::ReloadError;
 
 pub use crate::engine::{Audience, Digest};
@@ -93,7 +95,9 @@ impl Registry {
             let model = Arc::new(ServedModel::load(entry, &shared).await?);
             slots.push(Slot { entry: entry.clone(), model: Some(model) });
         }
-        Ok(Self::new(shared, Snapshot { default: catalogue.default.clone(), slots }))
+        let snapshot = Snapshot { default: catalogue.default.clone(), slots };
+        snapshot.models().for_each(|model| shared.metrics.model_loaded(&model.name, &model.info(), model.load_time));
+        Ok(Self::new(shared, snapshot))
     }
 
     /// A registry of one model.
@@ -164,6 +168,10 @@ impl Registry {
 impl Snapshot {
     fn find(&self, name: &str) -> Option<&Slot> {
         self.slots.iter().find(|slot| slot.entry.is_called(name))
+    }
+
+    fn has(&self, model: &Arc<ServedModel>) -> bool {
+        self.models().any(|own| Arc::ptr_eq(own, model))
     }
 
     fn models(&self) -> impl Iterator<Item = &Arc<ServedModel>> {

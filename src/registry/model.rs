@@ -5,21 +5,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use thiserror::Error;
-use tracing::info;
-
 use super::{
-    Shared,
     bundle::BundleState,
     kept::{self, KeptCaptions},
-    memory,
 };
-
 use crate::{
-    blip::{BlipModel, BundleError, Manifest, SessionConfig, Tokenizer},
+    blip::{Manifest, Tokenizer},
     caption::{Caption, Prompt, Timings},
     catalogue::{ExecutionProvider, ModelEntry},
-    engine::{Audience, Digest, Engine, EngineLimits, ImageCache, Job, JobImage},
+    engine::{Audience, Digest, Engine, ImageCache, Job, JobImage},
     error::CaptionError,
     generation::{GenerationConfig, GenerationLimits, GenerationParameters, Search, Sequence, TokenId, Vocabulary},
     image::{PixelValues, PreprocessConfig},
@@ -28,36 +22,6 @@ use crate::{
     telemetry,
 };
 
-/// Why a model cannot be served.
-#[derive(Debug, Error)]
-pub enum LoadError {
-    /// Its bundle.
-    #[error(transparent)]
-    Bundle(#[from] BundleError),
-    /// Its generation defaults.
-    #[error("model '{name}' in the catalogue: generation.{reason}")]
-    Defaults {
-        /// The model.
-        name: String,
-        /// The field, and what is wrong with it.
-        reason: String,
-    },
-    /// Its images cannot be encoded together.
-    #[error("model '{0}' in the catalogue: max_batch_size must be 1 for an int8 bundle")]
-    Batch(String),
-    /// No thread for it.
-    #[error("no thread for the model: {0}")]
-    Thread(#[from] std::io::Error),
-    /// It does not caption.
-    #[error("model '{name}' does not caption its self-test image: {source}")]
-    SelfTest {
-        /// The model.
-        name: String,
-        /// Why.
-        source: CaptionError,
-    },
-}
-
 /// One served model.
 #[derive(Debug)]
 pub struct ServedModel {
@@ -65,24 +29,24 @@ pub struct ServedModel {
     pub name: String,
     /// As in the catalogue.
     pub version: String,
-    /// Other names.
-    pub aliases: Vec<String>,
     /// From an image to what the model sees.
     pub preprocess: PreprocessConfig,
     /// What the bundle says of itself.
     pub manifest: Manifest,
     /// What it has done.
     pub statistics: Arc<Statistics>,
-    bundle: BundleState,
-    bundle_id: String,
-    execution_provider: ExecutionProvider,
-    vocabulary: Vocabulary,
-    defaults: GenerationParameters,
-    limits: GenerationLimits,
-    tokenizer: Tokenizer,
-    engine: Engine,
-    kept: KeptCaptions,
-    images: Arc<ImageCache>,
+    /// From its files to the caption of the self-test.
+    pub(super) load_time: Duration,
+    pub(super) bundle: BundleState,
+    pub(super) bundle_id: String,
+    pub(super) execution_provider: ExecutionProvider,
+    pub(super) vocabulary: Vocabulary,
+    pub(super) defaults: GenerationParameters,
+    pub(super) limits: GenerationLimits,
+    pub(super) tokenizer: Tokenizer,
+    pub(super) engine: Engine,
+    pub(super) kept: KeptCaptions,
+    pub(super) images: Arc<ImageCache>,
 }
 
 /// A request's text and parameters, checked against the model.
@@ -105,66 +69,6 @@ pub struct Wishes {
 }
 
 impl ServedModel {
-    /// Verifies the bundle, loads it, starts its engine and lets it caption a self-test image.
-    ///
-    /// # Errors
-    /// Any of that failed.
-    pub async fn load(entry: &ModelEntry, shared: &Shared) -> Result<Self, LoadError> {
-        let start = Instant::now();
-        let manifest = Manifest::load(&entry.path)?;
-        // Before the files are read: what changes from here on is seen as a change.
-        let bundle = BundleState::of(&entry.path, &manifest);
-        manifest.verify_files(&entry.path)?;
-        let defaults = entry.generation.or(&manifest.generation);
-        GenerationConfig::new(&defaults, &shared.limits).map_err(|error| LoadError::Defaults {
-            name: entry.name.clone(),
-            reason: format!("{}: {}", error.field, error.reason),
-        })?;
-        if entry.max_batch_size > 1 && manifest.precision == "int8" {
-            // One scale for the activations of a run: captions would depend on the company.
-            return Err(LoadError::Batch(entry.name.clone()));
-        }
-        let tokenizer = Tokenizer::load(&entry.path, &manifest)?;
-        let blip = BlipModel::load(&shared.runtime, &entry.path, &manifest, &session_config(entry))?;
-        let (vocabulary, execution_provider) = (blip.vocabulary(), blip.execution_provider());
-        let statistics = Arc::new(Statistics::default());
-        let images = Arc::new(ImageCache::new(entry.image_cache_bytes, blip.image_bytes()));
-        let engine = Engine::spawn(&entry.name, blip, engine_limits(entry), statistics.clone(), images.clone())?;
-        let kept = KeptCaptions::new(entry.caption_cache_bytes, entry.single_flight, statistics.clone());
-        let model = Self {
-            name: entry.name.clone(),
-            version: entry.version.clone(),
-            aliases: entry.aliases.clone(),
-            preprocess: manifest.preprocessor,
-            statistics,
-            bundle,
-            bundle_id: manifest.id(),
-            execution_provider,
-            vocabulary,
-            defaults,
-            limits: shared.limits,
-            tokenizer,
-            engine,
-            kept,
-            images,
-            manifest,
-        };
-        let caption =
-            model.self_test().await.map_err(|source| LoadError::SelfTest { name: model.name.clone(), source })?;
-        // What users see begins with their own requests.
-        model.statistics.open(shared.metrics.model(&model.name));
-        shared.metrics.model_loaded(&model.name, &model.info(), start.elapsed().as_secs_f64());
-        info!(
-            model = model.name,
-            bundle = %entry.path.display(),
-            source = model.manifest.source.model,
-            precision = model.manifest.precision,
-            self_test = caption.text,
-            "model ready"
-        );
-        Ok(model)
-    }
-
     /// Checks text and parameters and makes the search that will decide the tokens.
     ///
     /// # Errors
@@ -286,15 +190,6 @@ impl ServedModel {
         self.engine.busy_for()
     }
 
-    /// Memory that the entry's bundle needs once it is loaded, about.
-    ///
-    /// # Errors
-    /// There is no usable manifest.
-    pub(super) fn memory_needed(entry: &ModelEntry) -> Result<u64, LoadError> {
-        let manifest = Manifest::load(&entry.path)?;
-        Ok(memory::needed(manifest.size(), &manifest.precision))
-    }
-
     /// Whether the entry's bundle is still the one that was loaded.
     pub(super) fn is_current(&self, entry: &ModelEntry) -> bool {
         self.bundle.is_current(&entry.path)
@@ -319,40 +214,9 @@ impl ServedModel {
             finish_reason: sequence.finish_reason,
         })
     }
-
-    /// Captions a flat image with the model's defaults: proof that the graphs run, and their warm-up.
-    async fn self_test(&self) -> Result<Caption, CaptionError> {
-        let plan = self.plan(None, &GenerationParameters::default())?;
-        let image = async { Ok(PixelValues::flat(&self.preprocess)) };
-        let (captions, _) = self.caption(plan, image, Wishes::default()).await?;
-        match captions.first() {
-            Some(caption) if caption.score.is_finite() => Ok(caption.clone()),
-            _ => Err(CaptionError::internal("the graphs give no finite numbers")),
-        }
-    }
 }
 
 /// A score that JSON can write: an extreme `length_penalty` makes infinities.
 fn finite(score: f32) -> f32 {
     if score.is_nan() { 0.0 } else { score.clamp(f32::MIN, f32::MAX) }
-}
-
-/// What the engine may do at once, as the entry wants it.
-fn engine_limits(entry: &ModelEntry) -> EngineLimits {
-    EngineLimits {
-        max_rows: entry.max_rows,
-        max_batch_size: entry.max_batch_size,
-        max_batch_delay: Duration::from_secs_f64(entry.max_batch_delay),
-    }
-}
-
-/// Sessions as the entry wants them.
-fn session_config(entry: &ModelEntry) -> SessionConfig {
-    SessionConfig {
-        execution_providers: entry.execution_providers.clone(),
-        device_id: entry.device_id,
-        gpu_mem_limit: entry.gpu_mem_limit,
-        threads: entry.threads,
-        caches_on_device: false,
-    }
 }

@@ -114,13 +114,13 @@ impl Registry {
         let mut current = self.snapshot.write().unwrap_or_else(PoisonError::into_inner);
         let before = std::mem::replace(&mut *current, after.clone());
         drop(current);
-        let is_same = |old: &Arc<ServedModel>| after.models().any(|new| Arc::ptr_eq(old, new));
-        for old in before.models().filter(|old| !is_same(old)) {
+        let metrics = &self.shared.metrics;
+        for old in before.models().filter(|old| !after.has(old)) {
             info!(model = old.name, bundle = old.manifest.id(), "model leaves");
-            let is_succeeded = |new: &Arc<ServedModel>| new.name == old.name && new.info() == old.info();
-            if !after.models().any(is_succeeded) {
-                self.shared.metrics.model_gone(&old.name, &old.info());
-            }
+            metrics.model_gone(&old.name, &old.info());
+        }
+        for new in after.models().filter(|new| !before.has(new)) {
+            metrics.model_loaded(&new.name, &new.info(), new.load_time);
         }
     }
 }

@@ -6,9 +6,21 @@ use std::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 
 use prometheus::IntGauge;
+
+use crate::error::CaptionError;
+
+/// What a client is told to wait.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+/// No place is free.
+pub(crate) const FULL_HOUSE: CaptionError =
+    CaptionError::Overloaded { bound: "queue_capacity", retry_after: RETRY_AFTER };
+/// No bytes are free.
+pub(crate) const FULL_OF_BYTES: CaptionError =
+    CaptionError::Overloaded { bound: "max_inflight_bytes", retry_after: RETRY_AFTER };
 
 /// `queue_capacity` places.
 #[derive(Debug)]
@@ -115,6 +127,11 @@ impl Reservation {
             self.fail(Fault::TooMuch);
         }
         used <= self.budget.limit
+    }
+
+    /// Takes what a message is larger than what came over the wire: it was compressed.
+    pub(crate) fn hold(&self, bytes: usize) -> bool {
+        self.add(bytes.saturating_sub(self.held.load(Ordering::Relaxed)))
     }
 
     /// Hands a message of a stream, and its bytes with it, to whoever works on it.

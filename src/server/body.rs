@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use axum::body::Body;
+use axum::{body::Body, response::Response};
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, Request, Version, header};
 use http_body_util::BodyExt;
@@ -20,7 +20,10 @@ use tokio::time::{Sleep, sleep};
 
 use crate::{
     error::CaptionError,
-    server::admission::{Fault, Reservation},
+    server::{
+        admission::{Fault, Reservation},
+        context::{RequestContext, Wire},
+    },
 };
 
 /// A refused body is read on for so many bytes and so long, then the connection may break.
@@ -44,12 +47,22 @@ pub(crate) async fn read(mut body: Body, limit: usize) -> Result<Bytes, CaptionE
 }
 
 /// Reads the body of a request that is about to be refused out of the way.
-pub(crate) async fn discard(request: Request<Body>) {
+async fn discard(request: Request<Body>) {
     // An HTTP/1 client that expects "100 Continue" has not sent its body, and reading would ask for it.
     let is_held_back = request.version() < Version::HTTP_2 && request.headers().contains_key(header::EXPECT);
     if !is_held_back {
         drain(request.into_body()).await;
     }
+}
+
+/// Answers a request whose body nobody has read.
+pub(crate) async fn refuse(request: Request<Body>, context: &RequestContext, error: &CaptionError) -> Response {
+    match context.wire {
+        // A stream of requests may never end, and a gRPC client reads the answer while it sends.
+        Wire::Grpc => drop(tokio::spawn(discard(request))),
+        Wire::Rest => discard(request).await,
+    }
+    context.response(error)
 }
 
 /// The length that the head of a request announces, in bytes.

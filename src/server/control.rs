@@ -1,5 +1,7 @@
 //! Loading and unloading models on a client's request: the same for both transports.
 
+use std::sync::Arc;
+
 use tracing::{info, warn};
 
 use crate::{error::CaptionError, registry::ReloadError, server::house::House};
@@ -8,11 +10,17 @@ const NOT_ALLOWED: CaptionError =
     CaptionError::Forbidden("loading and unloading models needs an API key, or the setting --model-control");
 
 /// Loads a model anew, as models.toml has it now. The old one serves until the new one is warm.
-pub(crate) async fn load(house: &House, name: &str) -> Result<(), CaptionError> {
+///
+/// It is loaded to the end even if the client does not wait for it: a model may take longer than a balancer's patience.
+pub(crate) async fn load(house: &Arc<House>, name: &str) -> Result<(), CaptionError> {
     allowed(house)?;
-    let outcome = house.captioner()?.registry().load_model(name).await;
-    house.metrics.reloaded("models", outcome.is_ok());
-    outcome.map_err(|error| explain(name, error)).inspect(|()| info!(model = name, "model loaded on request"))
+    let (house, name) = (house.clone(), name.to_owned());
+    let loading = tokio::spawn(async move {
+        let outcome = house.captioner()?.registry().load_model(&name).await;
+        house.metrics.reloaded("models", outcome.is_ok());
+        outcome.map_err(|error| explain(&name, error)).inspect(|()| info!(model = name, "model loaded on request"))
+    });
+    loading.await.map_err(CaptionError::internal)?
 }
 
 /// Takes a model out of service.

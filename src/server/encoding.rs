@@ -6,8 +6,8 @@ use http::{Extensions, HeaderMap, HeaderValue, StatusCode, Version, header};
 use crate::{
     error::CaptionError,
     server::{
+        body::refuse,
         context::{RequestContext, Wire},
-        layers::refuse,
     },
 };
 

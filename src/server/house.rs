@@ -1,6 +1,9 @@
 //! What every handler needs: the captioner once it is there, the readiness, the limits.
 
-use std::{sync::OnceLock, time::Duration};
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use futures_util::{StreamExt, stream, stream::BoxStream};
 use tokio::sync::watch;
@@ -12,6 +15,7 @@ use crate::{
     config::ServerConfig,
     error::CaptionError,
     metrics::Metrics,
+    registry::ServedModel,
     server::{context::RequestContext, convert::ContentLimits, health::Phase},
 };
 
@@ -80,34 +84,39 @@ impl House {
         captioner.registry().is_serving() && !is_stuck
     }
 
+    /// The model that a request names.
+    pub(crate) fn resolve(&self, request: &CaptionRequest) -> Result<Arc<ServedModel>, CaptionError> {
+        self.captioner()?.resolve(request)
+    }
+
     /// Captions one image. The work ends when the future is dropped, which is when the client goes; so do those below.
     pub(crate) async fn caption(
         &self,
         context: &RequestContext,
+        model: &ServedModel,
         request: CaptionRequest,
     ) -> Result<CaptionReply, CaptionError> {
         let (cancelled, _guard) = cancelled_on_drop();
-        let captioner = self.captioner_for(context, &request)?;
-        let reply = captioner.caption(CaptionRequest { cancelled, ..request }).await?;
+        context.notes.model(&model.name);
+        let reply = self.captioner()?.caption(model, CaptionRequest { cancelled, ..request }).await?;
         context.notes.timings(reply.timings);
         Ok(reply)
     }
 
-    /// Captions the images of one request: a result for each, in order.
+    /// Captions the images of one request, `at_once` at a time: a result for each, in order.
     pub(crate) async fn caption_all(
         &self,
         context: &RequestContext,
+        model: &ServedModel,
         mut requests: Vec<CaptionRequest>,
+        at_once: usize,
     ) -> Result<Vec<Result<CaptionReply, CaptionError>>, CaptionError> {
         let (cancelled, _guard) = cancelled_on_drop();
         for request in &mut requests {
             request.cancelled = cancelled.clone();
         }
-        let captioner = match requests.first() {
-            Some(first) => self.captioner_for(context, first)?,
-            None => self.captioner()?,
-        };
-        let results = captioner.caption_all(requests).await;
+        context.notes.model(&model.name);
+        let results = self.captioner()?.caption_all(model, requests, at_once).await;
         for reply in results.iter().flatten() {
             context.notes.timings(reply.timings);
         }
@@ -118,11 +127,12 @@ impl House {
     pub(crate) fn stream(
         &self,
         context: &RequestContext,
+        model: &Arc<ServedModel>,
         request: CaptionRequest,
     ) -> Result<BoxStream<'static, Result<CaptionEvent, CaptionError>>, CaptionError> {
         let (cancelled, guard) = cancelled_on_drop();
-        let captioner = self.captioner_for(context, &request)?;
-        let events = captioner.stream(CaptionRequest { cancelled, ..request })?;
+        context.notes.model(&model.name);
+        let events = self.captioner()?.stream(model, CaptionRequest { cancelled, ..request });
         let events = events.map(move |event| {
             let _held_as_long_as_the_stream = &guard;
             event
@@ -131,14 +141,6 @@ impl House {
         let ending = stream::once(async move { closed.is_cancelled().then_some(Err(SHUTTING_DOWN)) });
         let ending = ending.filter_map(|ending| async { ending });
         Ok(events.take_until(self.closing.clone().cancelled_owned()).chain(ending).boxed())
-    }
-
-    /// The way to the models, with the one that is asked noted.
-    fn captioner_for(&self, context: &RequestContext, request: &CaptionRequest) -> Result<&Captioner, CaptionError> {
-        let captioner = self.captioner()?;
-        let model = captioner.registry().resolve(request.model.as_deref(), request.version.as_deref())?;
-        context.notes.model(&model.name);
-        Ok(captioner)
     }
 }
 

@@ -1,5 +1,7 @@
 //! An Open Inference request from its form to its answer: the same for both transports.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use futures_util::stream::BoxStream;
 
@@ -19,16 +21,19 @@ use crate::{
     },
 };
 
-/// Captions the images of one request; an error names those that failed.
+/// Images of one call that are worked on at the same time; the rest wait, so that one cannot fill the house.
+pub(crate) const IMAGES_AT_ONCE: usize = 8;
+
+/// Captions the images of one request, `at_once` at a time; an error names those that failed.
 pub(crate) async fn infer(
     house: &House,
     context: &RequestContext,
     model: &ServedModel,
     deadline: Deadline,
-    request: InferRequest,
+    (request, at_once): (InferRequest, usize),
 ) -> Result<Answer, CaptionError> {
     let (requests, form) = Inference::new(request, &envelope(model, deadline), house.limits)?.into_parts();
-    let replies = gather(house.caption_all(context, requests).await?.into_iter())?;
+    let replies = gather(house.caption_all(context, model, requests, at_once).await?.into_iter())?;
     Ok(form.answer(model, replies))
 }
 
@@ -36,13 +41,13 @@ pub(crate) async fn infer(
 pub(crate) fn stream(
     house: &House,
     context: &RequestContext,
-    model: &ServedModel,
+    model: &Arc<ServedModel>,
     deadline: Deadline,
     request: InferRequest,
 ) -> Result<(BoxStream<'static, Result<CaptionEvent, CaptionError>>, AnswerForm), CaptionError> {
     let (mut requests, form) = Inference::new(request, &envelope(model, deadline), house.limits)?.into_parts();
     match (requests.pop(), requests.len()) {
-        (Some(request), 0) => Ok((house.stream(context, request)?, form)),
+        (Some(request), 0) => Ok((house.stream(context, model, request)?, form)),
         (_, more) => Err(CaptionError::invalid("stream", format!("takes one image, got {}", more + 1))),
     }
 }

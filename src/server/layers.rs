@@ -12,126 +12,39 @@ use axum::{
     response::Response,
 };
 use futures_util::{FutureExt, StreamExt};
-use http::{HeaderMap, HeaderValue, header};
+use http::HeaderValue;
 use http_body_util::{BodyStream, StreamBody};
 use tokio::{sync::watch, time::timeout_at};
-use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status};
 use tracing::{Instrument, error_span, field::Empty};
 
 use crate::{
-    api_keys::{ApiKey, ApiKeys},
-    config::{Origin, ServerConfig},
     error::CaptionError,
-    limits::Limits,
     metrics::Metrics,
     server::{
         access::Asked,
-        admission::{Budget, Fault, Places},
-        body,
+        admission::{FULL_HOUSE, FULL_OF_BYTES, Fault},
+        authentication::caller,
+        body::{self, refuse},
         context::{Deadline, Kind, REQUEST_ID, RequestContext, SERVER_TIMING, Wire},
         encoding::keep_known_encodings,
         health::Phase,
         house::SHUTTING_DOWN,
         notes::Recorder,
+        policy::Policy,
         status::shorten,
         timeout::requested_timeout,
     },
 };
 
-/// What a client that found the house full is told to wait.
-const RETRY_AFTER: Duration = Duration::from_secs(1);
-const FULL_HOUSE: CaptionError = CaptionError::Overloaded { bound: "queue_capacity", retry_after: RETRY_AFTER };
-pub(crate) const FULL_OF_BYTES: CaptionError =
-    CaptionError::Overloaded { bound: "max_inflight_bytes", retry_after: RETRY_AFTER };
-
-/// What a setting makes open.
-const METRICS_PATH: &str = "/metrics";
-
 /// Bytes of a method's name that an error repeats.
 const MAX_METHOD_BYTES: usize = 128;
-
-/// Of a body that holds no image.
-const MAX_METADATA_BYTES: usize = 64 << 10;
 
 /// For a request that needs no model; such a request takes no place, so it must not last.
 const METADATA_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// For loading a model.
 const CONTROL_TIMEOUT: Duration = Duration::from_hours(1);
-
-/// What the layers need to know; shared by all requests.
-#[derive(Debug)]
-pub(crate) struct Policy {
-    /// Who may call; none: everyone.
-    api_keys: watch::Receiver<ApiKeys>,
-    limits: Limits,
-    places: Arc<Places>,
-    budget: Arc<Budget>,
-    metrics: Metrics,
-    open_metrics: bool,
-    closing: CancellationToken,
-    phase: watch::Receiver<Phase>,
-    pub(crate) cors_origins: Vec<Origin>,
-}
-
-impl Policy {
-    /// `closing` ends every request that is still running when the grace of a shutdown is over.
-    pub(crate) fn new(
-        config: &ServerConfig,
-        metrics: &Metrics,
-        api_keys: watch::Receiver<ApiKeys>,
-        closing: CancellationToken,
-        phase: watch::Receiver<Phase>,
-    ) -> Arc<Self> {
-        let limits = config.limits;
-        metrics.capacity.set(limits.queue_capacity.into());
-        metrics.in_flight_bytes_limit.set(limits.max_inflight_bytes as i64);
-        Arc::new(Self {
-            api_keys,
-            limits,
-            places: Places::new(limits.queue_capacity as usize, metrics.in_flight.clone()),
-            budget: Budget::new(limits.max_inflight_bytes, metrics.in_flight_bytes.clone()),
-            metrics: metrics.clone(),
-            open_metrics: config.open_metrics,
-            closing,
-            phase,
-            cors_origins: config.cors_origins.clone(),
-        })
-    }
-
-    /// The same for the administrators' port, where nobody needs a key.
-    pub(crate) fn of_administrators(&self) -> Arc<Self> {
-        Arc::new(Self {
-            api_keys: watch::channel(ApiKeys::default()).1,
-            limits: self.limits,
-            places: self.places.clone(),
-            budget: self.budget.clone(),
-            metrics: self.metrics.clone(),
-            open_metrics: true,
-            closing: self.closing.clone(),
-            phase: self.phase.clone(),
-            cors_origins: vec![],
-        })
-    }
-
-    /// Where requests are counted.
-    pub(crate) fn metrics(&self) -> &Metrics {
-        &self.metrics
-    }
-
-    /// Bytes of a body, by what the request is for.
-    pub(crate) fn max_body_bytes(&self, kind: Kind) -> usize {
-        match kind {
-            Kind::Inference => self.limits.max_body_bytes,
-            Kind::Open | Kind::Metadata | Kind::Control => self.limits.max_body_bytes.min(MAX_METADATA_BYTES),
-        }
-    }
-}
-
-/// Whose key a request has; an extension, absent where nobody needs one.
-#[derive(Clone, Debug)]
-struct Caller(Arc<ApiKey>);
 
 /// Gives the request its context, its span and its trace, tells of its end, counts it, turns a panic into an internal error.
 pub(crate) async fn identify(State(metrics): State<Metrics>, mut request: Request, next: Next) -> Response {
@@ -153,36 +66,6 @@ pub(crate) async fn identify(State(metrics): State<Metrics>, mut request: Reques
         recorder.follow(response)
     };
     answer.instrument(span).await
-}
-
-/// Lets in whoever needs no key or has one whose rate is not used up.
-pub(crate) async fn authenticate(State(policy): State<Arc<Policy>>, mut request: Request, next: Next) -> Response {
-    let context = RequestContext::from_extensions(request.extensions());
-    let is_open = context.kind == Kind::Open || (policy.open_metrics && request.uri().path() == METRICS_PATH);
-    let key = {
-        let keys = policy.api_keys.borrow();
-        if is_open || keys.is_empty() { Ok(None) } else { find_key(&keys, request.headers()).map(Some) }
-    };
-    let counted = key.and_then(|key| match &key {
-        Some(key) if context.kind == Kind::Inference => {
-            context.notes.key(&key.label);
-            key.count().map(|()| Some(key.clone())).map_err(|retry_after| CaptionError::RateLimited { retry_after })
-        }
-        _ => Ok(key),
-    });
-    match counted {
-        Err(error) => refuse(request, &context, &error).await,
-        Ok(None) => next.run(request).await,
-        Ok(Some(key)) => {
-            context.notes.key(&key.label);
-            request.extensions_mut().insert(Caller(key));
-            next.run(request).await
-        }
-    }
-}
-
-fn find_key(keys: &ApiKeys, headers: &HeaderMap) -> Result<Arc<ApiKey>, CaptionError> {
-    bearer_key(headers).and_then(|key| keys.find(key)).cloned().ok_or(CaptionError::Unauthenticated)
 }
 
 /// Refuses bodies that announce too many bytes, and puts tonic's own refusals into our words.
@@ -232,11 +115,6 @@ pub(crate) async fn admit(State(policy): State<Arc<Policy>>, request: Request, n
     }
 }
 
-/// Who asks, as a number; 0 where nobody needs a key.
-fn caller(request: &Request) -> u64 {
-    request.extensions().get::<Caller>().map_or(0, |Caller(key)| key.number())
-}
-
 /// Counts the bytes of the body as they come, decompressed, and ends one that is too slow.
 pub(crate) async fn count_body(State(policy): State<Arc<Policy>>, mut request: Request, next: Next) -> Response {
     let context = RequestContext::from_extensions(request.extensions());
@@ -247,6 +125,9 @@ pub(crate) async fn count_body(State(policy): State<Arc<Policy>>, mut request: R
     let counted = reservation.clone();
     let request = request.map(|body| Body::new(body::Counted::new(body, counted, silence)));
     let response = next.run(request).await;
+    if reservation.fault().is_some() {
+        context.notes.forget_failure();
+    }
     match reservation.fault() {
         Some(Fault::TooMuch) => context.response(&FULL_OF_BYTES),
         Some(Fault::TooSlow) => context.response(&body::too_slow(policy.limits.body_timeout)),
@@ -285,21 +166,6 @@ pub(crate) async fn expire(State(policy): State<Arc<Policy>>, mut request: Reque
             context.response(&SHUTTING_DOWN)
         }
     }
-}
-
-/// Answers a request whose body nobody has read.
-pub(crate) async fn refuse(request: Request<Body>, context: &RequestContext, error: &CaptionError) -> Response {
-    match context.wire {
-        // A stream of requests may never end, and a gRPC client reads the answer while it sends.
-        Wire::Grpc => drop(tokio::spawn(body::discard(request))),
-        Wire::Rest => body::discard(request).await,
-    }
-    context.response(error)
-}
-
-fn bearer_key(headers: &HeaderMap) -> Option<&str> {
-    let (scheme, key) = headers.get(header::AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
-    scheme.eq_ignore_ascii_case("bearer").then(|| key.trim())
 }
 
 /// The code of a gRPC failure that tonic answered by itself: ours always carry details.

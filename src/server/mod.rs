@@ -6,6 +6,7 @@
 mod access;
 mod activity;
 mod admission;
+mod authentication;
 mod body;
 mod connection;
 mod context;
@@ -25,6 +26,7 @@ mod layers;
 mod listen;
 mod notes;
 mod pb;
+mod policy;
 mod reload;
 mod rest;
 mod status;
@@ -57,8 +59,8 @@ use self::{
     context::{Kind, RequestContext, Wire},
     health::Phase,
     house::House,
-    layers::Policy,
     listen::Listeners,
+    policy::Policy,
     reload::Reloader,
     tls::Tls,
 };
@@ -194,7 +196,7 @@ fn layered(
         .map_response(|response: http::Response<_>| response.map(Body::new))
         .layer(CompressionLayer::new().compress_when(encoding::is_worth_compressing))
         .option_layer(cors::layer(&policy.cors_origins))
-        .layer(middleware::from_fn_with_state(policy.clone(), layers::authenticate))
+        .layer(middleware::from_fn_with_state(policy.clone(), authentication::authenticate))
         .layer(middleware::from_fn_with_state(policy.clone(), layers::limit_body))
         .layer(middleware::from_fn_with_state(policy.clone(), layers::admit))
         .layer(middleware::from_fn_with_state(policy.clone(), layers::expire))

@@ -58,6 +58,11 @@ impl Notes {
         self.lock().failure.get_or_insert((error.code(), reason(error)));
     }
 
+    /// What was noted is only what followed from the failure that comes now.
+    pub(crate) fn forget_failure(&self) {
+        self.lock().failure = None;
+    }
+
     /// Where the time went; of several images, the slowest.
     pub(crate) fn timings(&self, timings: Timings) {
         let mut noted = self.lock();

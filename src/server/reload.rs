@@ -16,7 +16,7 @@ use tokio::{
 };
 use tracing::{error, info};
 
-use super::{house::House, tls};
+use super::{health::Phase, house::House, tls};
 use crate::{
     api_keys::ApiKeys,
     config::{KeySource, TlsFiles},
@@ -51,34 +51,23 @@ impl Reloader {
                 self.reload_certificates();
             }
             if all {
-                self.reload_models().await;
+                tokio::spawn(reload_models(self.house.clone()));
             }
         }
     }
 
     fn reload_keys(&self) {
         let outcome = self.key_source.load();
-        self.tell("keys", outcome.map(|keys| self.api_keys.send_modify(|known| *known = keys.following(known))));
+        tell(
+            &self.house,
+            "keys",
+            outcome.map(|keys| self.api_keys.send_modify(|known| *known = keys.following(known))),
+        );
     }
 
     fn reload_certificates(&self) {
         if let Some((files, sender)) = &self.tls {
-            self.tell("certificates", tls::load(files).map(|config| _ = sender.send_replace(config)));
-        }
-    }
-
-    async fn reload_models(&self) {
-        // Those that are still loading are read now anyway.
-        if let Ok(captioner) = self.house.captioner() {
-            self.tell("models", captioner.registry().reload().await);
-        }
-    }
-
-    fn tell(&self, what: &'static str, outcome: Result<(), impl std::fmt::Display>) {
-        self.house.metrics.reloaded(what, outcome.is_ok());
-        match outcome {
-            Ok(()) => info!(what, "read again"),
-            Err(error) => error!(what, %error, "not read again, everything stays as it was"),
+            tell(&self.house, "certificates", tls::load(files).map(|config| _ = sender.send_replace(config)));
         }
     }
 
@@ -89,6 +78,24 @@ impl Reloader {
     fn tls_files(&self) -> Vec<PathBuf> {
         let Some((files, _)) = &self.tls else { return vec![] };
         [&files.certificates, &files.key].into_iter().chain(&files.client_authorities).cloned().collect()
+    }
+}
+
+/// Beside the rest: a model takes its time, and a key that is taken away must not be good for so long.
+async fn reload_models(house: Arc<House>) {
+    // Those that are being loaded may be older than the file.
+    if house.phase.clone().wait_for(|phase| *phase != Phase::Starting).await.is_ok()
+        && let Ok(captioner) = house.captioner()
+    {
+        tell(&house, "models", captioner.registry().reload().await);
+    }
+}
+
+fn tell(house: &House, what: &'static str, outcome: Result<(), impl std::fmt::Display>) {
+    house.metrics.reloaded(what, outcome.is_ok());
+    match outcome {
+        Ok(()) => info!(what, "read again"),
+        Err(error) => error!(what, %error, "not read again, everything stays as it was"),
     }
 }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,21 +13,23 @@ import PIL.Image
 import pytest
 import requests
 from clients import IMAGES, MODEL, PICTURES, SECONDS, picture
-from service import ROOT, Service
+from metrics_page import value
+from service import ROOT, Service, models_toml
 
 LONG = {"min_new_tokens": 120, "max_new_tokens": 120}
 
 
+def service_alone(folder: Path, more: str = "") -> Service:
+    """A service that keeps nothing, so that every request is computed."""
+    models = folder / "models.toml"
+    nothing = "caption_cache_bytes = 0\nimage_cache_bytes = 0\nsingle_flight = false\n"
+    models.write_text(models_toml({MODEL: ROOT / "models" / MODEL}, MODEL) + nothing + more)
+    return Service(models, log=folder / "service.log")
+
+
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """A service that keeps nothing, so that every request is computed."""
-    folder = tmp_path_factory.mktemp("batching")
-    models = folder / "models.toml"
-    models.write_text(
-        f'default = "{MODEL}"\n[[models]]\nname = "{MODEL}"\npath = "{ROOT / "models" / MODEL}"\n'
-        "caption_cache_bytes = 0\nimage_cache_bytes = 0\nsingle_flight = false\n"
-    )
-    with Service(models, log=folder / "service.log") as running:
+    with service_alone(tmp_path_factory.mktemp("batching")) as running:
         yield running
 
 
@@ -128,3 +131,27 @@ def test_clients_that_leave_free_their_rows(alone: Service) -> None:
     assert wanted[0].text
     runs = difference(before, steps_by_rows(alone))
     assert sum(runs.values()) < 40, runs
+
+
+def test_jobs_of_who_has_left_do_not_wait(tmp_path: Path) -> None:
+    with service_alone(tmp_path, "max_rows = 1\n") as service:
+
+        def gauge(name: str) -> float:
+            return value(requests.get(f"{service.url}/metrics", timeout=SECONDS).text, name)
+
+        def start(**parameters: int) -> Any:
+            request = service.messages.CaptionRequest(image=picture(), parameters=parameters)
+            return service.stub.Caption.future(request, timeout=SECONDS)
+
+        # While it decodes, nobody else is let in.
+        first = start(num_beams=32, **LONG)
+        while gauge("blip_decoder_rows") != 32:
+            assert not first.done()
+        others = [start() for _ in range(20)]
+        while gauge("blip_queue_depth") != len(others):
+            assert not first.done()
+        for other in others:
+            other.cancel()
+        while gauge("blip_queue_depth"):
+            assert not first.done()
+        assert first.result().captions

@@ -16,6 +16,7 @@ import tritonclient.http
 from clients import caption, picture, strings, tensors
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
+from metrics_page import value
 from service import Service
 
 SECONDS = 20
@@ -80,16 +81,25 @@ def test_the_content_of_a_request(
     assert named in answer.json()["error"]
 
 
+def refused(service: Service) -> float:
+    page = requests.get(f"{service.url}/metrics", timeout=SECONDS).text
+    return value(page, "blip_requests_total", surface="rest", outcome="overloaded")
+
+
 def test_bytes_in_the_house(bounded: Service) -> None:
+    before = refused(bounded)
     for body in (b"x" * 1_000_001, (piece for piece in [b"x" * 600_000] * 2)):
         answer = requests.post(f"{bounded.url}/v1/captions", data=body, timeout=SECONDS)
         assert (answer.status_code, answer.headers["retry-after"]) == (429, "1")
         assert "max_inflight_bytes" in answer.json()["error"]
+    assert refused(bounded) - before == 2
     request = bounded.messages.CaptionRequest(image=bytes(1_000_001))
-    with pytest.raises(grpc.RpcError) as failure:
-        bounded.stub.Caption(request, timeout=SECONDS)
-    assert failure.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-    assert "max_inflight_bytes" in failure.value.details()
+    # Compressed, it is a kilobyte on the wire.
+    for compression in (grpc.Compression.NoCompression, grpc.Compression.Gzip):
+        with pytest.raises(grpc.RpcError) as failure:
+            bounded.stub.Caption(request, timeout=SECONDS, compression=compression)
+        assert failure.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert "max_inflight_bytes" in failure.value.details()
     details = rpc_status.from_call(failure.value).details
     retry = [d for d in details if d.Is(error_details_pb2.RetryInfo.DESCRIPTOR)]
     assert len(retry) == 1

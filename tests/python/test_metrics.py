@@ -120,6 +120,7 @@ def test_a_key_is_needed_unless_it_is_said_otherwise(tmp_path: Path) -> None:
         with Service(log=tmp_path / "log", flags=(f"--api-keys-file={keys}", *flags)) as service:
             answer = requests.get(f"{service.url}/metrics", timeout=SECONDS)
             assert answer.status_code == status
+            assert requests.post(f"{service.url}/metrics", timeout=SECONDS).status_code == 401
             assert requests.get(f"{service.url}/v2", timeout=SECONDS).status_code == 401
             headers = {"authorization": "Bearer secret-key"}
             assert requests.get(f"{service.url}/metrics", headers=headers, timeout=SECONDS).ok

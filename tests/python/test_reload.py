@@ -25,17 +25,6 @@ SCENES = ROOT / "models" / "scenes"
 PARTS = ("manifest.json", "vision_encoder.onnx", "text_decoder.onnx", "tokenizer.json")
 
 
-@pytest.fixture
-def own(tmp_path: Path) -> Path:
-    """A copy of the embedded model that a test may damage."""
-    folder = tmp_path / "own"
-    folder.mkdir()
-    for file in SCENES.iterdir():
-        if file.is_file():
-            shutil.copy(file, folder)
-    return folder
-
-
 def text(service: Service, model: str = "") -> str:
     return service.caption(picture(), "a photography of", model=model)[0].text
 
@@ -55,18 +44,18 @@ def reloads(service: Service, outcome: str) -> float:
     return value(page(service), "blip_reloads_total", what="models", outcome=outcome)
 
 
-def test_models_come_and_go_with_the_file(tmp_path: Path, own: Path) -> None:
+def test_models_come_and_go_with_the_file(tmp_path: Path, scenes_copy: Path) -> None:
     catalogue = tmp_path / "models.toml"
     catalogue.write_text(models_toml({"a": SCENES}, "a"))
     with Service(models=catalogue, log=tmp_path / "log") as service:
         assert text(service) == caption()
-        catalogue.write_text(models_toml({"a": SCENES, "b": own}, "b"))
+        catalogue.write_text(models_toml({"a": SCENES, "b": scenes_copy}, "b"))
         service.process.send_signal(signal.SIGHUP)
         eventually(lambda: reloads(service, "ok") == 1)
         assert text(service, "b") == text(service, "a") == caption()
         index = service.post("/v2/repository/index", {})
         assert [(each["name"], each["state"]) for each in index] == [("a", "READY"), ("b", "READY")]
-        catalogue.write_text(models_toml({"b": own}, "b"))
+        catalogue.write_text(models_toml({"b": scenes_copy}, "b"))
         service.process.send_signal(signal.SIGHUP)
         eventually(lambda: reloads(service, "ok") == 2)
         assert requests.get(f"{service.url}/v2/models/a", timeout=SECONDS).status_code == 404
@@ -87,12 +76,12 @@ def cut_the_catalogue(file: Path) -> None:
 @pytest.mark.parametrize("damage", [replace_by_rename, Path.unlink, cut_the_catalogue])
 @pytest.mark.parametrize("part", PARTS)
 def test_what_is_wrong_changes_nothing(
-    tmp_path: Path, own: Path, damage: Callable[[Path], None], part: str
+    tmp_path: Path, scenes_copy: Path, damage: Callable[[Path], None], part: str
 ) -> None:
     catalogue = tmp_path / "models.toml"
-    catalogue.write_text(models_toml({"own": own}, "own"))
+    catalogue.write_text(models_toml({"own": scenes_copy}, "own"))
     with Service(models=catalogue, log=tmp_path / "log") as service:
-        damage(own / part)
+        damage(scenes_copy / part)
         service.process.send_signal(signal.SIGHUP)
         eventually(lambda: reloads(service, "failed") == 1)
         assert text(service) == caption()
@@ -100,9 +89,9 @@ def test_what_is_wrong_changes_nothing(
         assert reloads(service, "ok") == 0
 
 
-def test_requests_go_on_while_a_model_is_replaced(tmp_path: Path, own: Path) -> None:
+def test_requests_go_on_while_a_model_is_replaced(tmp_path: Path, scenes_copy: Path) -> None:
     catalogue = tmp_path / "models.toml"
-    catalogue.write_text(models_toml({"own": own}, "own") + "caption_cache_bytes = 0\n")
+    catalogue.write_text(models_toml({"own": scenes_copy}, "own") + "caption_cache_bytes = 0\n")
     with Service(models=catalogue, log=tmp_path / "log") as service:
         done, seen = threading.Event(), []
 
@@ -115,9 +104,9 @@ def test_requests_go_on_while_a_model_is_replaced(tmp_path: Path, own: Path) -> 
             thread.start()
         for count in range(1, 4):
             # The same bundle under another inode: a new model all the same.
-            for file in list(own.iterdir()):
-                shutil.copy(file, own / "next")
-                (own / "next").rename(file)
+            for file in list(scenes_copy.iterdir()):
+                shutil.copy(file, scenes_copy / "next")
+                (scenes_copy / "next").rename(file)
             service.process.send_signal(signal.SIGHUP)
             eventually(lambda count=count: reloads(service, "ok") == count)
         done.set()
@@ -175,14 +164,34 @@ def test_not_everyone_may_unload(tmp_path: Path) -> None:
         assert requests.post(url, timeout=SECONDS).status_code == 200
 
 
-def test_a_model_that_would_not_fit_is_refused(tmp_path: Path, own: Path) -> None:
+def test_pages_of_others_may_not_unload(tmp_path: Path) -> None:
+    with Service(log=tmp_path / "log") as service:
+        url = f"{service.url}/v2/repository/models/scenes/unload"
+        for origin in ("https://example.com", "null", f"http://localhost:{service.port}"):
+            headers = {"origin": origin}
+            assert requests.post(url, headers=headers, timeout=SECONDS).status_code == 403
+        assert text(service) == caption()
+        headers = {"origin": service.url}
+        assert requests.post(url, headers=headers, timeout=SECONDS).status_code == 200
+
+
+def test_a_model_is_loaded_to_the_end_whoever_waits(tmp_path: Path) -> None:
+    with Service(log=tmp_path / "log") as service:
+        url = f"{service.url}/v2/repository/models/scenes/load"
+        headers = {"x-request-timeout-ms": "20"}
+        assert requests.post(url, headers=headers, timeout=SECONDS).status_code == 504
+        eventually(lambda: reloads(service, "ok") == 1)
+        assert text(service) == caption()
+
+
+def test_a_model_that_would_not_fit_is_refused(tmp_path: Path, scenes_copy: Path) -> None:
     catalogue = tmp_path / "models.toml"
-    catalogue.write_text(models_toml({"own": own}, "own"))
+    catalogue.write_text(models_toml({"own": scenes_copy}, "own"))
     with Service(models=catalogue, log=tmp_path / "log") as service:
-        manifest = json.loads((own / "manifest.json").read_text())
+        manifest = json.loads((scenes_copy / "manifest.json").read_text())
         for file in manifest["files"].values():
             file["bytes"] = 1 << 50
-        (own / "manifest.json").write_text(json.dumps(manifest))
+        (scenes_copy / "manifest.json").write_text(json.dumps(manifest))
         url = f"{service.url}/v2/repository/models/own/load"
         answer = requests.post(url, timeout=SECONDS)
         assert (answer.status_code, "too little memory" in answer.text) == (503, True)

@@ -121,7 +121,11 @@ impl Worker {
             cancelled: CancellationToken::new(),
             caller: 0,
         };
-        match self.captioner.caption(request).await {
+        let reply = match self.captioner.resolve(&request) {
+            Ok(model) => self.captioner.caption(&model, request).await,
+            Err(error) => Err(error),
+        };
+        match reply {
             Ok(reply) => Ok(reply.captions),
             Err(error @ CaptionError::Unavailable(_)) => Err(Failure::Model(source::explain(&error))),
             Err(error) => Err(Failure::Image(source::explain(&error))),

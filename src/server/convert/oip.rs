@@ -169,7 +169,7 @@ fn flatten(data: Value, shape: &[usize]) -> Result<Vec<Value>, String> {
             Value::Array(row) if row.len() == shape[1] => Ok(row),
             _ => Err(format!("each row must be an array of {} elements, as shape says", shape[1])),
         });
-        rows.collect::<Result<Vec<_>, _>>()?.concat()
+        rows.collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect()
     } else {
         list
     };

@@ -8,16 +8,16 @@ use tonic::{Request, Response, Status, Streaming};
 use super::{
     deadline,
     incoming::{Ending, Incoming, REQUESTS_AT_ONCE, messages},
-    reservation,
+    message, reservation,
 };
 use crate::{
     caption::CaptionEvent,
     error::CaptionError,
     server::{
+        admission::FULL_OF_BYTES,
         context::{Deadline, RequestContext},
         convert::typed,
         house::House,
-        layers::FULL_OF_BYTES,
         pb::blip::{
             CaptionManyResponse, CaptionRequest, CaptionResponse, StreamCaptionResponse,
             caption_many_response::Result as Outcome, caption_service_server::CaptionService,
@@ -34,7 +34,7 @@ pub(super) struct Handler {
 impl CaptionService for Handler {
     async fn caption(&self, request: Request<CaptionRequest>) -> Result<Response<CaptionResponse>, Status> {
         let context = RequestContext::from_extensions(request.extensions());
-        let answer = async { caption(&self.house, &context, deadline(&request)?, request.into_inner()).await };
+        let answer = async { caption(&self.house, &context, deadline(&request)?, message(request)?).await };
         answer.await.map(Response::new).map_err(|error| context.status(&error))
     }
 
@@ -45,8 +45,7 @@ impl CaptionService for Handler {
         request: Request<CaptionRequest>,
     ) -> Result<Response<Self::StreamCaptionStream>, Status> {
         let context = RequestContext::from_extensions(request.extensions());
-        let events =
-            deadline(&request).and_then(|deadline| stream(&self.house, &context, deadline, request.into_inner()));
+        let events = deadline(&request).and_then(|deadline| stream(&self.house, &context, deadline, message(request)?));
         let events = events.map_err(|error| context.status(&error))?;
         let events = events.map(move |event| event.map_err(|error| context.status(&error)));
         Ok(Response::new(events.boxed()))
@@ -79,7 +78,9 @@ async fn caption(
     mut message: CaptionRequest,
 ) -> Result<CaptionResponse, CaptionError> {
     let id = std::mem::take(&mut message.id);
-    let reply = house.caption(context, typed::caption_request(message, house.limits, deadline)?).await?;
+    let request = typed::caption_request(message, house.limits, deadline)?;
+    let model = house.resolve(&request)?;
+    let reply = house.caption(context, &model, request).await?;
     Ok(typed::caption_response(id, reply))
 }
 
@@ -90,7 +91,9 @@ fn stream(
     mut message: CaptionRequest,
 ) -> Result<BoxStream<'static, Result<StreamCaptionResponse, CaptionError>>, CaptionError> {
     let id = std::mem::take(&mut message.id);
-    let events = house.stream(context, typed::caption_request(message, house.limits, deadline)?)?;
+    let request = typed::caption_request(message, house.limits, deadline)?;
+    let model = house.resolve(&request)?;
+    let events = house.stream(context, &model, request)?;
     let events = events.map(move |event| {
         let event = match event? {
             CaptionEvent::Piece(piece) => Event::Piece(piece),

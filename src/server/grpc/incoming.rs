@@ -10,11 +10,10 @@ use tonic::{Status, Streaming};
 use crate::{
     error::CaptionError,
     server::{
-        admission::Reservation,
+        admission::{FULL_OF_BYTES, Reservation},
         context::{Deadline, RequestContext},
         health::Phase,
         house::{House, SHUTTING_DOWN},
-        layers::FULL_OF_BYTES,
     },
 };
 

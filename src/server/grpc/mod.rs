@@ -3,19 +3,23 @@
 mod caption;
 mod incoming;
 mod inference;
+mod stream;
 
 use std::sync::Arc;
 
 use axum::Router;
+use prost::Message;
 use tokio::sync::watch;
 use tonic::{Request, codec::CompressionEncoding, service::Routes};
 use tonic_reflection::server::Builder;
 
 use crate::{
     error::CaptionError,
+    registry::ServedModel,
     server::{
-        admission::Reservation,
+        admission::{FULL_OF_BYTES, Reservation},
         context::Deadline,
+        convert::echo,
         health::{HealthService, Phase},
         house::House,
         pb::{
@@ -73,4 +77,20 @@ fn reservation<T>(request: &Request<T>) -> Result<Arc<Reservation>, CaptionError
 fn deadline<T>(request: &Request<T>) -> Result<Deadline, CaptionError> {
     let deadline = request.extensions().get::<Deadline>().copied();
     deadline.ok_or_else(|| CaptionError::internal("the deadline layer did not run"))
+}
+
+/// The model that an inference request names. A version, if one is asked for, is a number.
+fn resolve(house: &House, name: &str, version: &str) -> Result<Arc<ServedModel>, CaptionError> {
+    if !version.bytes().all(|byte| byte.is_ascii_digit()) {
+        let reason = format!("'{}' is no version, which is an integer > 0", echo(version));
+        return Err(CaptionError::invalid("model_version", reason));
+    }
+    house.captioner()?.registry().resolve(Some(name), Some(version))
+}
+
+/// The one message of a request, with its bytes counted as they are now, not as they came.
+fn message<T: Message>(request: Request<T>) -> Result<T, CaptionError> {
+    let reservation = reservation(&request)?;
+    let message = request.into_inner();
+    if reservation.hold(message.encoded_len()) { Ok(message) } else { Err(FULL_OF_BYTES) }
 }

@@ -80,7 +80,8 @@ pub(super) async fn captions(
         let (id, model) = (fields.take_id()?, fields.take_text("model")?);
         let route = Route { prompt: "prompt", flat_parameters: is_form };
         let request = fields.into_request(route, model, house.limits, deadline)?;
-        Ok(json_response(StatusCode::OK, &CaptionResponse::new(id, house.caption(&context, request).await?)))
+        let model = house.resolve(&request)?;
+        Ok(json_response(StatusCode::OK, &CaptionResponse::new(id, house.caption(&context, &model, request).await?)))
     };
     compressible(&context, outcome.await)
 }

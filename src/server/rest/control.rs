@@ -6,7 +6,7 @@ use axum::{
     extract::{Request, State},
     response::Response,
 };
-use http::StatusCode;
+use http::{HeaderValue, StatusCode, header, uri::Authority};
 use serde_json::{Map, Value, json};
 
 use super::{ModelPath, answer};
@@ -40,7 +40,7 @@ pub(super) async fn load(
         }
         control::load(&house, path.model.as_deref().unwrap_or_default()).await
     };
-    answer(&context, outcome.await.map(|()| json_response(StatusCode::OK, &json!({}))))
+    done(&context, outcome.await)
 }
 
 /// Take a model out of service; requests that have begun are finished.
@@ -56,11 +56,18 @@ pub(super) async fn unload(
         parameters(request).await?;
         control::unload(&house, path.model.as_deref().unwrap_or_default()).await
     };
-    answer(&context, outcome.await.map(|()| json_response(StatusCode::OK, &json!({}))))
+    done(&context, outcome.await)
+}
+
+fn done(context: &RequestContext, outcome: Result<(), CaptionError>) -> Response {
+    answer(context, outcome.map(|()| json_response(StatusCode::OK, &json!({}))))
 }
 
 /// `parameters` of a body that may be empty.
 async fn parameters(request: Request) -> Result<Map<String, Value>, CaptionError> {
+    if is_of_a_foreign_page(&request) {
+        return Err(CaptionError::Forbidden("pages of another origin may load and unload models with an API key only"));
+    }
     let body = body::read(request.into_body(), MAX_BYTES).await?;
     if body.is_empty() {
         return Ok(Map::new());
@@ -73,4 +80,14 @@ async fn parameters(request: Request) -> Result<Map<String, Value>, CaptionError
         },
         other => Err(CaptionError::invalid("body", format!("must be an object, got {}", kind(&other)))),
     }
+}
+
+/// Whether a page that does not come from this server asks, and has no key: browsers let every page post to everywhere, this
+/// machine included, and name the page in `origin`.
+fn is_of_a_foreign_page(request: &Request) -> bool {
+    let headers = request.headers();
+    let text = |name| headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
+    let host = text(header::HOST).or(request.uri().authority().map(Authority::as_str));
+    let page = text(header::ORIGIN).map(|origin| origin.split_once("://").map_or(origin, |(_, host)| host));
+    page.is_some() && page != host && !headers.contains_key(header::AUTHORIZATION)
 }

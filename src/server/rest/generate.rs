@@ -80,11 +80,11 @@ pub(super) async fn generate(
     request: Request,
 ) -> Response {
     let outcome = async {
-        let (head, streams, request) = read(&house, &path, deadline, request).await?;
+        let (head, streams, (model, request)) = read(&house, &path, deadline, request).await?;
         if streams == Some(true) {
             return Err(CaptionError::invalid("stream", "must be false here: post to generate_stream"));
         }
-        let reply = house.caption(&context, request).await?;
+        let reply = house.caption(&context, &model, request).await?;
         Ok(json_response(StatusCode::OK, &GenerateResponse { caption: None, ..head.end(&reply, false) }))
     };
     compressible(&context, outcome.await)
@@ -109,8 +109,8 @@ pub(super) async fn generate_stream(
     request: Request,
 ) -> Response {
     let outcome = async {
-        let (head, _, request) = read(&house, &path, deadline, request).await?;
-        let mut events = house.stream(&context, request)?;
+        let (head, _, (model, request)) = read(&house, &path, deadline, request).await?;
+        let mut events = house.stream(&context, &model, request)?;
         // The status is decided by what comes first.
         let first = events.next().await.transpose()?;
         let events = stream::iter(first.map(Ok)).chain(events);
@@ -126,13 +126,13 @@ async fn read(
     path: &ModelPath,
     deadline: Deadline,
     request: Request,
-) -> Result<(GenerateResponse, Option<bool>, CaptionRequest), CaptionError> {
+) -> Result<(GenerateResponse, Option<bool>, (Arc<ServedModel>, CaptionRequest)), CaptionError> {
     let body = body::read(request.into_body(), house.max_body_bytes).await?;
     let model = path.resolve(house)?;
     let mut fields = Fields::from_json(json::parse(&body)?)?;
     let (id, streams) = (fields.take_id()?, fields.take_flag("stream")?);
     let request = fields.into_request(ROUTE, Some(model.name.clone()), house.limits, deadline)?;
-    Ok((GenerateResponse::empty(id, &model), streams, request))
+    Ok((GenerateResponse::empty(id, &model), streams, (model, request)))
 }
 
 fn event_stream(

@@ -22,7 +22,8 @@ use crate::{
             form::InferRequest,
         },
         house::House,
-        inference, json,
+        inference::{self, IMAGES_AT_ONCE},
+        json,
         rest::{ModelPath, compressible, schema},
         status::{json_response, to_json},
     },
@@ -53,7 +54,7 @@ pub(super) async fn infer(
         let body = body::read(body, house.max_body_bytes).await?;
         let model = path.resolve(&house)?;
         let request = parse(&head.headers, body)?;
-        inference::infer(&house, &context, &model, deadline, request).await
+        inference::infer(&house, &context, &model, deadline, (request, IMAGES_AT_ONCE)).await
     };
     compressible(&context, outcome.await.map(response))
 }

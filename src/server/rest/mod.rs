@@ -25,7 +25,7 @@ use http::request::Parts;
 use crate::{
     error::CaptionError,
     registry::ServedModel,
-    server::{context::RequestContext, encoding::Compressible, house::House, layers::refuse},
+    server::{body::refuse, context::RequestContext, encoding::Compressible, house::House},
 };
 
 /// Every REST route; an unknown path is a JSON 404, a wrong verb a JSON 405.
