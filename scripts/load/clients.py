@@ -13,7 +13,7 @@ import grpc
 from google.rpc import error_details_pb2, status_pb2
 from service import Service, stubs
 
-from load.outcome import LOST, OK, WRONG, Outcome, kind_of
+from load.outcome import LATE, LOST, OK, WRONG, Outcome, kind_of
 from load.questions import Question
 
 GIVE_UP = 120
@@ -129,8 +129,12 @@ class Grpc:
             answer = await self._caption(question.message, timeout=limit, metadata=self._metadata)
         except grpc.RpcError as error:
             return of_error(error, sent, was_asked=timeout is not None)
+        ended = time.perf_counter()
+        if answer is None and timeout is not None and ended - sent >= timeout:
+            # The library, if its own deadline passes while the answer comes: good status, no message.
+            return Outcome(LATE, "DEADLINE_EXCEEDED", sent, ended)
         text = answer.captions[0].text
-        return Outcome(judged(OK, text, question.expected), "OK", sent, time.perf_counter(), text)
+        return Outcome(judged(OK, text, question.expected), "OK", sent, ended, text)
 
     async def close(self) -> None:
         await self.channel.close()

@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
 import pytest
 from clients import IMAGES
 from refusals import Connection
-from service import Service
+from service import ROOT, Service
 
 if TYPE_CHECKING:
     from browser import Browser
@@ -109,3 +109,11 @@ def bundle(exporter: Exporter, tiny: Path, tmp_path_factory: pytest.TempPathFact
 def copy(tiny: Path, tmp_path: Path) -> Path:
     """A copy of the tiny checkpoint to change."""
     return Path(shutil.copytree(tiny, tmp_path / "checkpoint"))
+
+
+@pytest.fixture
+def scenes_copy(tmp_path: Path) -> Path:
+    """A copy of the embedded bundle, to be damaged."""
+    scenes, copy = ROOT / "models" / "scenes", tmp_path / "scenes"
+    ignored = shutil.ignore_patterns("checkpoint", "sprites")
+    return Path(shutil.copytree(scenes, copy, ignore=ignored))

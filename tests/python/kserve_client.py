@@ -90,10 +90,15 @@ async def rpc(address: str, images_url: str) -> dict[str, Any]:
             await client.infer(from_urls(images_url, True, model_name="none"))
         except grpc.RpcError as error:
             failure = [error.code().name, error.details()]
+        try:
+            unknown_ready = await client.is_model_ready("none")
+        except grpc.RpcError as error:
+            unknown_ready = error.code().name
         return {
             "live": await client.is_server_live(),
             "ready": await client.is_server_ready(),
             "model_ready": await client.is_model_ready(MODEL),
+            "unknown_ready": unknown_ready,
             "failure": failure,
             "answers": [
                 seen(await client.infer(request))

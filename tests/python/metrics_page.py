@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import time
+from typing import Any
+
+import requests
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
@@ -16,3 +20,22 @@ def value(page: str, name: str, **labels: str) -> float:
     """The sum of the samples that have these labels."""
     chosen = [s for s in samples(page, name) if labels.items() <= s.labels.items()]
     return sum(sample.value for sample in chosen)
+
+
+class FailedReload:
+    """A reload that must fail, told by its counter on the page at `url`."""
+
+    def __init__(self, url: str, what: str, **request: Any) -> None:
+        self._url, self._what, self._request = url, what, request
+        self._before = self._count()
+
+    def wait(self, seconds: float) -> None:
+        """Until it has failed."""
+        give_up = time.monotonic() + seconds
+        while self._count() == self._before:
+            assert time.monotonic() < give_up
+            time.sleep(0.05)
+
+    def _count(self) -> float:
+        page = requests.get(f"{self._url}/metrics", timeout=20, **self._request).text
+        return value(page, "blip_reloads_total", what=self._what, outcome="failed")

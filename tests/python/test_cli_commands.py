@@ -16,14 +16,6 @@ from service import default_binary
 BUNDLE = ROOT / "models" / "scenes"
 
 
-@pytest.fixture
-def bundle(tmp_path: Path) -> Path:
-    """A copy of the embedded bundle, to be damaged."""
-    copy = tmp_path / "copy"
-    shutil.copytree(BUNDLE, copy, ignore=shutil.ignore_patterns("checkpoint", "sprites"))
-    return copy
-
-
 def test_a_bundle_says_what_it_is() -> None:
     done = run("bundle", "inspect", "--json", BUNDLE)
     assert done.returncode == 0, done.stderr
@@ -47,18 +39,18 @@ def test_a_bundle_says_what_it_is() -> None:
     assert text.count("verified") == len(files)
 
 
-def test_a_damaged_bundle_is_shown_file_by_file(bundle: Path) -> None:
-    content = bytearray((bundle / "text_decoder.onnx.data").read_bytes())
+def test_a_damaged_bundle_is_shown_file_by_file(scenes_copy: Path) -> None:
+    content = bytearray((scenes_copy / "text_decoder.onnx.data").read_bytes())
     content[-1] ^= 1
-    (bundle / "text_decoder.onnx.data").write_bytes(content)
-    (bundle / "tokenizer.json").unlink()
-    done = run("bundle", "inspect", "--json", bundle)
+    (scenes_copy / "text_decoder.onnx.data").write_bytes(content)
+    (scenes_copy / "tokenizer.json").unlink()
+    done = run("bundle", "inspect", "--json", scenes_copy)
     report = json.loads(done.stdout)
     assert (done.returncode, report["verified"]) == (1, False)
     states = {file["name"]: file["state"] for file in report["files"]}
     assert states["text_decoder.onnx.data"] == "changed" and states["tokenizer.json"] == "missing"
     assert states["vision_encoder.onnx"] == "verified"
-    assert b"CHANGED" in run("bundle", "inspect", bundle).stdout
+    assert b"CHANGED" in run("bundle", "inspect", scenes_copy).stdout
 
 
 def test_inspecting_needs_no_onnx_runtime(tmp_path: Path) -> None:

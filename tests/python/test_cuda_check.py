@@ -24,7 +24,8 @@ def test_the_cpu_agrees_with_itself(caplog: pytest.LogCaptureFixture) -> None:
     assert set(figures["nodes"]) == {"CPUExecutionProvider"}
 
 
-def test_without_a_gpu_it_says_so() -> None:
+def test_without_a_gpu_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     with pytest.raises(ServiceError, match="execution provider"):
         cuda_check.main(["--images", "1"])
 

@@ -118,7 +118,7 @@ def test_a_bundle_is_made_once(tmp_path: Path) -> None:
         ({"imag": {}}, "imag"),
         ({"tls": {"clientCertificates": True}}, "tls.secretName"),
         ({"bundles": {"init": {"kind": "export", "image": "e:1"}}}, "bundles.volume"),
-        ({"bundles": {"volume": "emptyDir", "init": {"kind": "export"}}}, "bundles.init.image"),
+        ({"bundles": {"volume": "emptyDir", "init": {"kind": "fetch"}}}, "bundles.init.image"),
         ({"autoscaling": {"kind": "keda", "cpuUtilization": 0}}, "requestsInFlight"),
     ],
 )

@@ -11,7 +11,7 @@ import grpc
 import pytest
 import requests
 from clients import picture
-from metrics_page import samples, value
+from metrics_page import FailedReload, samples, value
 from service import Service, default_binary
 
 SECONDS = 20
@@ -69,9 +69,11 @@ def test_keys_change_while_the_service_runs(tmp_path: Path) -> None:
         (tmp_path / "next").rename(keys)
         await_status(service, "first-key", 401)
         # What is wrong, or empty, changes nothing.
+        headers = {"authorization": "Bearer second-key"}
+        failed = FailedReload(service.url, "keys", headers=headers)
         keys.write_text("\n")
         service.process.send_signal(signal.SIGHUP)
-        time.sleep(0.5)
+        failed.wait(SECONDS)
         assert post(service, "second-key").status_code == 200
     assert "the file holds no key" in (tmp_path / "log").read_text()
 

@@ -1,9 +1,9 @@
 """The embedded model, served: true captions of scenes that training never showed."""
 
 import io
-import logging
 from concurrent.futures import ThreadPoolExecutor
 
+import pytest
 import scenes
 from PIL import Image
 from service import Service
@@ -12,8 +12,8 @@ SCENES = 500
 IN_FLIGHT = 4
 
 
-def share_exact(service: Service, split: str) -> float:
-    """Share of the first 500 scenes of a split whose caption is exactly the true one."""
+def exact(service: Service, split: str) -> int:
+    """How many of the first 500 scenes of a split have exactly the true caption."""
 
     def is_exact(index: int) -> bool:
         scene = scenes.make_scene(split, index)
@@ -22,15 +22,13 @@ def share_exact(service: Service, split: str) -> float:
         return service.caption(file.getvalue())[0].text == scene.caption
 
     with ThreadPoolExecutor(IN_FLIGHT) as pool:
-        exact = sum(pool.map(is_exact, range(SCENES)))
-    logging.getLogger(__name__).warning("%s: %d of %d exact", split, exact, SCENES)
-    return exact / SCENES
+        return sum(pool.map(is_exact, range(SCENES)))
 
 
+# The figures of the model card, which transformers gave on another machine: a near tie may fall the other way.
 def test_held_out_scenes_are_captioned_exactly(service: Service) -> None:
-    assert share_exact(service, "heldout") >= 0.95
+    assert exact(service, "heldout") == pytest.approx(490, abs=2)
 
 
-def test_scenes_of_an_unseen_style_are_answered(service: Service) -> None:
-    # No gate on the share: the figure is what the model card publishes.
-    assert 0 <= share_exact(service, "unseen") <= 1
+def test_scenes_of_an_unseen_style_are_captioned_as_the_card_says(service: Service) -> None:
+    assert exact(service, "unseen") == pytest.approx(300, abs=2)

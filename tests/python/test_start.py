@@ -3,7 +3,6 @@
 import base64
 import json
 import os
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -19,7 +18,11 @@ PICTURE = next(iter(sorted((ROOT / "examples" / "images").glob("*.png"))))
 
 def run(*arguments: object) -> subprocess.CompletedProcess[str]:
     command = [str(BINARY), *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    # Where there is a GPU, it is out of sight.
+    environment = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
+    return subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=120, env=environment
+    )
 
 
 def failure(*arguments: object) -> str:
@@ -31,17 +34,6 @@ def failure(*arguments: object) -> str:
     assert len(errors) == 1, done.stderr
     assert "panicked" not in done.stderr
     return errors[0]
-
-
-@pytest.fixture
-def bundle(tmp_path: Path) -> Path:
-    """A copy of the embedded bundle, to be damaged."""
-    copy = tmp_path / "copy"
-    copy.mkdir()
-    for file in BUNDLE.iterdir():
-        if file.is_file():
-            shutil.copy(file, copy)
-    return copy
 
 
 def write_models(folder: Path, providers: list[str], path: Path = BUNDLE) -> Path:
@@ -86,27 +78,27 @@ def test_a_library_that_is_too_old_is_refused_with_its_version(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("name", FILES[1:])
-def test_a_damaged_file_is_named(bundle: Path, tmp_path: Path, name: str) -> None:
-    content = bytearray((bundle / name).read_bytes())
+def test_a_damaged_file_is_named(scenes_copy: Path, tmp_path: Path, name: str) -> None:
+    content = bytearray((scenes_copy / name).read_bytes())
     content[len(content) // 2] ^= 1
-    (bundle / name).write_bytes(content)
-    line = failure("check", "--models", write_models(tmp_path, ["cpu"], bundle))
+    (scenes_copy / name).write_bytes(content)
+    line = failure("check", "--models", write_models(tmp_path, ["cpu"], scenes_copy))
     assert name in line and "checksum" in line
 
 
-def test_damaged_weights_are_named(bundle: Path, tmp_path: Path) -> None:
-    data = next(bundle.glob("text_decoder*.data"))
+def test_damaged_weights_are_named(scenes_copy: Path, tmp_path: Path) -> None:
+    data = next(scenes_copy.glob("text_decoder*.data"))
     content = bytearray(data.read_bytes())
     content[-1] ^= 1
     data.write_bytes(content)
-    line = failure("check", "--models", write_models(tmp_path, ["cpu"], bundle))
+    line = failure("check", "--models", write_models(tmp_path, ["cpu"], scenes_copy))
     assert data.name in line and "checksum" in line
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_a_missing_file_is_named(bundle: Path, tmp_path: Path, name: str) -> None:
-    (bundle / name).unlink()
-    line = failure("check", "--models", write_models(tmp_path, ["cpu"], bundle))
+def test_a_missing_file_is_named(scenes_copy: Path, tmp_path: Path, name: str) -> None:
+    (scenes_copy / name).unlink()
+    line = failure("check", "--models", write_models(tmp_path, ["cpu"], scenes_copy))
     assert name in line and "export" in line
 
 
@@ -120,13 +112,13 @@ def test_a_missing_file_is_named(bundle: Path, tmp_path: Path, name: str) -> Non
     ],
 )
 def test_graphs_that_are_not_the_manifests_are_refused(
-    bundle: Path, tmp_path: Path, section: str, key: str, value: int, said: str
+    scenes_copy: Path, tmp_path: Path, section: str, key: str, value: int, said: str
 ) -> None:
-    manifest = json.loads((bundle / "manifest.json").read_text())
+    manifest = json.loads((scenes_copy / "manifest.json").read_text())
     manifest[section][key] = value
-    (bundle / "manifest.json").write_text(json.dumps(manifest))
-    line = failure("check", "--models", write_models(tmp_path, ["cpu"], bundle))
-    assert said in line or "encoder.key" in line
+    (scenes_copy / "manifest.json").write_text(json.dumps(manifest))
+    line = failure("check", "--models", write_models(tmp_path, ["cpu"], scenes_copy))
+    assert said in line
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ import pytest
 import requests
 from certificates import Authority, Signed
 from clients import curl, picture
+from metrics_page import FailedReload
 from service import Service, default_binary, free_port, stubs
 
 SECONDS = 20
@@ -102,9 +103,10 @@ def test_a_new_certificate_is_taken_without_a_restart(tmp_path: Path) -> None:
         before = serial(service)
         # One file is there before the other: that pair is refused, the old one stays.
         fresh = authority.sign("fresh")
+        failed = FailedReload(service.admin_url, "certificates")
         signed.certificate.write_bytes(fresh.certificate.read_bytes())
         service.process.send_signal(signal.SIGHUP)
-        time.sleep(0.5)
+        failed.wait(SECONDS)
         assert serial(service) == before
         signed.key.write_bytes(fresh.key.read_bytes())
         give_up = time.monotonic() + SECONDS
