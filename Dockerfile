@@ -88,6 +88,9 @@ COPY requirements/export.txt requirements/
 RUN pip install --quiet --no-cache-dir --no-input --no-deps --only-binary=:all: --require-hashes --requirement requirements/export.txt
 COPY scripts scripts
 ENV HF_HOME=/tmp/huggingface PYTHONDONTWRITEBYTECODE=1
+# A new volume gets the folder's owner.
+RUN install -d -o 65532 -g 65532 /bundles \
+    && find / -xdev -type f -perm /6000 -exec chmod a-s {} +
 USER 65532:65532
 ENTRYPOINT ["python", "scripts/export_onnx.py"]
 

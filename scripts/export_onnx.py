@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import errno
 import logging
-import os
+import secrets
 import shutil
 import signal
 import sys
@@ -70,9 +70,10 @@ def export(request: Request) -> dict[str, Any]:
     logger.info("loaded %s", request.model)
     output = request.output
     output.parent.mkdir(parents=True, exist_ok=True)
-    partial = output.parent / f".{output.name}.partial-{os.getpid()}"
+    # Not by process id: in containers that is always the same, and several may write to one volume.
+    partial = output.parent / f".{output.name}.partial-{secrets.token_hex(8)}"
+    partial.mkdir()
     try:
-        partial.mkdir()
         manifest = bundle.write(partial, loaded, request)
         # Atomic: the bundle appears under its name complete, or not at all.
         partial.rename(output)

@@ -16,12 +16,16 @@ import sys
 from pathlib import Path
 
 import image_check
+import image_export_check
 from image_buildah import ROOT, WORK, Buildah
 
 LOG = logging.getLogger("image")
 SUITE = "trixie"
 BASE = f"localhost/blip-base:{SUITE}"
 TOOLCHAIN = f"localhost/blip-rust:{SUITE}"
+PYTHON = f"localhost/blip-python:{SUITE}"
+# What Python's own modules are linked with.
+PYTHON_LIBRARIES = ("libbz2-1.0", "libffi8", "liblzma5", "libsqlite3-0", "libssl3t64", "zlib1g")
 PACKAGES = {"buildah": "buildah", "debootstrap": "debootstrap"}
 # What slim images leave out.
 DISPENSABLE = ("usr/share/doc", "usr/share/info", "usr/share/locale", "usr/share/man")
@@ -60,17 +64,55 @@ def make_base(buildah: Buildah) -> None:
 def make_toolchain(buildah: Buildah) -> None:
     """The base with this machine's Rust and the certificates that this machine trusts."""
     sysroot = Path(subprocess.check_output(["rustc", "--print", "sysroot"], text=True).strip())
-    certificates = Path(os.environ.get("SSL_CERT_FILE", "/etc/ssl/certs/ca-certificates.crt"))
     with buildah.container(BASE) as container:
         root = buildah.mount(container)
         for name in ("cargo", "rustc"):
             shutil.copy(sysroot / "bin" / name, root / "usr/local/bin")
         shutil.copytree(sysroot / "lib", root / "usr/local/lib", symlinks=True, dirs_exist_ok=True)
-        if certificates.is_file():
-            trusted = root / "usr/local/share/ca-certificates"
-            trusted.mkdir(parents=True, exist_ok=True)
-            shutil.copy(certificates, trusted / "machine.crt")
+        trust(root)
         buildah("commit", "--quiet", container, TOOLCHAIN)
+
+
+def make_python(buildah: Buildah) -> None:
+    """The base with a Python 3.11 of this machine, and the certificates that this machine trusts."""
+    prefix = Path(sys.base_prefix)
+    if sys.version_info[:2] != (3, 11):
+        raise SystemExit("error: the exporter's requirements are for Python 3.11: run this with it")
+    with buildah.container(BASE) as container:
+        root = buildah.mount(container)
+        trust(root)
+
+        def run(*command: str) -> None:
+            buildah("run", "--isolation=chroot", container, "--", *command)
+
+        run("apt-get", "-qq", "update")
+        install = ("apt-get", "-qq", "install", "--no-install-recommends", "-y")
+        run(*install, "ca-certificates", *PYTHON_LIBRARIES)
+        ignored = shutil.ignore_patterns("site-packages", "__pycache__", "test", "config-*", "*.a")
+        shutil.copytree(
+            prefix / "lib",
+            root / "usr/local/lib",
+            symlinks=True,
+            dirs_exist_ok=True,
+            ignore=ignored,
+        )
+        shutil.copy(prefix / "bin/python3.11", root / "usr/local/bin")
+        for name in ("python", "python3"):
+            (root / "usr/local/bin" / name).symlink_to("python3.11")
+        run("ldconfig")
+        run("python", "-m", "ensurepip", "--default-pip")
+        # pip brings its own certificates.
+        buildah("config", "--env=PIP_CERT=/etc/ssl/certs/ca-certificates.crt", container)
+        buildah("commit", "--quiet", container, PYTHON)
+
+
+def trust(root: Path) -> None:
+    """Puts the certificates that this machine trusts where Debian's ca-certificates looks for them."""
+    certificates = Path(os.environ.get("SSL_CERT_FILE", "/etc/ssl/certs/ca-certificates.crt"))
+    if certificates.is_file():
+        trusted = root / "usr/local/share/ca-certificates"
+        trusted.mkdir(parents=True, exist_ok=True)
+        shutil.copy(certificates, trusted / "machine.crt")
 
 
 def build(buildah: Buildah, target: str) -> str:
@@ -81,6 +123,7 @@ def build(buildah: Buildah, target: str) -> str:
     arguments = {
         "BASE": BASE,
         "RUST_IMAGE": TOOLCHAIN,
+        "PYTHON_IMAGE": PYTHON,
         "REVISION": revision.stdout.strip() or "unknown",
     }
     name = f"localhost/blip-serve:{target}"
@@ -93,9 +136,10 @@ def build(buildah: Buildah, target: str) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--target", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--target", choices=("cpu", "cuda", "export"), default="cpu")
     parser.add_argument("--fresh", action="store_true", help="make the bases anew, too")
     arguments = parser.parse_args()
+    target = arguments.target
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     if os.geteuid() != 0:
         LOG.error("error: chroot isolation needs root")
@@ -103,12 +147,15 @@ def main() -> int:
     install_tools()
     buildah = Buildah()
     try:
-        for name, make in ((BASE, make_base), (TOOLCHAIN, make_toolchain)):
+        own = (PYTHON, make_python) if target == "export" else (TOOLCHAIN, make_toolchain)
+        for name, make in ((BASE, make_base), own):
             if arguments.fresh or not buildah.has(name):
                 LOG.info("making %s", name)
                 make(buildah)
-        image = build(buildah, arguments.target)
-        return image_check.check(buildah, image, arguments.target)
+        image = build(buildah, target)
+        if target == "export":
+            return image_export_check.check(buildah, image)
+        return image_check.check(buildah, image, target)
     finally:
         buildah.close()
 

@@ -22,6 +22,8 @@ from image_buildah import ROOT, WORK, Buildah
 
 LOG = logging.getLogger("image_check")
 PICTURE = ROOT / "examples" / "images" / "tree-cat.png"
+# transformers'.
+CAPTION = "a tree next to a cat on a pink background"
 START_SECONDS = 120
 STOP_SECONDS = 60
 # The mounts are seen by this process alone; then no file of the image can be written, by root neither.
@@ -105,7 +107,7 @@ def check_caption(buildah: Buildah, container: str) -> None:
     command = ["--isolation=chroot", "--volume", volume, container, "--", "blip-serve", "caption"]
     said = buildah("run", *command, f"/pictures/{PICTURE.name}")
     LOG.info("caption: %s", said)
-    if not said.startswith(f"/pictures/{PICTURE.name}\t") or "cat" not in said:
+    if said != f"/pictures/{PICTURE.name}\t{CAPTION}":
         raise Wrong("the caption is not that of the picture")
 
 
@@ -125,7 +127,10 @@ def check_service(jail: Jail) -> None:
         body = {"image": base64.b64encode(PICTURE.read_bytes()).decode()}
         request = urllib.request.Request(f"http://{address}/v1/captions", json.dumps(body).encode())
         with direct(request, timeout=60) as reply:
-            LOG.info("service, read-only, user %s: %s", uid(process), reply.read().decode())
+            answer = json.load(reply)
+        LOG.info("service, read-only, user %s: %s", uid(process), answer)
+        if [caption["text"] for caption in answer["captions"]] != [CAPTION]:
+            raise Wrong("the service's caption is not that of the picture")
     except (urllib.error.URLError, Wrong) as error:
         raise Wrong(f"{error}\n{log.read_text()[-2000:]}") from error
     finally:

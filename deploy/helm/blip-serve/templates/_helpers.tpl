@@ -29,7 +29,19 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- if .digest -}}
 {{ .repository }}@{{ .digest }}
 {{- else -}}
-{{ .repository }}:{{ .tag | default $.Chart.AppVersion }}
+{{ .repository }}:{{ .tag | default (printf "%s%s" $.Chart.AppVersion .variant) }}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "blip-serve.initImage" -}}
+{{- with .Values.bundles.init -}}
+{{- if .image -}}
+{{ .image }}
+{{- else if eq .kind "export" -}}
+{{ $.Values.image.repository }}:{{ $.Chart.AppVersion }}-export
+{{- else -}}
+{{ fail "bundles.init.image: an image that has curl, tar and sha256sum" }}
 {{- end -}}
 {{- end -}}
 {{- end -}}

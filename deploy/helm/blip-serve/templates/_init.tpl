@@ -6,19 +6,21 @@
 {{- end }}
 initContainers:
   - name: bundle
-    image: {{ required "bundles.init.image" .image }}
+    image: {{ include "blip-serve.initImage" $ }}
     securityContext: {{- include "blip-serve.securityContext" $ | nindent 6 }}
     command: [sh, -euc]
     args:
       - |
         test -e "/bundles/$NAME/manifest.json" && exit 0
         {{- if eq .kind "export" }}
+        # Another pod may do the same and be first: then this one fails, starts again and finds it.
         exec python scripts/export_onnx.py --model "$MODEL" --revision "$REVISION" --output "/bundles/$NAME"
         {{- else }}
         curl --fail --silent --show-error --location --proto =https --output /tmp/bundle.tar.gz "$URL"
         echo "$SHA256  /tmp/bundle.tar.gz" | sha256sum -c -
         # Another pod may do the same: the folder appears whole or not at all.
         unpacked="/bundles/.$NAME-$(hostname)"
+        trap 'rm -rf "$unpacked"' EXIT
         mkdir -p "$unpacked"
         tar -xzf /tmp/bundle.tar.gz -C "$unpacked"
         mv -T "$unpacked" "/bundles/$NAME" || test -e "/bundles/$NAME/manifest.json"
