@@ -78,7 +78,7 @@ def rest(url: str, bodies: Sequence[bytes], connections: int, seconds: float) ->
 
 
 def grpc(address: str, message: bytes, connections: int, seconds: float) -> Load:
-    """h2load on `blip.v1.CaptionService/Caption`; it does not see a failure inside the trailers."""
+    """h2load on `blip.v1.CaptionService/Caption`; it does not see a failure inside the trailers, the service's counters do."""
     with tempfile.TemporaryDirectory() as folder:
         data, log = Path(folder, "message"), Path(folder, "log")
         # A message behind its flag for compression and its length.

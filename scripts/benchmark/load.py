@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
+from load.metrics import metric
 from service import Service, stubs
 
 from benchmark import closed_loop, open_loop
@@ -46,8 +48,19 @@ def _closed(
     loads: dict[tuple, Callable[[int], Load]] = {}
     for count in _CONNECTIONS:
         loads["REST", count] = lambda _, n=count: closed_loop.rest(url, bodies, n, seconds)
-        loads["gRPC", count] = lambda _, n=count: closed_loop.grpc(address, messages[0], n, seconds)
+        loads["gRPC", count] = lambda _, n=count: _as_counted(
+            service, closed_loop.grpc(address, messages[0], n, seconds)
+        )
     return _rows(loads, "connections", settings)
+
+
+def _as_counted(service: Service, load: Load) -> Load:
+    """With the failures that h2load cannot see, of all loads so far: there should be none."""
+    total, ok, cancelled = (
+        metric(service, "blip_requests_total", surface="grpc", **outcome)
+        for outcome in ({}, {"outcome": "ok"}, {"outcome": "cancelled"})
+    )
+    return replace(load, failed=load.failed + int(total - ok - cancelled))
 
 
 def _open(
