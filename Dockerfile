@@ -87,7 +87,8 @@ WORKDIR /opt/blip-serve
 COPY requirements/export.txt requirements/
 RUN pip install --quiet --no-cache-dir --no-input --no-deps --only-binary=:all: --require-hashes --requirement requirements/export.txt
 COPY scripts scripts
-ENV HF_HOME=/tmp/huggingface PYTHONDONTWRITEBYTECODE=1
+# torch asks for the user's name, which nobody has given.
+ENV USER=exporter HOME=/tmp HF_HOME=/tmp/huggingface PYTHONDONTWRITEBYTECODE=1
 # A new volume gets the folder's owner.
 RUN install -d -o 65532 -g 65532 /bundles \
     && find / -xdev -type f -perm /6000 -exec chmod a-s {} +

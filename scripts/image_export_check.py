@@ -18,6 +18,7 @@ CHECKPOINT = ROOT / "models" / "scenes" / "checkpoint"
 BINARY = ROOT / "target" / "release" / "blip-serve"
 # The bundle comes out through a pipe: what the container mounts is its own.
 EXPORT = """
+cd "$0"
 python scripts/export_onnx.py --model /checkpoint --output /tmp/bundle >&2
 exec tar --directory /tmp --create bundle
 """
@@ -26,7 +27,7 @@ exec tar --directory /tmp --create bundle
 def export(jail: Jail, folder: Path) -> Path:
     """The bundle, made in the container from the embedded model's checkpoint."""
     shutil.copytree(CHECKPOINT, jail.root / "checkpoint")
-    command = jail.command("/bin/sh", "-euc", EXPORT)
+    command = jail.command("/bin/sh", "-euc", EXPORT, jail.config["WorkingDir"])
     done = subprocess.run(command, capture_output=True, env=jail.environment())
     if done.returncode != 0:
         raise Wrong(f"the export ended with {done.returncode}: {done.stderr.decode()[-2000:]}")
