@@ -105,7 +105,7 @@ def test_a_missing_file_is_named(scenes_copy: Path, tmp_path: Path, name: str) -
 @pytest.mark.parametrize(
     ("section", "key", "value", "said"),
     [
-        ("text", "num_hidden_layers", 40, "past_key_values"),
+        ("text", "num_hidden_layers", 40, "present.3.encoder.key"),
         ("text", "vocab_size", 40000, "logits"),
         ("vision", "num_tokens", 7, "present.0.encoder.key"),
         ("preprocessor", "height", 64, "pixel_values"),
