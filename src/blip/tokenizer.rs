@@ -87,7 +87,7 @@ impl Tokenizer {
     /// The tokenizer refuses the ids.
     pub fn decode_decided(&self, ids: &[TokenId]) -> Result<String, TokenizeError> {
         let text = self.inner.decode(ids, true).map_err(|_| TokenizeError)?;
-        Ok(if self.clean_up_tokenization_spaces { REPLACEMENTS.iter().fold(text, decided) } else { text })
+        Ok(if self.clean_up_tokenization_spaces { decided_by_all(text) } else { text })
     }
 }
 
@@ -110,9 +110,14 @@ fn clean_up_tokenization(text: &str) -> String {
     REPLACEMENTS.iter().fold(text.to_owned(), |text, (from, to)| text.replace(from, to))
 }
 
+/// All replacements in a text that goes on in ways unknown, as far as they are certain.
+fn decided_by_all(text: String) -> String {
+    REPLACEMENTS.iter().fold(text, |text, replacement| decided(&text, replacement))
+}
+
 /// The replacement in a text that goes on in ways unknown, up to where that could matter: at an end with which `from` begins,
 /// the text goes on as it is or as `to`.
-fn decided(text: String, (from, to): &(&str, &str)) -> String {
+fn decided(text: &str, (from, to): &(&str, &str)) -> String {
     let rest = text.match_indices(from).last().map_or(0, |(last, _)| last + from.len());
     let certain = (1..from.len()).filter(|len| text[rest..].ends_with(&from[..*len])).map(|len| {
         let in_both = from[..len].bytes().zip(to.bytes()).take_while(|(own, other)| own == other).count();
@@ -191,7 +196,7 @@ mod tests {
                 assert!(whole.starts_with(&decided), "{ids:?}: {decided:?} / {whole:?}");
             }
         }
-        let decided = |text: &str| REPLACEMENTS.iter().fold(text.to_owned(), decided);
+        let decided = |text: &str| decided_by_all(text.to_owned());
         assert_eq!(decided("a dog"), "a dog");
         assert_eq!(decided("it '"), "it");
         assert_eq!(decided("i do"), "i do");
