@@ -154,4 +154,5 @@ def test_jobs_of_who_has_left_do_not_wait(tmp_path: Path) -> None:
             other.cancel()
         while gauge("blip_queue_depth"):
             assert not first.done()
+        assert not first.done()
         assert first.result().captions
