@@ -142,19 +142,14 @@ impl KvCache {
     /// indices.
     ///
     /// # Errors
-    /// The cache cannot be read.
+    /// There was none.
     pub fn reorder(&mut self, index: usize, beam_idx: &[usize]) -> ort::Result<()> {
         let image = &mut self.images[index];
         let Past::Rows { first } = image.past else {
             return Err(ort::Error::new("an image is reordered before its first step"));
         };
-        if image.rows == beam_idx.len() {
-            if beam_idx.iter().enumerate().all(|(row, parent)| row == *parent) {
-                return Ok(());
-            }
-            if self.self_attention.reorder(first, beam_idx)? {
-                return Ok(());
-            }
+        if image.rows == beam_idx.len() && beam_idx.iter().enumerate().all(|(row, parent)| row == *parent) {
+            return Ok(());
         }
         // All rows come from a single one, whatever index they are given.
         let parent_of = |beam: &usize| if image.rows == 1 { first } else { first + beam };
@@ -184,7 +179,7 @@ impl KvCache {
                 (source, image.past_length)
             }));
         }
-        self.self_attention.arrange(&sources, capacity)?;
+        self.self_attention.arrange(&sources, capacity, &self.layout.past_lengths)?;
         self.layout = Layout::of(&self.images);
         let mut first = 0;
         for image in &mut self.images {

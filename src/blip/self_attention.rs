@@ -19,6 +19,28 @@ pub(super) enum Source<'a> {
     Nothing,
 }
 
+impl<'a> Source<'a> {
+    /// The first `length` positions of each head in tensor `index`, which is `now` and has rows of this capacity.
+    fn heads(
+        self,
+        index: usize,
+        now: &'a [f32],
+        (shape, capacity): (KvShape, usize),
+        length: usize,
+    ) -> ort::Result<impl Iterator<Item = &'a [f32]>> {
+        let KvShape { heads, head_dim, .. } = shape;
+        let (values, capacity) = match self {
+            Source::Nothing => (&[][..], 0),
+            Source::Row(row) => (&now[row * heads * capacity * head_dim..], capacity),
+            Source::Prompt(present) => {
+                let (_, values) = present[index].try_extract_tensor::<f32>()?;
+                (values, values.len() / (heads * head_dim))
+            }
+        };
+        Ok((0..heads).map(move |head| &values[head * capacity * head_dim..][..length * head_dim]))
+    }
+}
+
 /// `[layers * 2][rows, heads, capacity, head_dim]`: key and value, layer by layer.
 pub(super) struct SelfAttention {
     shape: KvShape,
@@ -53,8 +75,18 @@ impl SelfAttention {
         *self = Self::new(self.shape, self.on_device);
     }
 
-    /// Makes new rows of `capacity` positions, each from its source and as long as it says.
-    pub(super) fn arrange(&mut self, rows: &[(Source<'_>, usize)], capacity: usize) -> ort::Result<()> {
+    /// Makes rows of `capacity` positions, each from its source and as long as it says; `lengths` are those of the rows so far.
+    pub(super) fn arrange(
+        &mut self,
+        rows: &[(Source<'_>, usize)],
+        capacity: usize,
+        lengths: &[i64],
+    ) -> ort::Result<()> {
+        if rows.len() == self.rows && capacity == self.capacity && !self.on_device {
+            if let Contents::InPlace { tensors, .. } = &mut self.contents {
+                return rearrange(tensors, self.shape, rows, (capacity, lengths));
+            }
+        }
         let mut arranged = std::mem::take(&mut self.spare);
         arranged.resize_with(self.shape.layers * 2, Vec::new);
         let (heads, head_dim) = (self.shape.heads, self.shape.head_dim);
@@ -72,19 +104,8 @@ impl SelfAttention {
             }
             target.reserve_exact(needed);
             for &(source, length) in rows {
-                let (row, old_capacity) = match source {
-                    Source::Nothing => (&[][..], 0),
-                    Source::Row(row) => {
-                        let len = heads * self.capacity * head_dim;
-                        (&now[row * len..][..len], self.capacity)
-                    }
-                    Source::Prompt(present) => {
-                        let (_, data) = present[index].try_extract_tensor::<f32>()?;
-                        (data, data.len() / (heads * head_dim))
-                    }
-                };
-                for head in 0..heads {
-                    target.extend_from_slice(&row[head * old_capacity * head_dim..][..length * head_dim]);
+                for values in source.heads(index, now, (self.shape, self.capacity), length)? {
+                    target.extend_from_slice(values);
                     // Zeros, not whatever was there: the decoder multiplies masked positions by 0, and NaN x 0 is NaN.
                     target.resize(target.len() + (capacity - length) * head_dim, 0.0);
                 }
@@ -111,18 +132,16 @@ impl SelfAttention {
     /// After an arrangement: new memory for a step to write to, and the options that say so.
     pub(super) fn new_outputs(
         &self,
-        (host, device): (&Allocator, &Allocator),
+        allocator: &Allocator,
         names: &[String],
-        vocab_size: usize,
     ) -> ort::Result<Option<RunOptions<HasSelectedOutputs>>> {
         if matches!(self.contents, Contents::InPlace { .. }) {
             return Ok(None);
         }
         let shape = [self.rows, self.shape.heads, self.capacity, self.shape.head_dim];
-        let logits = Tensor::<f32>::new(host, [self.rows, vocab_size])?;
-        let mut outputs = OutputSelector::no_default().with("logits").preallocate("logits", logits);
+        let mut outputs = OutputSelector::no_default().with("logits");
         for name in names {
-            outputs = outputs.with(name).preallocate(name, Tensor::<f32>::new(device, shape)?);
+            outputs = outputs.with(name).preallocate(name, Tensor::<f32>::new(allocator, shape)?);
         }
         Ok(Some(RunOptions::new()?.with_outputs(outputs)))
     }
@@ -140,28 +159,6 @@ impl SelfAttention {
         if let Contents::Arranged(old) = std::mem::replace(&mut self.contents, Contents::InPlace { tensors, options }) {
             self.spare = old;
         }
-    }
-
-    /// Row `first + i` goes on from row `first + beam_idx[i]`. False if that takes an arrangement.
-    pub(super) fn reorder(&mut self, first: usize, beam_idx: &[usize]) -> ort::Result<bool> {
-        if self.on_device {
-            return Ok(false);
-        }
-        let Contents::InPlace { tensors, .. } = &mut self.contents else {
-            return Err(ort::Error::new("rows are reordered before their first step"));
-        };
-        let len = self.shape.heads * self.capacity * self.shape.head_dim;
-        let mut scratch = Vec::new();
-        for tensor in tensors {
-            let (_, data) = tensor.try_extract_tensor_mut::<f32>()?;
-            let block = &mut data[first * len..][..beam_idx.len() * len];
-            scratch.clear();
-            scratch.extend_from_slice(block);
-            for (row, parent) in beam_idx.iter().enumerate().filter(|(row, parent)| row != *parent) {
-                block[row * len..][..len].copy_from_slice(&scratch[parent * len..][..len]);
-            }
-        }
-        Ok(true)
     }
 
     /// Tensor `index`, copied from the device it lies on.
@@ -182,4 +179,39 @@ impl SelfAttention {
             Contents::Arranged(arranged) => Ok(arranged.get(index).map_or(&[], Vec::as_slice)),
         }
     }
+}
+
+/// Arranges rows where they are: only those are written that are not what they were.
+fn rearrange(
+    tensors: &mut [DynValue],
+    shape: KvShape,
+    rows: &[(Source<'_>, usize)],
+    (capacity, lengths): (usize, &[i64]),
+) -> ort::Result<()> {
+    let head_dim = shape.head_dim;
+    let is_new = |(row, (source, _)): &(usize, _)| !matches!(source, Source::Row(old) if old == row);
+    let new: Vec<(usize, (Source<'_>, usize))> = rows.iter().copied().enumerate().filter(is_new).collect();
+    let mut scratch = Vec::new();
+    for (index, tensor) in tensors.iter_mut().enumerate() {
+        let (_, data) = tensor.try_extract_tensor_mut::<f32>()?;
+        scratch.clear();
+        for &(_, (source, length)) in &new {
+            for values in source.heads(index, data, (shape, capacity), length)? {
+                scratch.extend_from_slice(values);
+            }
+        }
+        let mut values = scratch.as_slice();
+        for &(row, (_, length)) in &new {
+            for head in 0..shape.heads {
+                let (used, rest) = values.split_at(length * head_dim);
+                values = rest;
+                let target = &mut data[(row * shape.heads + head) * capacity * head_dim..];
+                target[..used.len()].copy_from_slice(used);
+                // Behind a row's length are zeros.
+                let behind = used.len()..(lengths[row] as usize * head_dim).max(used.len());
+                target[behind].fill(0.0);
+            }
+        }
+    }
+    Ok(())
 }

@@ -27,7 +27,6 @@ pub(super) struct TextDecoder {
     session: Session,
     names: Names,
     shape: KvShape,
-    vocab_size: usize,
     provider: ExecutionProvider,
     /// Where caches are, if that is not the CPU's memory.
     device: Option<Device>,
@@ -91,8 +90,7 @@ impl TextDecoder {
         });
         let failed = |error: ort::Error| BundleError::Session { path, reason: error.to_string() };
         let device = device.transpose().map_err(failed)?;
-        let vocab_size = manifest.text.vocab_size;
-        Ok(Self { session, names, shape, vocab_size, provider, device, run_time: Duration::ZERO })
+        Ok(Self { session, names, shape, provider, device, run_time: Duration::ZERO })
     }
 
     /// Where it runs.
@@ -154,8 +152,8 @@ impl TextDecoder {
             inputs.push((name.into(), cache.self_attention.input(index)?));
         }
         let host = self.session.allocator();
-        let device = self.device.as_ref().map_or(host, |device| &device.allocator);
-        let new = cache.self_attention.new_outputs((host, device), &self.names.present, self.vocab_size)?;
+        let allocator = self.device.as_ref().map_or(host, |device| &device.allocator);
+        let new = cache.self_attention.new_outputs(allocator, &self.names.present)?;
         let options = new.as_ref().or(cache.self_attention.options()).ok_or_else(missing)?;
         let start = Instant::now();
         let mut outputs = self.session.run_with_options(inputs, options)?;
