@@ -12,6 +12,8 @@ use crate::{caption::Timings, metrics::ModelMetrics};
 #[derive(Debug, Default)]
 pub struct Statistics {
     counts: Mutex<Counts>,
+    /// Jobs that wait and rows that decode, by instance of the engine.
+    loads: Mutex<BTreeMap<usize, (usize, usize)>>,
     metrics: OnceLock<ModelMetrics>,
 }
 
@@ -140,11 +142,13 @@ impl Statistics {
         }
     }
 
-    /// How much is to do: jobs that wait, rows that decode.
-    pub fn record_load(&self, waiting: usize, rows: usize) {
+    /// How much an instance of the engine has to do: jobs that wait, rows that decode.
+    pub fn record_load(&self, instance: usize, waiting: usize, rows: usize) {
+        let mut loads = self.loads.lock().unwrap_or_else(PoisonError::into_inner);
+        loads.insert(instance, (waiting, rows));
         if let Some(metrics) = self.metrics() {
-            metrics.queue_depth.set(waiting as i64);
-            metrics.decoder_rows.set(rows as i64);
+            metrics.queue_depth.set(loads.values().map(|(waiting, _)| *waiting as i64).sum());
+            metrics.decoder_rows.set(loads.values().map(|(_, rows)| *rows as i64).sum());
         }
     }
 

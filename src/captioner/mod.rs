@@ -120,7 +120,7 @@ impl Captioner {
             let digest = if model.keeps() { Some(self.digest_of(&bytes).await?) } else { None };
             let before = start.elapsed();
             let pixel_values = Box::pin(self.pixel_values(bytes, field, model));
-            let audience = Audience { deadline, cancelled, progress, caller };
+            let audience = Audience { deadline, cancelled, progress, caller, instance: None };
             let (captions, timings) = model.caption(plan, pixel_values, Wishes { digest, shared, audience }).await?;
             Ok(CaptionReply {
                 model: model.name.clone(),

@@ -49,7 +49,10 @@ pub struct ModelEntry {
     /// Bytes of GPU memory ONNX Runtime may take; unset: no limit.
     #[serde(default)]
     pub gpu_mem_limit: Option<u64>,
-    /// Threads of a run; 0: as many as cores.
+    /// Engines side by side, each with sessions and a batch of its own.
+    #[serde(default = "default_instances")]
+    pub instances: usize,
+    /// Threads of a run; 0: as many as cores, divided among the instances.
     #[serde(default)]
     pub threads: usize,
     /// Rows (images x beams) that one decoder step takes at most.
@@ -105,6 +108,9 @@ impl ModelEntry {
         if !(0.0..=1.0).contains(&self.max_batch_delay) {
             return Err(("max_batch_delay", format!("{} is not between 0 and 1 second", self.max_batch_delay)));
         }
+        if !(1..=64).contains(&self.instances) {
+            return Err(("instances", format!("{} is not between 1 and 64", self.instances)));
+        }
         if self.threads > 1024 {
             return Err(("threads", format!("{} is more than 1024", self.threads)));
         }
@@ -122,6 +128,7 @@ impl ModelEntry {
             execution_providers: default_execution_providers(),
             device_id: 0,
             gpu_mem_limit: None,
+            instances: default_instances(),
             threads: 0,
             max_rows: default_max_rows(),
             max_batch_size: default_max_batch_size(),
@@ -148,6 +155,10 @@ fn default_version() -> String {
 
 fn default_execution_providers() -> Vec<ExecutionProvider> {
     vec![ExecutionProvider::Cpu]
+}
+
+fn default_instances() -> usize {
+    1
 }
 
 fn default_max_rows() -> usize {

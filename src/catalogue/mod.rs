@@ -155,6 +155,7 @@ mod tests {
         assert_eq!(problem(ok), "");
         assert!(problem(&format!("{ok}thread = 2\n")).contains("thread"));
         assert!(problem(&format!("{ok}max_rows = 0\n")).contains("models[0].max_rows"));
+        assert!(problem(&format!("{ok}instances = 0\n")).contains("models[0].instances"));
         assert!(problem(&format!("{ok}version = \"x\"\n")).contains("models[0].version"));
         assert!(problem(&format!("{ok}execution_providers = [\"rocm\"]\n")).contains("rocm"));
         assert!(problem(&format!("{ok}aliases = [\"a\"]\n")).contains("taken"));

@@ -1,9 +1,12 @@
-//! Who runs when: one OS thread per model owns the sessions and decodes all admitted images together.
+//! Who runs when: an OS thread owns the sessions of a model and decodes all admitted images together.
 //!
-//! [`Engine`] is the handle everybody else holds: a bounded sender. The thread ends when the last handle is dropped.
+//! A model can have several such threads, its instances, each with sessions and a batch of its own. [`Engine`] is the handle
+//! everybody else holds. The threads end when it is dropped.
 
 mod batch;
 mod encoding;
+mod instance;
+mod pace;
 mod stages;
 mod waiting;
 mod watch;
@@ -11,18 +14,15 @@ mod worker;
 
 use std::{
     sync::Arc,
-    thread,
     time::{Duration, Instant},
 };
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
-use tracing::Span;
 
-use encoding::Encoding;
 pub use encoding::ImageCache;
+use instance::Instance;
 use stages::Stages;
-use watch::RunWatch;
 
 use crate::{
     blip::{BlipModel, EncodedImage},
@@ -31,10 +31,6 @@ use crate::{
     image::PixelValues,
     statistics::Statistics,
 };
-
-/// Jobs on their way to the thread, which takes them out between two runs of a graph. Those behind them wait in their
-/// senders, in order; admission bounds all.
-const CHANNEL_CAPACITY: usize = 16;
 
 /// One image to caption, with everything checked.
 #[derive(Debug)]
@@ -88,6 +84,8 @@ pub struct Audience {
     pub progress: Option<tokio::sync::watch::Sender<Vec<TokenId>>>,
     /// Whose turn it is to wait.
     pub caller: Caller,
+    /// Which instance must do it, if not just any.
+    pub instance: Option<usize>,
 }
 
 /// Who asks, as a number: callers take turns.
@@ -104,14 +102,10 @@ pub struct Outcome {
     pub infer: Duration,
 }
 
-/// Handle of the thread that runs a model.
-#[derive(Clone, Debug)]
+/// Handle of the threads that run a model.
+#[derive(Debug)]
 pub struct Engine {
-    sender: mpsc::Sender<Entry>,
-    /// What the encoder is busy with.
-    encoding: Encoding,
-    /// Since when a run is going on.
-    run: RunWatch,
+    instances: Vec<Instance>,
 }
 
 /// A job on its way through the thread.
@@ -135,24 +129,20 @@ struct Reply {
 }
 
 impl Engine {
-    /// Starts the thread, which takes the model.
+    /// Starts a thread for each of `models`, which are one and the same, loaded several times.
     ///
     /// # Errors
     /// The operating system gives no thread.
     pub fn spawn(
         name: &str,
-        model: BlipModel,
+        models: Vec<BlipModel>,
         limits: EngineLimits,
-        statistics: Arc<Statistics>,
-        images: Arc<ImageCache>,
+        statistics: &Arc<Statistics>,
+        images: &Arc<ImageCache>,
     ) -> std::io::Result<Self> {
-        let (sender, receiver) = mpsc::channel(CHANNEL_CAPACITY);
-        let encoding = Encoding::default();
-        let run = RunWatch::default();
-        let worker = worker::Worker::new(model, limits, receiver, statistics, (images, encoding.clone(), run.clone()));
-        // A panic ends the thread and with it the channel: the server sees that the engine is gone.
-        thread::Builder::new().name(format!("engine-{name}")).spawn(move || worker.run())?;
-        Ok(Self { sender, encoding, run })
+        let spawn = |(index, model)| Instance::spawn((name, index), model, limits, statistics.clone(), images.clone());
+        let instances = models.into_iter().enumerate().map(spawn);
+        Ok(Self { instances: instances.collect::<Result<_, _>>()? })
     }
 
     /// Decodes one image, in company if there is any. Dropped, it ends the run of the encoder if that is for this image.
@@ -160,27 +150,26 @@ impl Engine {
     /// # Errors
     /// Cancelled, too late, a run of a graph failed, or the engine is gone.
     pub async fn run(&self, job: Job) -> Result<Outcome, CaptionError> {
-        let Job { image, prompt, search, audience } = job;
-        let (sender, receiver) = oneshot::channel();
-        let id = self.encoding.next_id();
-        let called = Instant::now();
-        let stages = Stages::new(Span::current(), called, (search.rows(), prompt.len()));
-        let reply = Reply { id, sender, audience, called, admitted: None, stages };
-        // Waiting here is bounded: whoever calls was admitted, and drops this future when its time is over.
-        let sent = self.sender.send(Entry { image, prompt, search, reply }).await;
-        sent.map_err(|_| CaptionError::Unavailable(NOT_SERVING))?;
-        let _leaving = self.encoding.abort_on_drop(id);
-        receiver.await.unwrap_or(Err(CaptionError::Unavailable(NOT_SERVING)))
+        let instance = match job.audience.instance {
+            Some(index) => self.instances.get(index),
+            None => self.instances.iter().min_by_key(|instance| instance.rows()),
+        };
+        instance.ok_or(CaptionError::Unavailable(NOT_SERVING))?.run(job).await
     }
 
-    /// How long the thread has been at what it does now; nothing if it waits for jobs.
+    /// How many run side by side.
+    pub fn instances(&self) -> usize {
+        self.instances.len()
+    }
+
+    /// How long a thread has been at what it does now, at most; nothing if all wait for jobs.
     pub fn busy_for(&self) -> Duration {
-        self.run.elapsed()
+        self.instances.iter().map(Instance::busy_for).max().unwrap_or_default()
     }
 
-    /// False once the thread has died.
+    /// False once a thread has died.
     pub fn is_running(&self) -> bool {
-        !self.sender.is_closed()
+        self.instances.iter().all(Instance::is_running)
     }
 }
 

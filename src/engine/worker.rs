@@ -2,8 +2,8 @@
 //!
 //! First come, first served. New images are let in between two steps, and what their encoding took is given back to the
 //! images already decoding before the next one is let in: neither side starves. When nothing decodes and a queue has
-//! formed, a few images are encoded before the first step, so that they share it: never more than half of the queue, or
-//! those in front would wait longer than sharing saves them.
+//! formed, a few images are encoded before the first step, so that they share it: as many as [`Pace`] says, or those in
+//! front would wait longer than sharing saves them.
 
 use std::{
     sync::Arc,
@@ -18,6 +18,7 @@ use super::{
     EngineLimits, Entry, ImageCache, JobImage, Reply,
     batch::Batch,
     encoding::Encoding,
+    pace::Pace,
     stages::{DECODE_STEPS, ENCODE},
     waiting::Waiting,
     watch::RunWatch,
@@ -30,14 +31,12 @@ use crate::{
     statistics::{DecoderRun, Statistics},
 };
 
-/// Images encoded one after the other before the first step of any of them. A decoder step costs little more for four rows
-/// than for one; with a fifth, of 16 images that come at once, the mean latency is above that of first come first served.
-const MAX_BURST: usize = 4;
-
 /// How often is looked whether company has come.
 const COMPANY_POLL: Duration = Duration::from_micros(200);
 
 pub(super) struct Worker {
+    /// Of the model's instance.
+    index: usize,
     model: BlipModel,
     limits: EngineLimits,
     receiver: mpsc::Receiver<Entry>,
@@ -48,6 +47,7 @@ pub(super) struct Worker {
     owed: Duration,
     /// Images still to be let in before the next step.
     burst: usize,
+    pace: Pace,
     statistics: Arc<Statistics>,
     images: Arc<ImageCache>,
     encoding: Encoding,
@@ -66,6 +66,7 @@ enum Turn {
 
 impl Worker {
     pub(super) fn new(
+        index: usize,
         model: BlipModel,
         limits: EngineLimits,
         receiver: mpsc::Receiver<Entry>,
@@ -73,7 +74,21 @@ impl Worker {
         (images, encoding, run): (Arc<ImageCache>, Encoding, RunWatch),
     ) -> Self {
         let (batch, owed, waiting) = (Batch::new(&model), Duration::ZERO, Waiting::default());
-        Self { model, limits, receiver, batch, waiting, owed, burst: 0, statistics, images, encoding, run }
+        Self {
+            index,
+            model,
+            limits,
+            receiver,
+            batch,
+            waiting,
+            owed,
+            burst: 0,
+            pace: Pace::default(),
+            statistics,
+            images,
+            encoding,
+            run,
+        }
     }
 
     /// Until every handle is dropped and every job is done.
@@ -81,7 +96,7 @@ impl Worker {
         loop {
             let start = Instant::now();
             let turn = self.next();
-            self.statistics.record_load(self.waiting.len(), self.batch.rows());
+            self.statistics.record_load(self.index, self.waiting.len(), self.batch.rows());
             self.run.begin();
             match turn {
                 Turn::End => return,
@@ -107,14 +122,14 @@ impl Worker {
         if live_rows == 0 && self.burst == 0 {
             self.owed = Duration::ZERO;
             if self.waiting.len() == 0 {
-                self.statistics.record_load(0, 0);
+                self.statistics.record_load(self.index, 0, 0);
                 match self.receiver.blocking_recv() {
                     Some(entry) => self.waiting.push(entry),
                     None => return Turn::End,
                 }
             }
             self.wait_for_company();
-            self.burst = self.waiting.len().div_ceil(2).min(MAX_BURST).max(self.limits.max_batch_size);
+            self.burst = self.pace.burst(self.waiting.len()).max(self.limits.max_batch_size);
         } else if self.burst == 0 && self.owed == Duration::ZERO && live_rows > 0 {
             // Those who decode have had their share.
             self.burst = self.limits.max_batch_size;
@@ -239,6 +254,7 @@ impl Worker {
         let encoded = encoded?;
         for _ in 0..count {
             self.statistics.record_encoder_run(elapsed / count as u32);
+            self.pace.encoded(elapsed / count as u32);
         }
         Ok(encoded)
     }
@@ -251,7 +267,9 @@ impl Worker {
         if let Some((run, finished)) = self.batch.step(&mut self.model) {
             // Counted first: who has an answer can read what it took.
             self.statistics.record_decoder_run(run);
+            self.pace.stepped(run.rows, run.input + run.infer + run.output);
             for (reply, sequences) in finished {
+                self.pace.finished(reply.stages.steps);
                 reply.finish(sequences);
             }
         }

@@ -2,6 +2,7 @@
 
 use std::{
     sync::Arc,
+    thread,
     time::{Duration, Instant},
 };
 
@@ -19,7 +20,7 @@ use crate::{
     blip::{BlipModel, BundleError, Manifest, SessionConfig, Tokenizer},
     caption::Caption,
     catalogue::ModelEntry,
-    engine::{Engine, EngineLimits, ImageCache},
+    engine::{Audience, Engine, EngineLimits, ImageCache},
     error::CaptionError,
     generation::{GenerationConfig, GenerationParameters},
     image::PixelValues,
@@ -81,7 +82,11 @@ impl ServedModel {
         let (vocabulary, execution_provider) = (blip.vocabulary(), blip.execution_provider());
         let statistics = Arc::new(Statistics::default());
         let images = Arc::new(ImageCache::new(entry.image_cache_bytes, blip.image_bytes()));
-        let engine = Engine::spawn(&entry.name, blip, engine_limits(entry), statistics.clone(), images.clone())?;
+        let mut models = vec![blip];
+        while models.len() < entry.instances {
+            models.push(BlipModel::load(&shared.runtime, &entry.path, &manifest, &session_config(entry))?);
+        }
+        let engine = Engine::spawn(&entry.name, models, engine_limits(entry), &statistics, &images)?;
         let kept = KeptCaptions::new(entry.caption_cache_bytes, entry.single_flight, statistics.clone());
         let mut model = Self {
             name: entry.name.clone(),
@@ -123,14 +128,18 @@ impl ServedModel {
     /// There is no usable manifest.
     pub(super) fn memory_needed(entry: &ModelEntry) -> Result<u64, LoadError> {
         let manifest = Manifest::load(&entry.path)?;
-        Ok(memory::needed(manifest.size(), &manifest.precision))
+        Ok(memory::needed(manifest.size(), &manifest.precision) * entry.instances as u64)
     }
 
     /// Captions a flat image with the model's defaults: proof that the graphs run, and their warm-up.
     async fn self_test(&self) -> Result<Caption, CaptionError> {
-        let plan = self.plan(None, &GenerationParameters::default())?;
-        let image = async { Ok(PixelValues::flat(&self.preprocess)) };
-        let (captions, _) = self.caption(plan, image, Wishes::default()).await?;
+        let mut captions = Arc::default();
+        for instance in 0..self.engine.instances() {
+            let plan = self.plan(None, &GenerationParameters::default())?;
+            let image = async { Ok(PixelValues::flat(&self.preprocess)) };
+            let audience = Audience { instance: Some(instance), ..Audience::default() };
+            (captions, _) = self.caption(plan, image, Wishes { audience, ..Wishes::default() }).await?;
+        }
         match captions.first() {
             Some(caption) if caption.score.is_finite() => Ok(caption.clone()),
             _ => Err(CaptionError::internal("the graphs give no finite numbers")),
@@ -149,11 +158,15 @@ fn engine_limits(entry: &ModelEntry) -> EngineLimits {
 
 /// Sessions as the entry wants them.
 fn session_config(entry: &ModelEntry) -> SessionConfig {
+    let threads = match entry.threads {
+        0 if entry.instances > 1 => thread::available_parallelism().map_or(1, usize::from).div_ceil(entry.instances),
+        threads => threads,
+    };
     SessionConfig {
         execution_providers: entry.execution_providers.clone(),
         device_id: entry.device_id,
         gpu_mem_limit: entry.gpu_mem_limit,
-        threads: entry.threads,
+        threads,
         caches_on_device: false,
     }
 }

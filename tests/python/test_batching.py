@@ -156,3 +156,19 @@ def test_jobs_of_who_has_left_do_not_wait(tmp_path: Path) -> None:
             assert not first.done()
         assert not first.done()
         assert first.result().captions
+
+
+def test_instances_decode_side_by_side(alone: Service, tmp_path: Path) -> None:
+    wanted = [alone.caption(picture(name), None, LONG)[0] for name in PICTURES[:2]]
+    with service_alone(tmp_path, "instances = 2\n") as service:
+        before = steps_by_rows(service)
+        first = stream(service, PICTURES[0], LONG)
+        assert next(first).piece
+        second = stream(service, PICTURES[1], LONG)
+        assert next(second).piece
+        page = requests.get(f"{service.url}/metrics", timeout=SECONDS).text
+        assert value(page, "blip_decoder_rows") == 2
+        # The second runs while the first is at it, and no step has a row of both.
+        ends = [list(call)[-1].response.captions[0] for call in (first, second)]
+        assert set(difference(before, steps_by_rows(service))) == {1}
+    assert [caption.token_ids for caption in ends] == [caption.token_ids for caption in wanted]
