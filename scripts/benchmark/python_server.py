@@ -1,4 +1,7 @@
-"""Requests per second on the embedded model against a Python server of the same checkpoint."""
+"""Requests per second on the embedded model against a Python server of the same checkpoint.
+
+The default settings of both are compared, and the best of both.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +11,12 @@ import signal
 import subprocess
 import time
 import urllib.error
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import product
 from statistics import median
+from typing import Any
 
 from parity_models import available_cores
 from service import ROOT, START_SECONDS, STOP_SECONDS, direct, free_port
@@ -70,7 +74,7 @@ class Turns:
 
 
 def measure(settings: Settings) -> Result:
-    """Find the Python server's best setting, then let it, its default and the service take turns."""
+    """Find the Python server's best settings, then let them, its default and the service take turns."""
     closed_loop.require_tools()
     if not _PYTHON.is_file():
         raise SystemExit("error: no .venv-bench: `make venv-bench`")
@@ -80,13 +84,35 @@ def measure(settings: Settings) -> Result:
     result.details["search, requests/s"] = {str(key): rate for key, rate in tried.items()}
     # One look is noise: the final decides.
     finalists = sorted(tried, key=tried.__getitem__, reverse=True)[:_FINALISTS]
+    own = {count: f"blip-serve, instances {count}" for count in sorted({1, available_cores()})}
+    seen, result.details["counters"] = _final(settings, bodies, finalists, own)
+
+    def fastest(names: Iterable[str]) -> str:
+        return max(names, key=lambda name: median(seen[name]))
+
+    best = {"own": fastest(own.values()), "peer": fastest(map(str, finalists))}
+    for name, ours, peer in (("default", own[1], "default"), ("best", best["own"], best["peer"])):
+        values = ratios(seen[ours], seen[peer])
+        result.add(f"requests/s against the Python server, {name}", values)
+    result.details["best"] = best
+    result.details["requests per second"] = seen
+    return result
+
+
+def _final(
+    settings: Settings, bodies: list[bytes], finalists: list[Setting], own: dict[int, str]
+) -> tuple[dict[str, list[float]], dict[str, Any]]:
+    """Requests per second of the finalists, the default and the service, by name; and what the service counted."""
     model = scenes()
     with ExitStack() as stack:
-        service = stack.enter_context(serving(settings, {model.name: model.bundles["fp32"]}))
-        before = Counters.read(service, model.name)
-        servers = {"blip-serve": Turns(f"{service.url}/v1/captions", service.process.pid)}
-        servers["default"] = stack.enter_context(python_server(Setting()))
+        servers = {"default": stack.enter_context(python_server(Setting()))}
         servers |= {str(key): stack.enter_context(python_server(key)) for key in finalists}
+        services = {}
+        for count, name in own.items():
+            serve = serving(settings, {model.name: model.bundles["fp32"]}, instances=count)
+            services[name] = service = stack.enter_context(serve)
+            servers[name] = Turns(f"{service.url}/v1/captions", service.process.pid)
+        before = {name: Counters.read(service, model.name) for name, service in services.items()}
         for server in servers.values():
             os.kill(server.pid, signal.SIGSTOP)
         loads = {name: server.load(bodies) for name, server in servers.items()}
@@ -95,14 +121,11 @@ def measure(settings: Settings) -> Result:
         finally:
             for server in servers.values():
                 os.kill(server.pid, signal.SIGCONT)
-        result.details["counters"] = Counters.read(service, model.name).since(before).json()
-    best = max(map(str, finalists), key=lambda name: median(seen[name]))
-    for name, peer in (("default", "default"), ("best", best)):
-        values = ratios(seen["blip-serve"], seen[peer])
-        result.add(f"requests/s against the Python server, {name}", values)
-    result.details["best"] = best
-    result.details["requests per second"] = seen
-    return result
+        counted = {
+            name: Counters.read(service, model.name).since(before[name]).json()
+            for name, service in services.items()
+        }
+    return seen, counted
 
 
 def search(bodies: list[bytes], batches: tuple[int, ...]) -> dict[Setting, float]:

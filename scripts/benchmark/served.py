@@ -34,12 +34,12 @@ class Caches:
 OFF = Caches()
 
 
-def models_toml(bundles: dict[str, Path], caches: Caches) -> str:
+def models_toml(bundles: dict[str, Path], caches: Caches, instances: int = 1) -> str:
     """Serves these bundles by name; the first is the default."""
     lines = [f"default = {json.dumps(next(iter(bundles)))}"]
     for name, path in bundles.items():
         lines += ["[[models]]", f"name = {json.dumps(name)}", f"path = {json.dumps(str(path))}"]
-        lines.append(f"max_rows = {MAX_ROWS}")
+        lines += [f"max_rows = {MAX_ROWS}", f"instances = {instances}"]
         lines += [
             f"caption_cache_bytes = {caches.captions}",
             f"image_cache_bytes = {caches.images}",
@@ -50,12 +50,12 @@ def models_toml(bundles: dict[str, Path], caches: Caches) -> str:
 
 @contextmanager
 def serving(
-    settings: Settings, bundles: dict[str, Path], caches: Caches = OFF
+    settings: Settings, bundles: dict[str, Path], caches: Caches = OFF, instances: int = 1
 ) -> Iterator[Service]:
     """A running service with these bundles alone."""
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         models = Path(folder, "models.toml")
-        models.write_text(models_toml(bundles, caches), "utf-8")
+        models.write_text(models_toml(bundles, caches, instances), "utf-8")
         log = Path(folder, "service.log")
         with Service(models=models, binary=settings.binary, log=log, flags=_FLAGS) as service:
             yield service
