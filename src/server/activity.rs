@@ -91,6 +91,15 @@ pub(super) struct IdleClock {
     limits: Limits,
 }
 
+/// Whether a peer has long not taken a piece of an answer that is there.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Stalled {
+    No,
+    /// Of some answers; other requests are in flight.
+    Some,
+    All,
+}
+
 pub(super) enum Idle {
     No,
     Long,
@@ -103,9 +112,17 @@ impl IdleClock {
         Self { activity, base, answers: 0, since: Instant::now(), limits }
     }
 
-    /// Whether the peer has long not taken a piece of an answer that is there.
-    pub(super) fn is_stalled(&self, now: Instant) -> bool {
-        self.activity.unsent().values().any(|since| now.duration_since(*since) > self.limits.write_timeout)
+    pub(super) fn stalled(&self, now: Instant) -> Stalled {
+        let Limits { write_timeout, request_timeout, .. } = self.limits;
+        let waits = self.activity.unsent().values().map(|since| now.duration_since(*since)).collect::<Vec<_>>();
+        let stalled = waits.iter().filter(|wait| **wait > write_timeout).count();
+        if stalled == 0 {
+            return Stalled::No;
+        }
+        // Each request in flight holds one clone. Unless it is a stream, it ends in time.
+        let has_others = Arc::strong_count(&self.activity) > self.base + stalled;
+        let is_in_time = waits.iter().all(|wait| *wait <= write_timeout + request_timeout);
+        if has_others && is_in_time { Stalled::Some } else { Stalled::All }
     }
 
     /// How long nothing has happened.
@@ -140,7 +157,10 @@ mod tests {
         let activity = Arc::new(Activity::default());
         let limits = Limits::defaults();
         let clock = IdleClock::new(activity.clone(), limits);
-        let is_stalled_after = |time: Duration| clock.is_stalled(Instant::now() + time);
+        let is_stalled_after = |time: Duration| match clock.stalled(Instant::now() + time) {
+            Stalled::Some => panic!("there is one answer"),
+            stalled => stalled == Stalled::All,
+        };
         let late = limits.write_timeout + Duration::from_secs(1);
         let piece = stream::iter([Ok::<_, Infallible>(Bytes::from_static(b"a"))]);
         let mut answer = Sending::new(Body::from_stream(piece.chain(stream::pending())), activity.clone());

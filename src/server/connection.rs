@@ -26,7 +26,7 @@ use tracing::debug;
 
 use super::{
     Application,
-    activity::{Activity, Idle, IdleClock, Sending},
+    activity::{Activity, Idle, IdleClock, Sending, Stalled},
     listen::Signals,
 };
 use crate::limits::Limits;
@@ -76,17 +76,18 @@ pub(super) async fn drive(
                 connection.as_mut().graceful_shutdown();
             }
             () = signals.closed.cancelled() => return,
-            _ = ticks.tick() => match idle.state(Instant::now()) {
-                _ if idle.is_stalled(Instant::now()) => {
+            _ = ticks.tick() => match (idle.state(Instant::now()), idle.stalled(Instant::now())) {
+                (_, Stalled::All) => {
                     debug!("connection closed: its peer takes no answers");
                     return;
                 }
-                Idle::Long if !is_closing => {
+                (Idle::TooLong, _) => return,
+                // The other requests of a stalled peer, which may be a proxy, are finished.
+                (Idle::Long, _) | (_, Stalled::Some) if !is_closing => {
                     is_closing = true;
                     connection.as_mut().graceful_shutdown();
                 }
-                Idle::No | Idle::Long => {}
-                Idle::TooLong => return,
+                (Idle::No | Idle::Long, _) => {}
             },
         }
     }

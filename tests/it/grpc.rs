@@ -2,12 +2,16 @@
 
 use std::time::Duration;
 
+use futures_util::stream;
 use http_body_util::Full;
 use hyper::client::conn::http2::handshake;
-use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::{
+    client::legacy::Client,
+    rt::{TokioExecutor, TokioIo},
+};
 use prost::Message;
 use serde_json::json;
-use tokio::net::TcpStream;
+use tokio::{net::TcpStream, time::sleep};
 use tonic::{Code, Request, Status};
 use tonic_types::StatusExt;
 
@@ -210,4 +214,34 @@ fn what_no_service_knows_is_unimplemented_and_garbage_is_refused() {
 struct Bytes {
     #[prost(bytes = "vec", tag = "1")]
     field: Vec<u8>,
+}
+
+#[test]
+fn answers_that_are_not_taken_leave_the_other_requests_of_their_connection_alone() {
+    run(async {
+        let server = Server::start(&["--write-timeout=1"]).await;
+        let images = ImageServer::start().await;
+        // Room for a part of an answer.
+        let mut builder = Client::builder(TokioExecutor::new());
+        let client = builder.http2_only(true).http2_initial_stream_window_size(1024).build_http();
+        let origin = format!("http://{}", server.address).parse().unwrap();
+        let mut client = CaptionServiceClient::with_origin(client, origin);
+        let mut untaken = client.caption_many(stream::iter(vec![picture(); 300])).await.unwrap().into_inner();
+        let slow = at(images.url("/slow"));
+        let slow = tokio::spawn(async move { client.caption(slow).await });
+        images.slow_request().await;
+        // Longer than the time-out and the time between two looks at it.
+        sleep(Duration::from_secs(3)).await;
+        images.release();
+        slow.await.unwrap().unwrap();
+        // Nobody else is left on the connection.
+        sleep(Duration::from_secs(3)).await;
+        let end = loop {
+            match untaken.message().await {
+                Ok(Some(_)) => {}
+                end => break end,
+            }
+        };
+        assert!(end.is_err(), "{end:?}");
+    });
 }
