@@ -82,10 +82,9 @@ impl SelfAttention {
         capacity: usize,
         lengths: &[i64],
     ) -> ort::Result<()> {
-        if rows.len() == self.rows && capacity == self.capacity && !self.on_device {
-            if let Contents::InPlace { tensors, .. } = &mut self.contents {
-                return rearrange(tensors, self.shape, rows, (capacity, lengths));
-            }
+        let fits = rows.len() == self.rows && capacity == self.capacity && !self.on_device;
+        if fits && let Contents::InPlace { tensors, .. } = &mut self.contents {
+            return rearrange(tensors, self.shape, rows, (capacity, lengths));
         }
         let mut arranged = std::mem::take(&mut self.spare);
         arranged.resize_with(self.shape.layers * 2, Vec::new);

@@ -51,7 +51,7 @@ impl Instance {
         let (sender, receiver) = mpsc::channel(CHANNEL_CAPACITY);
         let encoding = Encoding::default();
         let run = RunWatch::default();
-        let worker = Worker::new(index, model, limits, receiver, statistics, (images, encoding.clone(), run.clone()));
+        let worker = Worker::new((index, model), limits, receiver, statistics, (images, encoding.clone(), run.clone()));
         // A panic ends the thread and with it the channel: the server sees that the engine is gone.
         thread::Builder::new().name(format!("engine-{name}-{index}")).spawn(move || worker.run())?;
         Ok(Self { sender, encoding, run, rows: AtomicUsize::new(0) })

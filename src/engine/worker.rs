@@ -66,8 +66,7 @@ enum Turn {
 
 impl Worker {
     pub(super) fn new(
-        index: usize,
-        model: BlipModel,
+        (index, model): (usize, BlipModel),
         limits: EngineLimits,
         receiver: mpsc::Receiver<Entry>,
         statistics: Arc<Statistics>,
