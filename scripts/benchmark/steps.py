@@ -1,33 +1,20 @@
-"""Decoder steps of many rows against steps of one, in raw sessions: only the runs are timed."""
+"""Decoder steps of many rows against steps of one, in bare sessions: only the runs are timed.
+
+Each step writes its keys and values where it read them, as the service has it; without that the
+session copies the whole cache.
+"""
 
 from __future__ import annotations
 
-import time
-from typing import Any
-
 import numpy as np
-from onnx_generate import Bundle, CachedDecoder, KeyValues
+import onnxruntime
+from onnx_generate import Bundle, KeyValues
 
-from benchmark.measure import interleave, ratios
+from benchmark.measure import interleave, ratios, timed
 from benchmark.peers import random_pixels
 from benchmark.settings import NEW_TOKENS, Result, Settings
 
 _BEAMS = 3
-
-
-class TimedSession:
-    """A session that adds up the time of its runs."""
-
-    def __init__(self, session: Any) -> None:
-        self._session = session
-        self.seconds = 0.0
-
-    def run(self, *arguments: Any) -> Any:
-        """The session's own."""
-        start = time.perf_counter()
-        outputs = self._session.run(*arguments)
-        self.seconds += time.perf_counter() - start
-        return outputs
 
 
 def measure(settings: Settings) -> Result:
@@ -38,40 +25,48 @@ def measure(settings: Settings) -> Result:
         one, beams, many = seen.values()
         alone = [settings.requests * seconds for seconds in one]
         result.add(f"16-row step / 16 one-row steps, {precision}", ratios(many, alone))
-        result.add(f"raw 3-beam step / greedy step, {precision}", ratios(beams, one))
+        result.add(f"bare 3-beam step / greedy step, {precision}", ratios(beams, one))
         result.add_seconds({f"{precision}, {name}": times for name, times in seen.items()})
     return result
 
 
 def _measure(bundle: Bundle, settings: Settings) -> dict[str, list[float]]:
     """Mean seconds of a step by who takes part in it."""
-    bundle.text = session = TimedSession(bundle.text)
     size = bundle.manifest["vision"]["image_size"]
     alone = bundle.encode(random_pixels([1, 3, size, size]))
     rows = settings.requests
     # The time does not depend on the values, so one image stands for all.
     together = [tuple(np.repeat(part, rows, axis=0) for part in pair) for pair in alone]
-
-    def step(rows: int, cross: KeyValues) -> float:
-        session.seconds = 0.0
-        decode(bundle, rows, cross)
-        return session.seconds / NEW_TOKENS
-
     subjects = {
-        "1 row": lambda _: step(1, alone),
-        f"{_BEAMS} beams": lambda _: step(_BEAMS, alone),
-        f"{rows} rows": lambda _: step(rows, together),
+        "1 row": lambda _: step_seconds(bundle, 1, alone),
+        f"{_BEAMS} beams": lambda _: step_seconds(bundle, _BEAMS, alone),
+        f"{rows} rows": lambda _: step_seconds(bundle, rows, together),
     }
     return interleave(subjects, settings.rounds)
 
 
-def decode(bundle: Bundle, rows: int, cross: KeyValues) -> None:
-    """20 steps of so many rows."""
-    start = bundle.manifest["text"]["bos_token_id"]
-    decoder = CachedDecoder(bundle, cross, 1 + NEW_TOKENS)
-    sequences = np.full((rows, 1), start, np.int64)
-    parents = None
+def step_seconds(bundle: Bundle, rows: int, cross: KeyValues) -> float:
+    """Mean time of 20 steps of so many rows."""
+    # Bound memory belongs to these arrays.
+    caches = bundle.empty_cache(rows, 1 + NEW_TOKENS)
+    lengths, slots = np.zeros(rows, np.int64), np.arange(rows)
+    image_rows = slots.reshape(len(cross[0][0]), -1)
+    input_ids = np.full((rows, 1), bundle.manifest["text"]["bos_token_id"])
+    binding = bundle.text.io_binding()
+    for layer, (own, image) in enumerate(zip(caches, cross, strict=True)):
+        for kind, cache, encoded in zip(("key", "value"), own, image, strict=True):
+            past = f"past_key_values.{layer}"
+            value = onnxruntime.OrtValue.ortvalue_from_numpy(cache)
+            binding.bind_ortvalue_input(f"{past}.decoder.{kind}", value)
+            binding.bind_ortvalue_output(f"present.{layer}.decoder.{kind}", value)
+            binding.bind_cpu_input(f"{past}.encoder.{kind}", encoded)
+    binding.bind_cpu_input("image_rows", image_rows)
+    binding.bind_cpu_input("row_slots", slots)
+    binding.bind_cpu_input("input_ids", input_ids)
+    binding.bind_cpu_input("past_lengths", lengths)
+    binding.bind_output("logits")
+    seconds = 0.0
     for _ in range(NEW_TOKENS):
-        tokens = decoder(sequences, parents).argmax(axis=-1)
-        sequences = np.concatenate([sequences, tokens[:, None]], axis=1)
-        parents = np.arange(rows)
+        seconds += timed(lambda: bundle.text.run_with_iobinding(binding))
+        lengths += 1
+    return seconds / NEW_TOKENS
