@@ -113,7 +113,10 @@ impl Asked {
         match (self.wire, told.route) {
             (Wire::Rest, Some(route)) => format!("{} {}", method(&self.method), route.as_str()),
             (Wire::Rest, None) => method(&self.method).to_owned(),
-            (Wire::Grpc, _) if told.reason == "UNIMPLEMENTED" => "unknown method".to_owned(),
+            // Without a key nobody looks whether there is such a method.
+            (Wire::Grpc, _) if matches!(told.reason, "UNIMPLEMENTED" | "UNAUTHENTICATED") => {
+                "unknown method".to_owned()
+            }
             (Wire::Grpc, _) => self.path().trim_start_matches('/').to_owned(),
         }
     }

@@ -149,6 +149,15 @@ def test_a_request_over_grpc(service: Service, collector: Collector) -> None:
     assert trace.names == dict.fromkeys(STAGES, 1)
 
 
+@pytest.mark.parametrize("key", [KEY, "wrong"])
+def test_a_made_up_method_is_no_name(service: Service, collector: Collector, key: str) -> None:
+    path, request_id = "/made.up/Method", f"made-up-{key[:5]}"
+    metadata = (("authorization", f"Bearer {key}"), ("x-request-id", request_id))
+    with pytest.raises(grpc.RpcError):
+        service.channel.unary_unary(path)(b"", metadata=metadata, timeout=SECONDS)
+    assert collector.trace(request_id).root.name == "unknown method"
+
+
 @pytest.mark.parametrize("method", ["StreamCaption", "CaptionMany"])
 def test_a_stream_is_one_request(service: Service, collector: Collector, method: str) -> None:
     trace_id, span_id, traceparent = parent()
