@@ -214,3 +214,29 @@ fn rearrange(
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::blip::Runtime;
+
+    #[test]
+    fn a_row_that_moves_leaves_nothing_behind_its_end() {
+        let _library = Runtime::load(None).unwrap();
+        let shape = KvShape { layers: 1, heads: 2, head_dim: 1, image_tokens: 1 };
+        // Two heads of four positions in each of three rows, of which 4, 3 and 1 are written.
+        let rows = [
+            [1., 2., 3., 4., 5., 6., 7., 8.],
+            [11., 12., 13., 0., 15., 16., 17., 0.],
+            [21., 0., 0., 0., 25., 0., 0., 0.],
+        ];
+        let tensor = Tensor::from_array(([3, 2, 4, 1], rows.concat())).unwrap();
+        let mut tensors = vec![tensor.into_dyn()];
+        let next = [(Source::Row(1), 2), (Source::Row(0), 4), (Source::Nothing, 0)];
+        rearrange(&mut tensors, shape, &next, (4, &[4, 3, 1])).unwrap();
+        let (_, now) = tensors[0].try_extract_tensor::<f32>().unwrap();
+        assert_eq!(now[..8], [11., 12., 0., 0., 15., 16., 0., 0.]);
+        assert_eq!(now[8..16], rows[0]);
+        assert_eq!(now[16..], [0.; 8]);
+    }
+}

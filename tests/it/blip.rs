@@ -93,6 +93,18 @@ fn caches_on_a_device_are_those_of_the_cpu() {
 }
 
 #[test]
+fn beams_are_not_moved_before_there_are_any() {
+    let mut model = load(false);
+    let image = encode(&mut model, &[1]).remove(0);
+    let mut cache = model.new_cache();
+    model.join_without_past(image, &mut cache).unwrap();
+    assert!(cache.reorder(0, &[0, 0]).is_err());
+    // Nothing has changed.
+    assert_eq!(cache.rows(), 1);
+    assert_eq!(step(&mut model, &mut cache, &[i64::from(START)]).len(), model.vocabulary().size);
+}
+
+#[test]
 fn images_encoded_together_are_those_encoded_alone() {
     for caches_on_device in [false, true] {
         let mut model = load(caches_on_device);
