@@ -16,7 +16,7 @@ use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, Request, Version, header};
 use http_body_util::BodyExt;
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
-use tokio::time::{Sleep, sleep};
+use tokio::time::{Sleep, sleep, timeout};
 
 use crate::{
     error::CaptionError,
@@ -26,9 +26,10 @@ use crate::{
     },
 };
 
-/// A refused body is read on for so many bytes and so long, then the connection may break.
+/// A refused body is read on for so many bytes, so long, and while it comes; then the connection may break.
 const DRAIN_BYTES: usize = 64 << 20;
-const DRAIN_TIME: Duration = Duration::from_secs(5);
+const DRAIN_TIME: Duration = Duration::from_secs(30);
+const DRAIN_SILENCE: Duration = Duration::from_secs(5);
 
 /// The whole body, or [`CaptionError::BodyTooLarge`] above `limit` bytes.
 pub(crate) async fn read(mut body: Body, limit: usize) -> Result<Bytes, CaptionError> {
@@ -166,7 +167,7 @@ impl<T: Unpin> HttpBody for Holding<T> {
 async fn drain(mut body: Body) {
     let read = async {
         let mut left = DRAIN_BYTES;
-        while let Some(Ok(frame)) = body.frame().await {
+        while let Ok(Some(Ok(frame))) = timeout(DRAIN_SILENCE, body.frame()).await {
             left = left.saturating_sub(frame.data_ref().map_or(1, Bytes::len));
             if left == 0 {
                 break;
@@ -174,7 +175,7 @@ async fn drain(mut body: Body) {
         }
     };
     // Whether it came to the end or not, the refusal is sent now.
-    tokio::time::timeout(DRAIN_TIME, read).await.ok();
+    timeout(DRAIN_TIME, read).await.ok();
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -129,6 +130,18 @@ def test_silence_inside_a_body(bounded: Service) -> None:
         answer = client.recv(4096)
     assert answer.startswith(b"HTTP/1.1 400 ")
     assert b"body_timeout" in answer
+
+
+def test_a_slow_sender_sees_why_it_is_refused(bounded: Service) -> None:
+    """Longer than the service waits for a silent one; a connection that broke would lose the answer."""
+    pieces = 14
+    head = f"POST /infer HTTP/1.1\r\nhost: a\r\ncontent-length: {1_000_000 * pieces}\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", bounded.port), timeout=SECONDS) as client:
+        client.sendall(head.encode())
+        for _ in range(pieces):
+            client.sendall(b" " * 1_000_000)
+            time.sleep(0.45)
+        assert client.recv(1000).startswith(b"HTTP/1.1 429 ")
 
 
 def test_silence_before_a_request(bounded: Service) -> None:
