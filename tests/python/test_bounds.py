@@ -144,6 +144,13 @@ def test_a_slow_sender_sees_why_it_is_refused(bounded: Service) -> None:
         assert client.recv(1000).startswith(b"HTTP/1.1 429 ")
 
 
+def test_a_refused_sender_that_falls_silent_is_answered(bounded: Service) -> None:
+    """Before a slow one would have been given up."""
+    with socket.create_connection(("127.0.0.1", bounded.port), timeout=SECONDS) as client:
+        client.sendall(b"POST /infer HTTP/1.1\r\nhost: a\r\ncontent-length: 14000000\r\n\r\n ")
+        assert client.recv(1000).startswith(b"HTTP/1.1 429 ")
+
+
 def test_silence_before_a_request(bounded: Service) -> None:
     for start in (b"", b"GET / HT", b"PRI * HTTP/2.0\r\n\r\n"):
         with socket.create_connection(("127.0.0.1", bounded.port), SECONDS) as client:
