@@ -8,11 +8,9 @@
 
 use std::hint::black_box;
 
-use blip_serve::generation::{
-    GenerationConfig, GenerationLimits, GenerationParameters, Search, Vocabulary, bench::Scan,
-};
-use blip_serve::image::{AlphaPolicy, DecodeLimits, PreprocessConfig, RgbImage, decode, preprocess};
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
+use generation::{GenerationConfig, GenerationLimits, GenerationParameters, Search, Vocabulary, bench::Scan};
+use image_processor::{AlphaPolicy, DecodeLimits, PreprocessConfig, RgbImage, decode, preprocess};
 
 const PHOTO: &[u8] = include_bytes!("photo_640x480.jpg");
 const VOCAB_SIZE: usize = 30_524;

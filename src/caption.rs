@@ -6,7 +6,7 @@ use bytes::Bytes;
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
-use crate::generation::{FinishReason, GenerationParameters, TokenId};
+use generation::{FinishReason, GenerationParameters, TokenId};
 
 /// Where the picture is.
 #[derive(Clone, Debug)]

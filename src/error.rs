@@ -9,7 +9,8 @@ use std::{borrow::Cow, time::Duration};
 use http::StatusCode;
 use thiserror::Error;
 
-use crate::{generation::InvalidParameter, image::DecodeError};
+use generation::InvalidParameter;
+use image_processor::DecodeError;
 
 /// What an image URL that could not be used is answered with, whatever the reason: a client must not learn from us what
 /// answers inside our network.

@@ -16,22 +16,14 @@
 //! Around them: [`cli`], [`config`], [`limits`], [`fetch_config`] and [`api_keys`] (settings), [`telemetry`] (logs), [`statistics`] and
 //! [`metrics`] (counts).
 
-pub mod api_keys;
 pub mod blip;
 pub mod caption;
 pub mod captioner;
-pub mod catalogue;
 pub mod cli;
 pub mod config;
 pub mod engine;
 pub mod error;
 pub mod fetch;
-pub mod fetch_config;
-pub mod generation;
-pub mod image;
-pub mod limits;
-pub mod metrics;
+pub mod observability;
 pub mod registry;
 pub mod server;
-pub mod statistics;
-pub mod telemetry;

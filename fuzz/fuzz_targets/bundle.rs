@@ -6,10 +6,10 @@ use std::path::{Component, Path};
 
 use blip_serve::{
     blip::{BundleError, Manifest},
-    catalogue::Catalogue,
-    generation::{GenerationConfig, GenerationLimits},
-    image::{RgbImage, preprocess},
+    config::catalogue::Catalogue,
 };
+use generation::{GenerationConfig, GenerationLimits};
+use image_processor::{RgbImage, preprocess};
 use libfuzzer_sys::fuzz_target;
 
 /// There is none.

@@ -4,7 +4,7 @@
 
 use std::sync::LazyLock;
 
-use blip_serve::image::{DecodeLimits, PreprocessConfig, decode, preprocess};
+use image_processor::{DecodeLimits, PreprocessConfig, decode, preprocess};
 use libfuzzer_sys::fuzz_target;
 use serde_json::json;
 

@@ -1,7 +1,7 @@
 //! A search made up from random bytes: parameters, vocabulary, prompt and logits.
 
 use arbitrary::Arbitrary;
-use blip_serve::generation::{
+use generation::{
     EarlyStopping, GenerationConfig, GenerationLimits, GenerationParameters, Search, TokenId, Vocabulary,
 };
 

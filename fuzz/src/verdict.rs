@@ -3,9 +3,9 @@
 use blip_serve::{
     caption::{CaptionRequest, ImageSource},
     error::{CaptionError, ErrorCode},
-    generation::{GenerationConfig, GenerationLimits},
     server::fuzzing::{MAX_IMAGE_BYTES, refusal},
 };
+use generation::{GenerationConfig, GenerationLimits};
 
 /// Images in one request, at most.
 const MAX_IMAGES: usize = 32;

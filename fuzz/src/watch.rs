@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use blip_serve::generation::{Advance, FinishReason, Sequence, TokenId};
+use generation::{Advance, FinishReason, Sequence, TokenId};
 
 use crate::search::{Case, Checked};
 

@@ -20,7 +20,7 @@ use ort::{
 use sha2::{Digest, Sha256};
 use tracing::{info, warn};
 
-use super::digest::{digest, hex};
+use crate::blip::digest::{digest, hex};
 
 /// Written last: an entry without it is not complete.
 const CHECKSUMS: &str = "checksums.json";

@@ -14,11 +14,9 @@ use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use thiserror::Error;
 
-use super::digest::{digest, hex};
-use crate::{
-    generation::{GenerationParameters, TokenId},
-    image::PreprocessConfig,
-};
+use crate::blip::digest::{digest, hex};
+use generation::{GenerationParameters, TokenId};
+use image_processor::PreprocessConfig;
 
 const FILE_NAME: &str = "manifest.json";
 /// Larger than any manifest; a wrong file must not fill the memory.

@@ -4,14 +4,11 @@
 //! of every cross-attention, once; the text decoder takes those and the self-attention cache and gives logits. Which
 //! token follows is decided elsewhere (`generation`), and which images share a step too (`engine`).
 
-mod cross_attention;
-mod device;
 mod digest;
 mod graph_cache;
-mod kv_cache;
+mod kv;
 mod manifest;
 mod runtime;
-mod self_attention;
 mod session;
 mod text_decoder;
 mod tokenizer;
@@ -19,7 +16,7 @@ mod vision_encoder;
 
 use std::{path::Path, sync::Arc, time::Duration};
 
-pub use kv_cache::KvCache;
+pub use kv::cache::KvCache;
 pub use manifest::{BundleError, Manifest};
 pub use runtime::{Runtime, RuntimeError};
 pub use session::SessionConfig;
@@ -27,12 +24,10 @@ pub use text_decoder::{Logits, Prefill};
 pub use tokenizer::{TokenizeError, Tokenizer};
 pub use vision_encoder::{Abort, EncodedImage};
 
-use crate::{
-    catalogue::ExecutionProvider,
-    generation::{TokenId, Vocabulary},
-    image::PixelValues,
-};
-use kv_cache::KvShape;
+use crate::config::catalogue::ExecutionProvider;
+use generation::{TokenId, Vocabulary};
+use image_processor::PixelValues;
+use kv::cache::KvShape;
 use text_decoder::TextDecoder;
 use vision_encoder::VisionEncoder;
 

@@ -11,7 +11,7 @@ use std::{
 use thiserror::Error;
 use tracing::info;
 
-use super::graph_cache::GraphCache;
+use crate::blip::graph_cache::GraphCache;
 
 #[cfg(target_os = "macos")]
 const LIBRARY: &str = "libonnxruntime.dylib";

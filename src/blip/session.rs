@@ -10,11 +10,11 @@ use ort::{
 };
 use tracing::{info, warn};
 
-use super::{
+use crate::blip::{
     manifest::{BundleError, Manifest},
     runtime::Runtime,
 };
-use crate::catalogue::ExecutionProvider;
+use crate::config::catalogue::ExecutionProvider;
 
 /// How sessions of a model are made.
 #[derive(Clone, Debug)]

@@ -12,15 +12,18 @@ use ort::{
     value::{DynValue, TensorRef},
 };
 
-use super::{
-    device::Device,
-    kv_cache::{KvCache, KvShape},
+use crate::blip::{
+    kv::{
+        cache::{KvCache, KvShape},
+        device::Device,
+    },
     manifest::{BundleError, Manifest},
     runtime::Runtime,
     session::{Expected, Graph, SessionConfig, builder_for, memory_of, open},
     vision_encoder::EncodedImage,
 };
-use crate::{catalogue::ExecutionProvider, generation::TokenId};
+use crate::config::catalogue::ExecutionProvider;
+use generation::TokenId;
 
 /// The decoder graph.
 pub(super) struct TextDecoder {

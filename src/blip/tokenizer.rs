@@ -4,8 +4,8 @@ use std::path::Path;
 
 use thiserror::Error;
 
-use super::manifest::{BundleError, Manifest, Prompt};
-use crate::generation::TokenId;
+use crate::blip::manifest::{BundleError, Manifest, Prompt};
+use generation::TokenId;
 
 /// The checkpoint's tokenizer and what BLIP does around it.
 #[derive(Debug)]

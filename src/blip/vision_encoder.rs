@@ -12,13 +12,13 @@ use ort::{
     value::{DynValue, Tensor},
 };
 
-use super::{
-    device::Device,
+use crate::blip::{
+    kv::device::Device,
     manifest::{BundleError, Manifest},
     runtime::Runtime,
     session::{Expected, Graph, SessionConfig, memory_of, open},
 };
-use crate::image::PixelValues;
+use image_processor::PixelValues;
 
 /// The vision graph.
 pub(super) struct VisionEncoder {

@@ -21,11 +21,11 @@ use crate::{
     config::ImageConfig,
     error::{CaptionError, Cause},
     fetch::Fetcher,
-    generation::TokenId,
-    image::{self, DecodeError, DecodeLimits, PixelValues, PreprocessConfig},
-    registry::{Audience, Digest, Registry, ServedModel, Wishes},
-    telemetry,
+    observability,
+    registry::{CaptionOptions, Digest, Registry, RequestHandle, ServedModel},
 };
+use generation::TokenId;
+use image_processor::{DecodeError, DecodeLimits, PixelValues, PreprocessConfig};
 
 /// Bytes that are hashed in less time than it takes to hand them to another thread and a little more.
 const QUICKLY_HASHED: usize = 128 * 1024;
@@ -120,8 +120,9 @@ impl Captioner {
             let digest = if model.keeps() { Some(self.digest_of(&bytes).await?) } else { None };
             let before = start.elapsed();
             let pixel_values = Box::pin(self.pixel_values(bytes, field, model));
-            let audience = Audience { deadline, cancelled, progress, caller, instance: None };
-            let (captions, timings) = model.caption(plan, pixel_values, Wishes { digest, shared, audience }).await?;
+            let audience = RequestHandle { deadline, cancelled, progress, caller, instance: None };
+            let (captions, timings) =
+                model.caption(plan, pixel_values, CaptionOptions { digest, shared, audience }).await?;
             Ok(CaptionReply {
                 model: model.name.clone(),
                 model_version: model.version.clone(),
@@ -144,7 +145,7 @@ impl Captioner {
         match source {
             ImageSource::Bytes { bytes, field } => Ok((bytes, Some(field))),
             ImageSource::Url(url) => {
-                let _stage = telemetry::stage("fetch");
+                let _stage = observability::stage("fetch");
                 Ok((self.fetcher.fetch(&url).await?, None))
             }
         }
@@ -196,12 +197,12 @@ impl Captioner {
         let work = move || {
             let _permit = permit;
             let _span = span.entered();
-            let (start, stage) = (Instant::now(), telemetry::stage("decode"));
-            let rgb = image::decode(&bytes, &limits, config.alpha())?;
+            let (start, stage) = (Instant::now(), observability::stage("decode"));
+            let rgb = image_processor::decode(&bytes, &limits, config.alpha())?;
             drop(stage);
             let (decoded, start) = (start.elapsed(), Instant::now());
-            let _stage = telemetry::stage("preprocess");
-            let pixel_values = image::preprocess(&rgb, &config);
+            let _stage = observability::stage("preprocess");
+            let pixel_values = image_processor::preprocess(&rgb, &config);
             Ok((pixel_values, (decoded, start.elapsed())))
         };
         // A panic in a decoder is this request's error only.

@@ -5,13 +5,13 @@ use std::{pin::Pin, sync::Arc};
 use futures_util::{Stream, stream};
 use tokio::sync::watch;
 
-use super::Captioner;
+use crate::captioner::Captioner;
 use crate::{
     caption::{CaptionEvent, CaptionReply, CaptionRequest},
     error::CaptionError,
-    generation::TokenId,
     registry::ServedModel,
 };
+use generation::TokenId;
 
 /// A caption on its way to a client.
 struct Reading {

@@ -7,10 +7,10 @@ use std::{
 
 use clap::Args;
 
-use super::{CommandError, ModelArgs, select, small_runtime};
+use crate::cli::{CommandError, ModelArgs, select, small_runtime};
 use crate::{
+    observability::{self, Verbosity},
     registry::{ServedModel, Shared},
-    telemetry::{self, Verbosity},
 };
 
 /// Verify checksums and graphs of all models against their manifests, and let each caption a self-test image.
@@ -22,7 +22,7 @@ pub(super) struct Check {
 
 impl Check {
     pub(super) fn run(self) -> Result<ExitCode, CommandError> {
-        telemetry::init(&self.model_args.log, Verbosity::Quiet)?;
+        observability::init(&self.model_args.log, Verbosity::Quiet)?;
         let catalogue = select::catalogue(&self.model_args.models)?;
         let shared = Shared::alone(self.model_args.runtime()?)?;
         small_runtime()?.block_on(async {

@@ -8,7 +8,7 @@ use std::{
 use clap::Args;
 use clap_complete::{Shell, generate};
 
-use super::{CommandError, help};
+use crate::cli::{CommandError, help};
 
 /// Print a shell's completions for this command line.
 #[derive(Debug, Args)]

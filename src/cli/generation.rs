@@ -4,7 +4,7 @@ use std::ffi::OsString;
 
 use clap::Args;
 
-use crate::generation::{EarlyStopping, GenerationParameters};
+use generation::{EarlyStopping, GenerationParameters};
 
 /// How to generate; what is not given comes from models.toml and the bundle.
 #[derive(Clone, Debug, Args)]

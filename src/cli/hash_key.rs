@@ -7,8 +7,8 @@ use std::{
 
 use clap::Args;
 
-use super::CommandError;
-use crate::api_keys::{ApiKeys, check_label, hashed_line};
+use crate::cli::CommandError;
+use crate::config::api_keys::{ApiKeys, check_label, hashed_line};
 
 /// Longer than any key.
 const MAX_KEY_BYTES: u64 = 4096;
@@ -26,7 +26,7 @@ pub(super) struct HashKey {
     stdin: bool,
 
     /// Requests per second of this key, if not those of --rate-limit
-    #[arg(long, value_parser = crate::limits::rate)]
+    #[arg(long, value_parser = crate::config::limits::rate)]
     rate: Option<f64>,
 }
 

@@ -14,7 +14,7 @@ use clap::Args;
 use reqwest::{Client, redirect::Policy};
 use rustls::{ClientConfig, RootCertStore, crypto::ring};
 
-use super::{CommandError, small_runtime};
+use crate::cli::{CommandError, small_runtime};
 
 /// Ask a running service whether it is ready; exit status 0 if it is.
 #[derive(Debug, Args)]

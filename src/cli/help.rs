@@ -5,7 +5,7 @@
 
 use clap::{Arg, Command, CommandFactory};
 
-use super::Cli;
+use crate::cli::Cli;
 
 pub(super) const OVERVIEW: &str = "\
 Examples:

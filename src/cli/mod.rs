@@ -19,7 +19,7 @@ use clap::{Args, FromArgMatches, Parser, Subcommand};
 
 use crate::{
     blip::{Runtime, RuntimeError},
-    telemetry::{self, LogConfig},
+    observability::{self, LogConfig},
 };
 
 type CommandError = Box<dyn std::error::Error>;
@@ -115,7 +115,7 @@ pub fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
         if error.downcast_ref().is_some_and(|error: &io::Error| error.kind() == io::ErrorKind::BrokenPipe) {
             return NOBODY_READS.into();
         }
-        telemetry::say(&format!("error: {error}"));
+        observability::say(&format!("error: {error}"));
         ExitCode::FAILURE
     })
 }

@@ -4,11 +4,9 @@ use std::{fs, path::PathBuf, process::ExitCode};
 
 use clap::Args;
 
-use super::{CommandError, select};
-use crate::{
-    image::{self, DecodeLimits, PixelValues},
-    registry::preprocess_config,
-};
+use crate::cli::{CommandError, select};
+use crate::registry::preprocess_config;
+use image_processor::{self, DecodeLimits, PixelValues};
 
 /// Write what the model sees of an image: `pixel_values`, float32 `[1, 3, H, W]`, as .npy.
 #[derive(Debug, Args)]
@@ -40,9 +38,9 @@ impl Pixels {
         let config = preprocess_config(&entry.path)?;
         let bytes = fs::read(&self.image).map_err(|error| format!("{}: {error}", self.image.display()))?;
         let limits = DecodeLimits { max_pixels: self.max_image_pixels };
-        let rgb = image::decode(&bytes, &limits, config.alpha())
+        let rgb = image_processor::decode(&bytes, &limits, config.alpha())
             .map_err(|error| format!("{}: {error}", self.image.display()))?;
-        let npy = to_npy(&image::preprocess(&rgb, &config));
+        let npy = to_npy(&image_processor::preprocess(&rgb, &config));
         fs::write(&self.output, npy).map_err(|error| format!("{}: {error}", self.output.display()))?;
         Ok(ExitCode::SUCCESS)
     }

@@ -2,8 +2,8 @@
 
 use std::{fs, io, path::Path};
 
-use super::similar::nearest;
-use crate::catalogue::{Catalogue, CatalogueError, ModelEntry};
+use crate::cli::similar::nearest;
+use crate::config::catalogue::{Catalogue, CatalogueError, ModelEntry};
 
 /// The entry that `--model` means: the catalogue's default, a name or alias, or a bundle's folder.
 pub(super) fn model(models: &Path, model: Option<&str>) -> Result<ModelEntry, String> {

@@ -12,18 +12,16 @@ use tokio::{
 };
 use tracing::info;
 
-use super::{CommandError, ModelArgs, select};
+use crate::cli::{CommandError, ModelArgs, select};
 use crate::{
     captioner::Captioner,
-    catalogue::Catalogue,
-    config::{ImageConfig, ServerArgs},
+    config::{ImageConfig, ServerArgs, catalogue::Catalogue},
     error::Cause,
-    generation::GenerationLimits,
-    metrics::Metrics,
+    observability::{self, TraceConfig, prometheus::Metrics},
     registry::{Registry, Shared},
     server::{self, Signals},
-    telemetry::{self, TraceConfig},
 };
+use generation::GenerationLimits;
 
 /// Serve REST and gRPC on one port.
 #[derive(Debug, Args)]
@@ -40,7 +38,7 @@ pub(super) struct Serve {
 
 impl Serve {
     pub(super) fn run(self) -> Result<ExitCode, CommandError> {
-        let collector = telemetry::init_service(&self.model_args.log, &self.traces)?;
+        let collector = observability::init_service(&self.model_args.log, &self.traces)?;
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
         let served = runtime.block_on(self.serve());
         // Work that the grace period did not see the end of must not keep the process.

@@ -5,13 +5,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::Reply;
+use crate::engine::Reply;
 use crate::{
     blip::{BlipModel, EncodedImage, KvCache, Prefill, RunError},
     error::CaptionError,
-    generation::{Advance, Search, Sequence, TokenId},
-    statistics::DecoderRun,
+    observability::statistics::DecoderRun,
 };
+use generation::{Advance, Search, Sequence, TokenId};
 
 /// One image in the middle of its search.
 struct Active {

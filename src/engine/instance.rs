@@ -12,11 +12,11 @@ use std::{
 use tokio::sync::{mpsc, oneshot};
 use tracing::Span;
 
-use super::{
-    EngineLimits, Entry, ImageCache, Job, NOT_SERVING, Outcome, Reply, encoding::Encoding, stages::Stages,
+use crate::engine::{
+    EngineLimits, Entry, ImageCache, Job, NOT_SERVING, Outcome, Reply, encoder_abort::Encoding, stages::Stages,
     watch::RunWatch, worker::Worker,
 };
-use crate::{blip::BlipModel, error::CaptionError, statistics::Statistics};
+use crate::{blip::BlipModel, error::CaptionError, observability::statistics::Statistics};
 
 /// Jobs on their way to the thread, which takes them out between two runs of a graph. Those behind them wait in their
 /// senders, in order; admission bounds all.

@@ -4,11 +4,11 @@
 //! everybody else holds. The threads end when it is dropped.
 
 mod batch;
-mod encoding;
+mod encoder_abort;
 mod instance;
-mod pace;
+mod latency;
+mod queue;
 mod stages;
-mod waiting;
 mod watch;
 mod worker;
 
@@ -20,17 +20,17 @@ use std::{
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
-pub use encoding::ImageCache;
+pub use encoder_abort::ImageCache;
 use instance::Instance;
 use stages::Stages;
 
 use crate::{
     blip::{BlipModel, EncodedImage},
     error::CaptionError,
-    generation::{Search, Sequence, TokenId},
-    image::PixelValues,
-    statistics::Statistics,
+    observability::statistics::Statistics,
 };
+use generation::{Search, Sequence, TokenId};
+use image_processor::PixelValues;
 
 /// One image to caption, with everything checked.
 #[derive(Debug)]
@@ -42,7 +42,7 @@ pub struct Job {
     /// Decides the tokens.
     pub search: Search,
     /// Who waits for them.
-    pub audience: Audience,
+    pub audience: RequestHandle,
 }
 
 /// What the thread of a model may do at once.
@@ -75,7 +75,7 @@ pub type Digest = [u8; 32];
 
 /// Who waits for an answer, and how long.
 #[derive(Debug, Default)]
-pub struct Audience {
+pub struct RequestHandle {
     /// After this nobody waits for the answer.
     pub deadline: Option<Instant>,
     /// Cancelled when the client goes away.
@@ -120,7 +120,7 @@ struct Entry {
 struct Reply {
     id: u64,
     sender: oneshot::Sender<Result<Outcome, CaptionError>>,
-    audience: Audience,
+    audience: RequestHandle,
     called: Instant,
     /// When the first graph ran.
     admitted: Option<Instant>,

@@ -4,7 +4,8 @@ use std::time::Instant;
 
 use tracing::Span;
 
-use crate::{generation::Sequence, telemetry::record_stage};
+use crate::observability::record_stage;
+use generation::Sequence;
 
 /// A run of the encoder.
 pub(super) const ENCODE: &str = "encode";

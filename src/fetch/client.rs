@@ -7,7 +7,7 @@ use reqwest::{Client, Proxy, redirect::Policy};
 use rustls::{ClientConfig, RootCertStore, crypto::ring};
 use tracing::warn;
 
-use super::resolver::{CheckedResolver, Reach};
+use crate::fetch::resolver::{CheckedResolver, Reach};
 use crate::{config::ImageConfig, error::Cause};
 
 /// What we say we are.

@@ -7,11 +7,11 @@ use std::net::IpAddr;
 
 use url::{Host, Url};
 
-use super::address::is_global;
-use crate::{
-    config::ImageConfig,
-    fetch_config::{HostPattern, Ports},
+use crate::config::{
+    ImageConfig,
+    fetch::{HostPattern, Ports},
 };
+use crate::fetch::address::is_global;
 
 /// Ports of the web.
 const WEB_PORTS: [u16; 2] = [80, 443];

@@ -4,8 +4,8 @@
 
 use std::error::Error;
 
-use super::resolver::{PrivateAddress, Unresolvable};
 use crate::error::CaptionError;
+use crate::fetch::resolver::{PrivateAddress, Unresolvable};
 
 /// What a local user can do about a reason, or what it means.
 pub(crate) fn explain_refusal(reason: &str) -> Option<&'static str> {

@@ -13,8 +13,8 @@ use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use thiserror::Error;
 use tokio::{sync::Semaphore, task::spawn_blocking};
 
-use super::address::is_global;
 use crate::error::Cause;
+use crate::fetch::address::is_global;
 
 /// Addresses of a name that are tried. All are checked, but a name with a thousand must not mean a thousand connections.
 const MAX_TRIED: usize = 8;

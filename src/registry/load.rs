@@ -9,23 +9,23 @@ use std::{
 use thiserror::Error;
 use tracing::info;
 
-use super::{
+use crate::registry::{
     Shared,
     bundle::BundleState,
-    kept::KeptCaptions,
+    caption_cache::CaptionCache,
     memory,
-    model::{ServedModel, Wishes},
+    model::{CaptionOptions, ServedModel},
 };
 use crate::{
     blip::{BlipModel, BundleError, Manifest, SessionConfig, Tokenizer},
     caption::Caption,
-    catalogue::ModelEntry,
-    engine::{Audience, Engine, EngineLimits, ImageCache},
+    config::catalogue::ModelEntry,
+    engine::{Engine, EngineLimits, ImageCache, RequestHandle},
     error::CaptionError,
-    generation::{GenerationConfig, GenerationParameters},
-    image::PixelValues,
-    statistics::Statistics,
+    observability::statistics::Statistics,
 };
+use generation::{GenerationConfig, GenerationParameters};
+use image_processor::PixelValues;
 
 /// Why a model cannot be served.
 #[derive(Debug, Error)]
@@ -87,7 +87,7 @@ impl ServedModel {
             models.push(BlipModel::load(&shared.runtime, &entry.path, &manifest, &session_config(entry))?);
         }
         let engine = Engine::spawn(&entry.name, models, engine_limits(entry), &statistics, &images)?;
-        let kept = KeptCaptions::new(entry.caption_cache_bytes, entry.single_flight, statistics.clone());
+        let kept = CaptionCache::new(entry.caption_cache_bytes, entry.single_flight, statistics.clone());
         let mut model = Self {
             name: entry.name.clone(),
             version: entry.version.clone(),
@@ -137,8 +137,9 @@ impl ServedModel {
         for instance in 0..self.engine.instances() {
             let plan = self.plan(None, &GenerationParameters::default())?;
             let image = async { Ok(PixelValues::flat(&self.preprocess)) };
-            let audience = Audience { instance: Some(instance), ..Audience::default() };
-            let (captions, _) = self.caption(plan, image, Wishes { audience, ..Wishes::default() }).await?;
+            let audience = RequestHandle { instance: Some(instance), ..RequestHandle::default() };
+            let (captions, _) =
+                self.caption(plan, image, CaptionOptions { audience, ..CaptionOptions::default() }).await?;
             last = captions.first().filter(|caption| caption.score.is_finite()).cloned();
             if last.is_none() {
                 break;

@@ -1,7 +1,7 @@
 //! The models that are served: catalogue -> verified bundles -> engines, and how one takes the place of another.
 
 mod bundle;
-mod kept;
+mod caption_cache;
 mod load;
 mod memory;
 mod model;
@@ -13,19 +13,19 @@ use std::{
 };
 
 pub use load::LoadError;
-pub use model::{Plan, ServedModel, Wishes};
+pub use model::{CaptionOptions, Plan, ServedModel};
 pub use reload::ReloadError;
 
-pub use crate::engine::{Audience, Digest};
+pub use crate::engine::{Digest, RequestHandle};
 
 use crate::{
     blip::{BundleError, Manifest, Runtime},
-    catalogue::{Catalogue, ModelEntry},
+    config::catalogue::{Catalogue, ModelEntry},
     error::CaptionError,
-    generation::GenerationLimits,
-    image::PreprocessConfig,
-    metrics::Metrics,
+    observability::prometheus::Metrics,
 };
+use generation::GenerationLimits;
+use image_processor::PreprocessConfig;
 
 /// What all models share.
 #[derive(Clone, Debug)]

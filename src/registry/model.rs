@@ -5,22 +5,21 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{
+use crate::registry::{
     bundle::BundleState,
-    kept::{self, KeptCaptions},
+    caption_cache::{self, CaptionCache},
 };
 use crate::{
     blip::{Manifest, Tokenizer},
     caption::{Caption, Prompt, Timings},
-    catalogue::{ExecutionProvider, ModelEntry},
-    engine::{Audience, Digest, Engine, ImageCache, Job, JobImage},
+    config::catalogue::{ExecutionProvider, ModelEntry},
+    engine::{Digest, Engine, ImageCache, Job, JobImage, RequestHandle},
     error::CaptionError,
-    generation::{GenerationConfig, GenerationLimits, GenerationParameters, Search, Sequence, TokenId, Vocabulary},
-    image::{PixelValues, PreprocessConfig},
-    metrics::ModelInfo,
-    statistics::Statistics,
-    telemetry,
+    observability,
+    observability::{prometheus::ModelInfo, statistics::Statistics},
 };
+use generation::{GenerationConfig, GenerationLimits, GenerationParameters, Search, Sequence, TokenId, Vocabulary};
+use image_processor::{PixelValues, PreprocessConfig};
 
 /// One served model.
 #[derive(Debug)]
@@ -45,7 +44,7 @@ pub struct ServedModel {
     pub(super) limits: GenerationLimits,
     pub(super) tokenizer: Tokenizer,
     pub(super) engine: Engine,
-    pub(super) kept: KeptCaptions,
+    pub(super) kept: CaptionCache,
     pub(super) images: Arc<ImageCache>,
 }
 
@@ -59,13 +58,13 @@ pub struct Plan {
 
 /// What a request wants besides the captions.
 #[derive(Debug, Default)]
-pub struct Wishes {
+pub struct CaptionOptions {
     /// Of the image's file, if anything is kept: without it nothing is looked for.
     pub digest: Option<Digest>,
     /// An equal request at the same time may do the work for this one.
     pub shared: bool,
     /// Who waits.
-    pub audience: Audience,
+    pub audience: RequestHandle,
 }
 
 impl ServedModel {
@@ -108,14 +107,14 @@ impl ServedModel {
         &self,
         plan: Plan,
         pixel_values: impl Future<Output = Result<PixelValues, CaptionError>>,
-        wishes: Wishes,
+        wishes: CaptionOptions,
     ) -> Result<(Arc<[Caption]>, Timings), CaptionError> {
-        let Wishes { digest, shared, audience } = wishes;
+        let CaptionOptions { digest, shared, audience } = wishes;
         // With beams nothing is told before the end.
         let progress = audience.progress.clone().filter(|_| plan.search.decided().is_some());
         // What is drawn anew each time is not kept.
         let digest_of_both = digest.filter(|_| plan.config.is_reproducible());
-        let key = digest_of_both.map(|digest| kept::key(&digest, &plan.prompt, &plan.config));
+        let key = digest_of_both.map(|digest| caption_cache::key(&digest, &plan.prompt, &plan.config));
         let mut timings = Timings { kept: true, ..Timings::default() };
         // Boxed: it is large, and moved from hand to hand.
         let work = Box::pin(self.run(plan, (digest, pixel_values), audience, &mut timings));
@@ -138,7 +137,7 @@ impl ServedModel {
         &self,
         plan: Plan,
         (digest, pixel_values): (Option<Digest>, impl Future<Output = Result<PixelValues, CaptionError>>),
-        audience: Audience,
+        audience: RequestHandle,
         timings: &mut Timings,
     ) -> Result<Arc<[Caption]>, CaptionError> {
         timings.kept = false;
@@ -159,7 +158,7 @@ impl ServedModel {
         for sequence in &outcome.sequences {
             self.statistics.record_caption(sequence.token_ids.len() - prompt_len);
         }
-        let (start, _stage) = (Instant::now(), telemetry::stage("detokenise"));
+        let (start, _stage) = (Instant::now(), observability::stage("detokenise"));
         let captions = outcome.sequences.into_iter().map(|sequence| self.detokenise(sequence));
         let captions = captions.collect::<Result<_, _>>()?;
         timings.compute_output = start.elapsed();

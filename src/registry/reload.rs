@@ -9,8 +9,8 @@ use thiserror::Error;
 use tokio::{runtime::Handle, task};
 use tracing::info;
 
-use super::{LoadError, Registry, ServedModel, Shared, Slot, Snapshot, memory};
-use crate::catalogue::{Catalogue, CatalogueError, ModelEntry};
+use crate::config::catalogue::{Catalogue, CatalogueError, ModelEntry};
+use crate::registry::{LoadError, Registry, ServedModel, Shared, Slot, Snapshot, memory};
 
 /// Why everything stays as it was.
 #[derive(Debug, Error)]

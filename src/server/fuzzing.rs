@@ -13,22 +13,19 @@ use crate::{
     caption::{CaptionRequest, ImageSource},
     error::CaptionError,
     fetch::decode_base64,
-    generation::GenerationParameters,
     server::{
-        context::{BINARY_HEADER, Deadline, RequestContext},
-        convert::{
-            ContentLimits,
-            form::InferRequest,
-            friendly::{Fields, Route},
-            image,
-            infer::Inference,
-            typed,
+        middleware::context::{BINARY_HEADER, Deadline, RequestContext},
+        protocol::{
+            ContentLimits, blip_v1,
+            caption_json::{Fields, Route},
+            image, json,
+            open_inference::{infer::Inference, request::InferRequest},
+            pb::{blip, inference::ModelInferRequest},
         },
-        json,
-        pb::{blip, inference::ModelInferRequest},
         rest,
     },
 };
+use generation::GenerationParameters;
 
 /// Bytes of an image: few, so that inputs get beyond.
 pub const MAX_IMAGE_BYTES: usize = 2048;
@@ -52,7 +49,7 @@ pub fn model_infer(message: Bytes) -> Option<Result<Vec<CaptionRequest>, Caption
 /// A request of `blip.v1`; `None` if the bytes are no message.
 pub fn caption(message: Bytes) -> Option<Result<CaptionRequest, CaptionError>> {
     let message = blip::CaptionRequest::decode(message).ok()?;
-    Some(typed::caption_request(message, LIMITS, deadline()))
+    Some(blip_v1::caption_request(message, LIMITS, deadline()))
 }
 
 /// The JSON of `/v1/captions`.

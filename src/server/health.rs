@@ -11,8 +11,8 @@ use tonic::{Request, Response, Status};
 use crate::{
     error::CaptionError,
     server::{
-        context::RequestContext,
-        pb::health::{
+        middleware::context::RequestContext,
+        protocol::pb::health::{
             HealthCheckRequest, HealthCheckResponse, HealthListRequest, HealthListResponse,
             health_check_response::ServingStatus, health_server::Health,
         },

@@ -3,39 +3,22 @@
 //! A request passes `layers` (one chain for both transports), is turned into the domain's types by `convert`, and goes to
 //! the [`Captioner`]. Knows nothing of engines, images or ONNX Runtime.
 
-mod access;
-mod activity;
-mod admission;
-mod authentication;
-mod body;
-mod connection;
-mod context;
-mod control;
-mod convert;
-mod cors;
-mod encoding;
+mod error_response;
 #[cfg(fuzzing)]
 #[doc(hidden)]
 pub mod fuzzing;
 mod grpc;
 mod health;
-mod house;
-mod inference;
-mod json;
-mod layers;
-mod listen;
-mod notes;
-mod pb;
-mod policy;
-mod reload;
+mod middleware;
+mod model_control;
+mod net;
+mod protocol;
 mod rest;
-mod status;
-mod timeout;
-mod tls;
+mod state;
 
 use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
 
-use axum::{Router, body::Body, middleware, response::Response};
+use axum::{Router, body::Body, middleware as axum_middleware, response::Response};
 use http::Request;
 use thiserror::Error;
 use tokio::{
@@ -52,17 +35,24 @@ use crate::{
     captioner::Captioner,
     config::{ConfigError, ServerConfig},
     error::Cause,
-    metrics::Metrics,
+    observability::prometheus::Metrics,
 };
 
 use self::{
-    context::{Kind, RequestContext, Wire},
     health::Phase,
-    house::House,
-    listen::Listeners,
-    policy::Policy,
-    reload::Reloader,
-    tls::Tls,
+    middleware::{
+        auth, compression,
+        context::{RequestContext, RouteClass, Transport},
+        cors,
+        layer_state::LayerState,
+        layers,
+    },
+    net::{
+        listener::Listeners,
+        reload::Reloader,
+        tls::{self, Tls},
+    },
+    state::AppState,
 };
 
 /// Between two looks at whether the engines still run.
@@ -121,25 +111,24 @@ pub async fn serve<E: Into<Cause>>(
     let tls = tls.transpose()?.map(|(sender, files)| (files, sender));
     let closing = CancellationToken::new();
     announce(listener.local_addr()?, &config);
-    let policy = Policy::new(&config, &metrics, known_keys, closing.clone(), watcher.clone());
-    let house = Arc::new(House::new(&config, metrics.clone(), watcher.clone(), closing.clone()));
-    let main = layered(&policy, &rest::router(house.clone()), &|kind| {
-        Ok(grpc::router(house.clone(), watcher.clone(), policy.max_body_bytes(kind))?)
+    let policy = LayerState::new(&config, &metrics, known_keys, closing.clone(), watcher.clone());
+    let state = Arc::new(AppState::new(&config, metrics.clone(), watcher.clone(), closing.clone()));
+    let main = layered(&policy, &rest::router(state.clone()), &|route_class| {
+        Ok(grpc::router(state.clone(), watcher.clone(), policy.max_body_bytes(route_class))?)
     })?;
-    let administrators = policy.of_administrators();
-    let health = layered(&administrators, &rest::administrators_router(house.clone()), &|_| {
-        Ok(grpc::health_router(watcher.clone()))
-    })?;
+    let administrators = policy.for_admin();
+    let health =
+        layered(&administrators, &rest::admin_router(state.clone()), &|_| Ok(grpc::health_router(watcher.clone())))?;
     let listeners = Listeners::new(closing, config.limits, metrics);
     listeners.spawn(listener, main, tls.as_ref().map(|(_, config)| Tls::new(config.subscribe())));
     if let Some(admin) = admin {
         listeners.spawn(admin, health, None);
     }
-    let reloader = Reloader { key_source: config.key_source, api_keys, tls, house: house.clone() };
+    let reloader = Reloader { key_source: config.key_source, api_keys, tls, state: state.clone() };
     let run = async {
         tokio::select! {
             delay = signals.shutdown => (delay, Ok(())),
-            error = work(&house, captioner, &phase) => (Duration::ZERO, Err(error)),
+            error = work(&state, captioner, &phase) => (Duration::ZERO, Err(error)),
         }
     };
     let (delay, outcome) = tokio::select! {
@@ -156,14 +145,14 @@ pub async fn serve<E: Into<Cause>>(
     outcome
 }
 
-/// Opens the house when the models are loaded. Ready when they cannot be served (any more).
+/// Opens the state when the models are loaded. Ready when they cannot be served (any more).
 async fn work<E: Into<Cause>>(
-    house: &House,
+    state: &AppState,
     captioner: impl Future<Output = Result<Captioner, E>>,
     phase: &watch::Sender<Phase>,
 ) -> ServeError {
     let captioner = match captioner.await {
-        Ok(captioner) => house.open(captioner),
+        Ok(captioner) => state.open(captioner),
         Err(error) => return ServeError::Load(error.into()),
     };
     phase.send_replace(Phase::Serving);
@@ -177,34 +166,34 @@ async fn work<E: Into<Cause>>(
 
 /// The transports behind the chain. `grpc` makes a router whose messages are bounded for one kind of request.
 fn layered(
-    policy: &Arc<Policy>,
+    policy: &Arc<LayerState>,
     rest: &Router,
-    grpc: &dyn Fn(Kind) -> Result<Router, ServeError>,
+    grpc: &dyn Fn(RouteClass) -> Result<Router, ServeError>,
 ) -> Result<Application, ServeError> {
-    let (rest, inference, metadata) = (rest.clone(), grpc(Kind::Inference)?, grpc(Kind::Metadata)?);
+    let (rest, inference, metadata) = (rest.clone(), grpc(RouteClass::Inference)?, grpc(RouteClass::Metadata)?);
     let transports = service_fn(move |request: Request<Body>| {
         let context = RequestContext::from_extensions(request.extensions());
-        let router = match (context.wire, context.kind) {
-            (Wire::Rest, _) => &rest,
-            (Wire::Grpc, Kind::Inference) => &inference,
-            (Wire::Grpc, Kind::Open | Kind::Metadata | Kind::Control) => &metadata,
+        let router = match (context.transport, context.route_class) {
+            (Transport::Rest, _) => &rest,
+            (Transport::Grpc, RouteClass::Inference) => &inference,
+            (Transport::Grpc, RouteClass::Public | RouteClass::Metadata | RouteClass::Control) => &metadata,
         };
         router.clone().oneshot(request)
     });
     let chain = ServiceBuilder::new()
-        .layer(middleware::from_fn_with_state(policy.metrics().clone(), layers::identify))
+        .layer(axum_middleware::from_fn_with_state(policy.metrics().clone(), layers::identify))
         .map_response(|response: http::Response<_>| response.map(Body::new))
-        .layer(CompressionLayer::new().compress_when(encoding::is_worth_compressing))
+        .layer(CompressionLayer::new().compress_when(compression::is_worth_compressing))
         .option_layer(cors::layer(&policy.cors_origins))
-        .layer(middleware::from_fn_with_state(policy.clone(), authentication::authenticate))
-        .layer(middleware::from_fn_with_state(policy.clone(), layers::limit_body))
-        .layer(middleware::from_fn_with_state(policy.clone(), layers::admit))
-        .layer(middleware::from_fn_with_state(policy.clone(), layers::expire))
-        .layer(middleware::from_fn(encoding::check_encoding))
+        .layer(axum_middleware::from_fn_with_state(policy.clone(), auth::authenticate))
+        .layer(axum_middleware::from_fn_with_state(policy.clone(), layers::limit_body))
+        .layer(axum_middleware::from_fn_with_state(policy.clone(), layers::admit))
+        .layer(axum_middleware::from_fn_with_state(policy.clone(), layers::expire))
+        .layer(axum_middleware::from_fn(compression::check_encoding))
         .map_response(|response: http::Response<_>| response.map(Body::new))
         .layer(RequestDecompressionLayer::new())
         .map_request(|request: Request<_>| request.map(Body::new))
-        .layer(middleware::from_fn_with_state(policy.clone(), layers::count_body))
+        .layer(axum_middleware::from_fn_with_state(policy.clone(), layers::count_body))
         .service(transports);
     Ok(BoxCloneSyncService::new(chain))
 }

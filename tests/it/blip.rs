@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use blip_serve::{
     blip::{Abort, BlipModel, EncodedImage, KvCache, Manifest, SessionConfig},
-    catalogue::ExecutionProvider,
-    image::PixelValues,
+    config::catalogue::ExecutionProvider,
 };
+use image_processor::PixelValues;
 
 use super::support::{LIBRARY, bundle};
 

@@ -13,7 +13,7 @@ use clap::Args;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::summary;
+use crate::cli::bundle::summary;
 use crate::{
     blip::{BundleError, Manifest},
     cli::{CommandError, select},

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use clap::Subcommand;
 
-use super::CommandError;
+use crate::cli::CommandError;
 
 /// What can be done with a bundle.
 #[derive(Debug, Subcommand)]

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use indicatif::BinaryBytes;
 use serde_json::{Map, Value};
 
-use super::inspect::Report;
+use crate::cli::bundle::inspect::Report;
 
 /// Sections of a manifest in the order they are shown; what an exporter adds comes behind them.
 const SECTIONS: [&str; 11] = [

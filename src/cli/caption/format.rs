@@ -5,11 +5,9 @@ use std::{ffi::OsStr, io, os::unix::ffi::OsStrExt, path::Path};
 use clap::ValueEnum;
 use serde::Serialize;
 
-use super::names;
-use crate::{
-    caption::Caption,
-    generation::{FinishReason, TokenId},
-};
+use crate::caption::Caption;
+use crate::cli::caption::names;
+use generation::{FinishReason, TokenId};
 
 /// The columns of CSV.
 pub(super) const COLUMNS: [&str; 6] = ["image", "sequence_index", "caption", "score", "finish_reason", "error"];

@@ -14,7 +14,7 @@ use std::{
 use clap::{Args, ValueHint};
 use url::Url;
 
-use super::walk::{self, Rules};
+use crate::cli::caption::walk::{self, Rules};
 use crate::{cli::CommandError, fetch::is_data_url};
 
 /// Which images.

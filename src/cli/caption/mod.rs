@@ -17,15 +17,15 @@ use std::{num::NonZero, process::ExitCode, thread::available_parallelism};
 
 use clap::Args;
 
-use super::{CommandError, ModelArgs, generation::GenerationArgs, select, small_runtime};
+use crate::cli::{CommandError, ModelArgs, generation::GenerationArgs, select, small_runtime};
 use crate::{
     blip::Manifest,
     captioner::Captioner,
     config::ImageConfig,
-    generation::GenerationParameters,
+    observability::{self, Verbosity},
     registry::{Registry, Shared},
-    telemetry::{self, Verbosity},
 };
+use generation::GenerationParameters;
 use inputs::InputArgs;
 use output::{Output, OutputArgs};
 use progress::{Progress, Tally, When};
@@ -74,7 +74,7 @@ pub(super) struct CaptionImages {
 
 impl CaptionImages {
     pub(super) fn run(self) -> Result<ExitCode, CommandError> {
-        telemetry::init(&self.model_args.log, Verbosity::Quiet)?;
+        observability::init(&self.model_args.log, Verbosity::Quiet)?;
         let runtime = small_runtime()?;
         let result = runtime.block_on(self.caption_all());
         // After a second signal, a read of standard input that nobody waits for must not keep the process.

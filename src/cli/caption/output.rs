@@ -13,7 +13,7 @@ use std::{
 
 use clap::Args;
 
-use super::{format::Format, inputs::Input, names, resume::resume};
+use crate::cli::caption::{format::Format, inputs::Input, names, resume::resume};
 use crate::{caption::Caption, cli::CommandError};
 
 /// Where results go, and how they look.

@@ -9,7 +9,7 @@ use std::{
 use clap::ValueEnum;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use crate::telemetry;
+use crate::observability;
 
 /// Between two lines of a log.
 const LINE_EVERY: Duration = Duration::from_secs(10);
@@ -102,7 +102,7 @@ impl Progress {
             Display::Lines { last } if last.elapsed() >= LINE_EVERY => {
                 *last = Instant::now();
                 let seconds = self.start.elapsed().as_secs_f64();
-                telemetry::say(&format!("{}, {:.0} s left", tally.sentence(seconds), tally.seconds_left(seconds)));
+                observability::say(&format!("{}, {:.0} s left", tally.sentence(seconds), tally.seconds_left(seconds)));
             }
             Display::Nothing | Display::Lines { .. } => {}
         }

@@ -4,7 +4,7 @@ use std::{fmt, io::BufRead};
 
 use serde::Deserialize;
 
-use super::format::{COLUMNS, Format};
+use crate::cli::caption::format::{COLUMNS, Format};
 
 /// A quote that is never closed must not take the rest of a large file into memory.
 const MAX_LINES: usize = 1000;

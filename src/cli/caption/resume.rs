@@ -11,7 +11,7 @@ use std::{
     path::Path,
 };
 
-use super::{
+use crate::cli::caption::{
     format::Format,
     records::{Content, Records},
 };

@@ -9,7 +9,7 @@ use std::{
 use bytes::Bytes;
 use tokio::task;
 
-use super::inputs::{Input, Place};
+use crate::cli::caption::inputs::{Input, Place};
 use crate::{
     caption::ImageSource,
     cli::select::similar_file,

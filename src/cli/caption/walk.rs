@@ -8,8 +8,7 @@ use std::{ffi::OsStr, fs::File, io::Read, path::Path};
 use globset::{GlobBuilder, GlobMatcher, GlobSet, GlobSetBuilder};
 use walkdir::{DirEntry, WalkDir};
 
-use super::{inputs::Input, source::explain_io};
-use crate::image;
+use crate::cli::caption::{inputs::Input, source::explain_io};
 
 /// Longest signature that tells a format: RIFF, size, WEBP, VP8X.
 const HEAD_BYTES: u64 = 16;
@@ -133,7 +132,7 @@ fn walk(root: &Path, (depth, hidden): (usize, bool), rules: &Rules, wanted: impl
 
 fn looks_like_image(path: &Path) -> bool {
     let known = |extension: &OsStr| EXTENSIONS.iter().any(|known| extension.eq_ignore_ascii_case(known));
-    path.extension().is_some_and(known) || head(path).is_ok_and(|head| image::is_image(&head))
+    path.extension().is_some_and(known) || head(path).is_ok_and(|head| image_processor::is_image(&head))
 }
 
 fn head(path: &Path) -> std::io::Result<Vec<u8>> {

@@ -9,7 +9,7 @@ use futures_util::{StreamExt, stream};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use super::{
+use crate::cli::caption::{
     inputs::Input,
     names,
     output::Output,
@@ -21,9 +21,9 @@ use crate::{
     captioner::Captioner,
     cli::CommandError,
     error::CaptionError,
-    generation::GenerationParameters,
-    telemetry,
+    observability,
 };
+use generation::GenerationParameters;
 
 /// 128 + the number of the signal, as shells tell it.
 const INTERRUPTED: u8 = 130;
@@ -99,7 +99,7 @@ pub(super) async fn run(
             return Ok(code);
         }
         stop.cancel();
-        report.progress.aside(|| telemetry::say("finishing the images that have begun; once more stops at once"));
+        report.progress.aside(|| observability::say("finishing the images that have begun; once more stops at once"));
     }
 }
 
@@ -150,11 +150,11 @@ impl Report {
         let (sentence, was_shown) = self.progress.end(&self.tally);
         if let Some(code) = code {
             let hint = if self.output.is_resumable() { "; the same command with --resume does the rest" } else { "" };
-            telemetry::say(&format!("interrupted: {sentence}{hint}"));
+            observability::say(&format!("interrupted: {sentence}{hint}"));
             return Ok(code);
         }
         if !quiet && (was_shown || self.output.is_file()) {
-            telemetry::say(&sentence);
+            observability::say(&sentence);
         }
         Ok(u8::from(self.tally.failed > 0))
     }
@@ -169,7 +169,7 @@ fn write(output: &mut Output, tally: &mut Tally, done: Done) -> Result<(), Comma
         Err(Failure::Image(error)) => {
             tally.failed += 1;
             if !output.failure(&done.name, &error)? {
-                telemetry::say(&format!("{}: {error}", names::text(&done.name)));
+                observability::say(&format!("{}: {error}", names::text(&done.name)));
             }
         }
         Err(Failure::Model(error)) => return Err(error.into()),

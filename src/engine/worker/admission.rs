@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Instant};
 
 use tracing::debug;
 
-use super::Worker;
+use crate::engine::worker::Worker;
 use crate::{
     blip::{EncodedImage, RunError},
     engine::{
@@ -12,10 +12,10 @@ use crate::{
         stages::{DECODE_STEPS, ENCODE},
     },
     error::CaptionError,
-    generation::{Advance, Search, TokenId},
-    image::PixelValues,
-    statistics::DecoderRun,
+    observability::statistics::DecoderRun,
 };
+use generation::{Advance, Search, TokenId};
+use image_processor::PixelValues;
 
 impl Worker {
     /// Encodes images, runs their prompts and puts them into the batch; or answers at once, if that is all.

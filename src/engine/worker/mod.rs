@@ -15,10 +15,11 @@ use std::{
 
 use tokio::sync::mpsc;
 
-use super::{
-    EngineLimits, Entry, ImageCache, batch::Batch, encoding::Encoding, pace::Pace, waiting::Waiting, watch::RunWatch,
+use crate::engine::{
+    EngineLimits, Entry, ImageCache, batch::Batch, encoder_abort::Encoding, latency::Pace, queue::Waiting,
+    watch::RunWatch,
 };
-use crate::{blip::BlipModel, statistics::Statistics};
+use crate::{blip::BlipModel, observability::statistics::Statistics};
 
 /// How often is looked whether company has come.
 const COMPANY_POLL: Duration = Duration::from_micros(200);

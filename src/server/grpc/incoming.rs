@@ -10,10 +10,12 @@ use tonic::{Status, Streaming};
 use crate::{
     error::CaptionError,
     server::{
-        admission::{FULL_OF_BYTES, Reservation},
-        context::{Deadline, RequestContext},
         health::Phase,
-        house::{House, SHUTTING_DOWN},
+        middleware::{
+            admission::{ByteReservation, INFLIGHT_BYTES_FULL},
+            context::{Deadline, RequestContext},
+        },
+        state::{AppState, SHUTTING_DOWN},
     },
 };
 
@@ -39,20 +41,20 @@ impl Ending {
 }
 
 /// A message of a stream: what it asks, how long its client waits, and its bytes of the budget.
-pub(super) type Incoming<T> = (T, Deadline, Arc<Reservation>);
+pub(super) type Incoming<T> = (T, Deadline, Arc<ByteReservation>);
 
 /// Each message with its own deadline, up to the client's end, the end of its patience, a message that is none, or the
 /// shutdown: the last three are told to `ending`.
 pub(super) fn messages<T: Message + Send + 'static>(
-    house: Arc<House>,
+    state: Arc<AppState>,
     messages: Streaming<T>,
     deadline: Deadline,
-    (reservation, ending): (Arc<Reservation>, Ending),
+    (reservation, ending): (Arc<ByteReservation>, Ending),
 ) -> impl Stream<Item = Incoming<T>> + Send {
-    stream::unfold((house, messages), move |(house, mut messages)| {
+    stream::unfold((state, messages), move |(state, mut messages)| {
         let (reservation, ending) = (reservation.clone(), ending.clone());
         async move {
-            let mut phase = house.phase.clone();
+            let mut phase = state.phase.clone();
             let next = tokio::select! {
                 next = timeout_at(deadline.renewed().at.into(), messages.message()) => next,
                 _ = phase.wait_for(|phase| *phase == Phase::Draining) => {
@@ -63,11 +65,11 @@ pub(super) fn messages<T: Message + Send + 'static>(
             let error = match next {
                 Ok(Ok(Some(message))) => {
                     let bytes = reservation.split(message.encoded_len());
-                    return Some(((message, deadline.renewed(), bytes), (house, messages)));
+                    return Some(((message, deadline.renewed(), bytes), (state, messages)));
                 }
                 Ok(Ok(None)) => return None,
-                Ok(Err(_)) if reservation.fault().is_some() => FULL_OF_BYTES,
-                Ok(Err(status)) => unreadable(&status, house.max_body_bytes),
+                Ok(Err(_)) if reservation.fault().is_some() => INFLIGHT_BYTES_FULL,
+                Ok(Err(status)) => unreadable(&status, state.max_body_bytes),
                 Err(_) => CaptionError::DeadlineExceeded,
             };
             ending.0.set(error).ok();

@@ -1,8 +1,8 @@
 //! gRPC: `blip.v1.CaptionService`, `inference.GRPCInferenceService`, health and reflection, as one router.
 
-mod caption;
+mod captions;
 mod incoming;
-mod inference;
+mod open_inference;
 mod stream;
 
 use std::sync::Arc;
@@ -17,21 +17,25 @@ use crate::{
     error::CaptionError,
     registry::ServedModel,
     server::{
-        admission::{FULL_OF_BYTES, Reservation},
-        context::Deadline,
-        convert::echo,
         health::{HealthService, Phase},
-        house::House,
-        pb::{
-            DESCRIPTORS, blip::caption_service_server::CaptionServiceServer, health::health_server::HealthServer,
-            inference::grpc_inference_service_server::GrpcInferenceServiceServer,
+        middleware::{
+            admission::{ByteReservation, INFLIGHT_BYTES_FULL},
+            context::Deadline,
         },
+        protocol::{
+            echo,
+            pb::{
+                DESCRIPTORS, blip::caption_service_server::CaptionServiceServer, health::health_server::HealthServer,
+                inference::grpc_inference_service_server::GrpcInferenceServiceServer,
+            },
+        },
+        state::AppState,
     },
 };
 
 /// Every gRPC service, with messages of at most `max_bytes`; an unknown method is UNIMPLEMENTED.
 pub(crate) fn router(
-    house: Arc<House>,
+    state: Arc<AppState>,
     phase: watch::Receiver<Phase>,
     max_bytes: usize,
 ) -> Result<Router, tonic_reflection::server::Error> {
@@ -54,8 +58,8 @@ pub(crate) fn router(
                 .send_compressed(CompressionEncoding::Deflate)
         };
     }
-    let routes = Routes::new(compressed!(CaptionServiceServer::new(caption::Handler { house: house.clone() })))
-        .add_service(compressed!(GrpcInferenceServiceServer::new(inference::Handler { house })))
+    let routes = Routes::new(compressed!(CaptionServiceServer::new(captions::Handler { state: state.clone() })))
+        .add_service(compressed!(GrpcInferenceServiceServer::new(open_inference::Handler { state })))
         .add_service(HealthServer::new(HealthService::new(phase)).max_decoding_message_size(max_bytes))
         .add_service(reflection().build_v1()?)
         .add_service(reflection().build_v1alpha()?);
@@ -68,8 +72,8 @@ pub(crate) fn health_router(phase: watch::Receiver<Phase>) -> Router {
 }
 
 /// What the bodies of this request have of the budget.
-fn reservation<T>(request: &Request<T>) -> Result<Arc<Reservation>, CaptionError> {
-    let reservation = request.extensions().get::<Arc<Reservation>>().cloned();
+fn reservation<T>(request: &Request<T>) -> Result<Arc<ByteReservation>, CaptionError> {
+    let reservation = request.extensions().get::<Arc<ByteReservation>>().cloned();
     reservation.ok_or_else(|| CaptionError::internal("the layer that counts bytes did not run"))
 }
 
@@ -80,17 +84,17 @@ fn deadline<T>(request: &Request<T>) -> Result<Deadline, CaptionError> {
 }
 
 /// The model that an inference request names. A version, if one is asked for, is a number.
-fn resolve(house: &House, name: &str, version: &str) -> Result<Arc<ServedModel>, CaptionError> {
+fn resolve(state: &AppState, name: &str, version: &str) -> Result<Arc<ServedModel>, CaptionError> {
     if !version.bytes().all(|byte| byte.is_ascii_digit()) {
         let reason = format!("'{}' is no version, which is an integer > 0", echo(version));
         return Err(CaptionError::invalid("model_version", reason));
     }
-    house.captioner()?.registry().resolve(Some(name), Some(version))
+    state.captioner()?.registry().resolve(Some(name), Some(version))
 }
 
 /// The one message of a request, with its bytes counted as they are now, not as they came.
 fn message<T: Message>(request: Request<T>) -> Result<T, CaptionError> {
     let reservation = reservation(&request)?;
     let message = request.into_inner();
-    if reservation.hold(message.encoded_len()) { Ok(message) } else { Err(FULL_OF_BYTES) }
+    if reservation.hold(message.encoded_len()) { Ok(message) } else { Err(INFLIGHT_BYTES_FULL) }
 }

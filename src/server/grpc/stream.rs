@@ -5,7 +5,7 @@ use std::sync::Arc;
 use futures_util::{StreamExt, TryStreamExt, stream, stream::BoxStream};
 use tonic::{Request, Response, Status, Streaming};
 
-use super::{
+use crate::server::grpc::{
     deadline,
     incoming::{Ending, Incoming, REQUESTS_AT_ONCE, messages},
     reservation, resolve,
@@ -15,12 +15,15 @@ use crate::{
     error::CaptionError,
     registry::ServedModel,
     server::{
-        admission::FULL_OF_BYTES,
-        context::{Deadline, RequestContext},
-        convert::{answer::AnswerForm, form::InferRequest, grpc::response, infer::flag},
-        house::House,
-        inference,
-        pb::inference::{self as pb, InferParameter, infer_parameter::ParameterChoice},
+        middleware::{
+            admission::INFLIGHT_BYTES_FULL,
+            context::{Deadline, RequestContext},
+        },
+        protocol::{
+            open_inference::{grpc::response, handler, infer::flag, request::InferRequest, response::AnswerForm},
+            pb::inference::{self as pb, InferParameter, infer_parameter::ParameterChoice},
+        },
+        state::AppState,
     },
 };
 
@@ -35,24 +38,24 @@ pub(super) type Responses = BoxStream<'static, Result<pb::ModelStreamInferRespon
 
 /// Answers each request of the stream, several at a time, in the order asked.
 pub(super) fn infer(
-    house: &Arc<House>,
+    state: &Arc<AppState>,
     request: Request<Streaming<pb::ModelInferRequest>>,
 ) -> Result<Response<Responses>, Status> {
     let context = RequestContext::from_extensions(request.extensions());
     let deadline = deadline(&request).map_err(|error| context.status(&error))?;
     let bytes = reservation(&request).map_err(|error| context.status(&error))?;
     let ends_at_error = request.metadata().get(GRPC_ERROR).is_some_and(|value| value.as_bytes() == b"true");
-    let (house, ending, whole) = (house.clone(), Ending::default(), context.clone());
-    let responses = messages(house.clone(), request.into_inner(), deadline, (bytes, ending.clone()))
+    let (state, ending, whole) = (state.clone(), Ending::default(), context.clone());
+    let responses = messages(state.clone(), request.into_inner(), deadline, (bytes, ending.clone()))
         .map(move |incoming| {
-            let (house, context) = (house.clone(), context.clone());
+            let (state, context) = (state.clone(), context.clone());
             async move {
                 let (id, of_failure) = (incoming.0.id.clone(), context.clone());
                 let failed = move |(error, is_final)| {
                     let status = of_failure.status(&error);
                     if ends_at_error { Err(status) } else { Ok(failure(id.clone(), &status, is_final)) }
                 };
-                responses_to(&house, &context, incoming).await.map(move |response| response.or_else(&failed))
+                responses_to(&state, &context, incoming).await.map(move |response| response.or_else(&failed))
             }
         })
         // Several at a time, but answered in the order asked: not every client sends ids.
@@ -63,15 +66,15 @@ pub(super) fn infer(
 
 /// The responses to one request of a stream; of a failure, also whether it is the last.
 async fn responses_to(
-    house: &Arc<House>,
+    state: &Arc<AppState>,
     context: &RequestContext,
     (message, deadline, bytes): Incoming<pb::ModelInferRequest>,
 ) -> BoxStream<'static, Result<pb::ModelStreamInferResponse, (CaptionError, bool)>> {
     let id = message.id.clone();
-    let asked = if bytes.fault().is_some() { Err(FULL_OF_BYTES) } else { read(house, message) };
+    let asked = if bytes.fault().is_some() { Err(INFLIGHT_BYTES_FULL) } else { read(state, message) };
     let (ends_empty, responses) = match asked {
         Err(error) => (false, stream::iter([Err(error)]).boxed()),
-        Ok(asked) => (asked.ends_empty, answers(house, context, asked, deadline).await),
+        Ok(asked) => (asked.ends_empty, answers(state, context, asked, deadline).await),
     };
     // Streamed, the picture is held until the last piece.
     let responses = responses.inspect(move |_| {
@@ -82,8 +85,8 @@ async fn responses_to(
     responses.chain(stream::iter(last)).boxed()
 }
 
-fn read(house: &House, message: pb::ModelInferRequest) -> Result<Asked, CaptionError> {
-    let model = resolve(house, &message.model_name, &message.model_version)?;
+fn read(state: &AppState, message: pb::ModelInferRequest) -> Result<Asked, CaptionError> {
+    let model = resolve(state, &message.model_name, &message.model_version)?;
     let mut request = InferRequest::from_message(message)?;
     let ends_empty = flag(&mut request, EMPTY_FINAL_RESPONSE)?;
     let is_streamed = flag(&mut request, "stream")?;
@@ -91,7 +94,7 @@ fn read(house: &House, message: pb::ModelInferRequest) -> Result<Asked, CaptionE
 }
 
 async fn answers(
-    house: &Arc<House>,
+    state: &Arc<AppState>,
     context: &RequestContext,
     asked: Asked,
     deadline: Deadline,
@@ -99,13 +102,13 @@ async fn answers(
     let Asked { model, request, ends_empty, is_streamed } = asked;
     if !is_streamed {
         // Several requests are worked on at a time, so one image of each.
-        let answer = inference::infer(house, context, &model, deadline, (request, 1)).await;
+        let answer = handler::infer(state, context, &model, deadline, (request, 1)).await;
         return stream::iter([answer.map(|answer| marked(response(answer), !ends_empty))]).boxed();
     }
-    let (house, context) = (house.clone(), context.clone());
+    let (state, context) = (state.clone(), context.clone());
     // Begun when its turn comes, which is when its time begins.
     let events = async move {
-        let (events, form) = inference::stream(&house, &context, &model, deadline.renewed(), request)?;
+        let (events, form) = handler::stream(&state, &context, &model, deadline.renewed(), request)?;
         let mut told = false;
         Ok::<_, CaptionError>(events.map(move |event| Ok(event_message(&form, &model, event?, &mut told, !ends_empty))))
     };

@@ -16,17 +16,18 @@ use crate::{
     caption::{Caption, CaptionReply},
     error::CaptionError,
     server::{
-        body,
-        context::{Deadline, RequestContext},
-        convert::{
-            echo,
-            form::MAX_ENTRIES,
-            friendly::{Fields, Route},
+        error_response::json_response,
+        middleware::{
+            body,
+            context::{Deadline, RequestContext},
         },
-        house::House,
-        json,
+        protocol::{
+            caption_json::{Fields, Route},
+            echo, json,
+            open_inference::request::MAX_ENTRIES,
+        },
         rest::{compressible, schema},
-        status::json_response,
+        state::AppState,
     },
 };
 
@@ -67,21 +68,21 @@ struct CaptionBody {
     responses((status = 200, description = "The captions", body = CaptionResponse)),
 )]
 pub(super) async fn captions(
-    State(house): State<Arc<House>>,
+    State(state): State<Arc<AppState>>,
     context: RequestContext,
     deadline: Deadline,
     request: Request,
 ) -> Response {
     let (head, body) = request.into_parts();
     let outcome = async {
-        let body = body::read(body, house.max_body_bytes).await?;
+        let body = body::read(body, state.max_body_bytes).await?;
         let is_form = is_form(&head);
         let mut fields = if is_form { form(head, body).await? } else { Fields::from_json(json::parse(&body)?)? };
         let (id, model) = (fields.take_id()?, fields.take_text("model")?);
         let route = Route { prompt: "prompt", flat_parameters: is_form };
-        let request = fields.into_request(route, model, house.limits, deadline)?;
-        let model = house.resolve(&request)?;
-        Ok(json_response(StatusCode::OK, &CaptionResponse::new(id, house.caption(&context, &model, request).await?)))
+        let request = fields.into_request(route, model, state.limits, deadline)?;
+        let model = state.resolve(&request)?;
+        Ok(json_response(StatusCode::OK, &CaptionResponse::new(id, state.caption(&context, &model, request).await?)))
     };
     compressible(&context, outcome.await)
 }

@@ -18,13 +18,17 @@ use crate::{
     error::CaptionError,
     registry::ServedModel,
     server::{
-        body,
-        context::{Deadline, RequestContext},
-        convert::friendly::{Fields, Route},
-        house::House,
-        json,
+        error_response::{json_response, to_json},
+        middleware::{
+            body,
+            context::{Deadline, RequestContext},
+        },
+        protocol::{
+            caption_json::{Fields, Route},
+            json,
+        },
         rest::{ModelPath, answer, compressible, schema},
-        status::{json_response, to_json},
+        state::AppState,
     },
 };
 
@@ -73,18 +77,18 @@ enum Several<T> {
     responses((status = 200, description = "The caption", body = GenerateResponse)),
 )]
 pub(super) async fn generate(
-    State(house): State<Arc<House>>,
+    State(state): State<Arc<AppState>>,
     path: ModelPath,
     context: RequestContext,
     deadline: Deadline,
     request: Request,
 ) -> Response {
     let outcome = async {
-        let (head, streams, (model, request)) = read(&house, &path, deadline, request).await?;
+        let (head, streams, (model, request)) = read(&state, &path, deadline, request).await?;
         if streams == Some(true) {
             return Err(CaptionError::invalid("stream", "must be false here: post to generate_stream"));
         }
-        let reply = house.caption(&context, &model, request).await?;
+        let reply = state.caption(&context, &model, request).await?;
         Ok(json_response(StatusCode::OK, &GenerateResponse { caption: None, ..head.end(&reply, false) }))
     };
     compressible(&context, outcome.await)
@@ -102,15 +106,15 @@ pub(super) async fn generate(
     )),
 )]
 pub(super) async fn generate_stream(
-    State(house): State<Arc<House>>,
+    State(state): State<Arc<AppState>>,
     path: ModelPath,
     context: RequestContext,
     deadline: Deadline,
     request: Request,
 ) -> Response {
     let outcome = async {
-        let (head, _, (model, request)) = read(&house, &path, deadline, request).await?;
-        let mut events = house.stream(&context, &model, request)?;
+        let (head, _, (model, request)) = read(&state, &path, deadline, request).await?;
+        let mut events = state.stream(&context, &model, request)?;
         // The status is decided by what comes first.
         let first = events.next().await.transpose()?;
         let events = stream::iter(first.map(Ok)).chain(events);
@@ -122,16 +126,16 @@ pub(super) async fn generate_stream(
 
 /// The part of the answer that is known, whether `stream` was asked for, and the request itself.
 async fn read(
-    house: &House,
+    state: &AppState,
     path: &ModelPath,
     deadline: Deadline,
     request: Request,
 ) -> Result<(GenerateResponse, Option<bool>, (Arc<ServedModel>, CaptionRequest)), CaptionError> {
-    let body = body::read(request.into_body(), house.max_body_bytes).await?;
-    let model = path.resolve(house)?;
+    let body = body::read(request.into_body(), state.max_body_bytes).await?;
+    let model = path.resolve(state)?;
     let mut fields = Fields::from_json(json::parse(&body)?)?;
     let (id, streams) = (fields.take_id()?, fields.take_flag("stream")?);
-    let request = fields.into_request(ROUTE, Some(model.name.clone()), house.limits, deadline)?;
+    let request = fields.into_request(ROUTE, Some(model.name.clone()), state.limits, deadline)?;
     Ok((GenerateResponse::empty(id, &model), streams, (model, request)))
 }
 

@@ -15,17 +15,21 @@ use utoipa::ToSchema;
 use crate::{
     error::CaptionError,
     server::{
-        body,
-        context::{BINARY_HEADER, Deadline, RequestContext},
-        convert::{
-            answer::{Answer, OutputData, OutputTensor},
-            form::InferRequest,
+        error_response::{json_response, to_json},
+        middleware::{
+            body,
+            context::{BINARY_HEADER, Deadline, RequestContext},
         },
-        house::House,
-        inference::{self, IMAGES_AT_ONCE},
-        json,
+        protocol::{
+            json,
+            open_inference::{
+                handler::{self, IMAGES_AT_ONCE},
+                request::InferRequest,
+                response::{Answer, OutputData, OutputTensor},
+            },
+        },
         rest::{ModelPath, compressible, schema},
-        status::{json_response, to_json},
+        state::AppState,
     },
 };
 
@@ -43,7 +47,7 @@ use crate::{
     ),
 )]
 pub(super) async fn infer(
-    State(house): State<Arc<House>>,
+    State(state): State<Arc<AppState>>,
     path: ModelPath,
     context: RequestContext,
     deadline: Deadline,
@@ -51,10 +55,10 @@ pub(super) async fn infer(
 ) -> Response {
     let (head, body) = request.into_parts();
     let outcome = async {
-        let body = body::read(body, house.max_body_bytes).await?;
-        let model = path.resolve(&house)?;
+        let body = body::read(body, state.max_body_bytes).await?;
+        let model = path.resolve(&state)?;
         let request = parse(&head.headers, body)?;
-        inference::infer(&house, &context, &model, deadline, (request, IMAGES_AT_ONCE)).await
+        handler::infer(&state, &context, &model, deadline, (request, IMAGES_AT_ONCE)).await
     };
     compressible(&context, outcome.await.map(response))
 }

@@ -3,13 +3,13 @@
 //! Handlers return `Result<Response, CaptionError>`; [`answer`] turns the error into JSON.
 
 pub(super) mod captions;
-mod control;
 mod generate;
 pub(super) mod infer;
-mod metadata;
 mod metrics;
+mod models;
 mod openapi;
 mod playground;
+mod repository;
 mod schema;
 
 use std::sync::Arc;
@@ -25,25 +25,28 @@ use http::request::Parts;
 use crate::{
     error::CaptionError,
     registry::ServedModel,
-    server::{body::refuse, context::RequestContext, encoding::Compressible, house::House},
+    server::{
+        middleware::{body::refuse, compression::Compressible, context::RequestContext},
+        state::AppState,
+    },
 };
 
 /// Every REST route; an unknown path is a JSON 404, a wrong verb a JSON 405.
-pub(crate) fn router(house: Arc<House>) -> Router {
+pub(crate) fn router(state: Arc<AppState>) -> Router {
     health_routes()
         .route("/metrics", get(metrics::metrics))
-        .route("/v2", get(metadata::server))
-        .route("/v2/", get(metadata::server))
-        .route("/v2/models/{model}", get(metadata::model))
-        .route("/v2/models/{model}/versions/{version}", get(metadata::model))
-        .route("/v2/models/stats", get(metadata::all_stats))
-        .route("/v2/models/{model}/config", get(metadata::config))
-        .route("/v2/models/{model}/versions/{version}/config", get(metadata::config))
-        .route("/v2/models/{model}/stats", get(metadata::stats))
-        .route("/v2/models/{model}/versions/{version}/stats", get(metadata::stats))
-        .route("/v2/repository/index", post(metadata::index))
-        .route("/v2/repository/models/{model}/load", post(control::load))
-        .route("/v2/repository/models/{model}/unload", post(control::unload))
+        .route("/v2", get(models::server))
+        .route("/v2/", get(models::server))
+        .route("/v2/models/{model}", get(models::model))
+        .route("/v2/models/{model}/versions/{version}", get(models::model))
+        .route("/v2/models/stats", get(models::all_stats))
+        .route("/v2/models/{model}/config", get(models::config))
+        .route("/v2/models/{model}/versions/{version}/config", get(models::config))
+        .route("/v2/models/{model}/stats", get(models::stats))
+        .route("/v2/models/{model}/versions/{version}/stats", get(models::stats))
+        .route("/v2/repository/index", post(models::index))
+        .route("/v2/repository/models/{model}/load", post(repository::load))
+        .route("/v2/repository/models/{model}/unload", post(repository::unload))
         .route("/v2/models/{model}/infer", post(infer::infer))
         .route("/v2/models/{model}/versions/{version}/infer", post(infer::infer))
         .route("/infer", post(infer::infer))
@@ -55,27 +58,27 @@ pub(crate) fn router(house: Arc<House>) -> Router {
         .merge(playground::routes())
         .fallback(not_found)
         .method_not_allowed_fallback(wrong_verb)
-        .with_state(house)
+        .with_state(state)
         .merge(openapi::routes())
         // Handlers read bodies with the server's own limit; a form must not have a second one.
         .layer(DefaultBodyLimit::disable())
 }
 
 /// Health and metrics, for the administrators' port.
-pub(crate) fn administrators_router(house: Arc<House>) -> Router {
+pub(crate) fn admin_router(state: Arc<AppState>) -> Router {
     health_routes()
         .route("/metrics", get(metrics::metrics))
         .fallback(not_found)
         .method_not_allowed_fallback(wrong_verb)
-        .with_state(house)
+        .with_state(state)
 }
 
-fn health_routes() -> Router<Arc<House>> {
+fn health_routes() -> Router<Arc<AppState>> {
     Router::new()
-        .route("/v2/health/live", get(metadata::live))
-        .route("/v2/health/ready", get(metadata::ready))
-        .route("/v2/models/{model}/ready", get(metadata::model_ready))
-        .route("/v2/models/{model}/versions/{version}/ready", get(metadata::model_ready))
+        .route("/v2/health/live", get(models::live))
+        .route("/v2/health/ready", get(models::ready))
+        .route("/v2/models/{model}/ready", get(models::model_ready))
+        .route("/v2/models/{model}/versions/{version}/ready", get(models::model_ready))
 }
 
 /// Model and version of a path; neither stands for the default model.
@@ -86,12 +89,12 @@ struct ModelPath {
 }
 
 impl ModelPath {
-    fn resolve(&self, house: &House) -> Result<Arc<ServedModel>, CaptionError> {
+    fn resolve(&self, state: &AppState) -> Result<Arc<ServedModel>, CaptionError> {
         // Nothing between two slashes is no default.
         if self.model.as_deref() == Some("") || self.version.as_deref() == Some("") {
             return Err(CaptionError::NotFound);
         }
-        house.captioner()?.registry().resolve(self.model.as_deref(), self.version.as_deref())
+        state.captioner()?.registry().resolve(self.model.as_deref(), self.version.as_deref())
     }
 }
 

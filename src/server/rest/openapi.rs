@@ -12,8 +12,8 @@ use utoipa::{
 };
 use utoipa_swagger_ui::{Config, SwaggerUi};
 
-use super::{captions, control, generate, infer, metadata, metrics};
-use crate::server::status::ErrorBody;
+use crate::server::error_response::ErrorBody;
+use crate::server::rest::{captions, generate, infer, metrics, models, repository};
 
 /// Where every model's routes begin, and where those of a version do.
 const MODEL: &str = "/v2/models/{model}";
@@ -24,20 +24,20 @@ const VERSION: &str = "/v2/models/{model}/versions/{version}";
     info(title = "blip-serve", description = "Image captions from BLIP. The same port speaks gRPC."),
     paths(
         captions::captions,
-        control::load,
-        control::unload,
+        repository::load,
+        repository::unload,
         generate::generate,
         generate::generate_stream,
         infer::infer,
-        metadata::live,
-        metadata::ready,
-        metadata::model_ready,
-        metadata::server,
-        metadata::model,
-        metadata::config,
-        metadata::stats,
-        metadata::all_stats,
-        metadata::index,
+        models::live,
+        models::ready,
+        models::model_ready,
+        models::server,
+        models::model,
+        models::config,
+        models::stats,
+        models::all_stats,
+        models::index,
         metrics::metrics
     ),
     components(schemas(ErrorBody)),
@@ -153,7 +153,7 @@ fn rename(operation: &mut Operation, suffix: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::generation;
+    use generation;
 
     #[test]
     fn every_generation_parameter_is_described() {

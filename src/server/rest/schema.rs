@@ -8,7 +8,7 @@ use serde::Serialize;
 use serde_json::Value;
 use utoipa::ToSchema;
 
-use crate::server::convert::describe;
+use crate::server::protocol::open_inference::metadata;
 
 /// The process is up.
 #[derive(ToSchema)]
@@ -45,7 +45,7 @@ pub(super) struct ServerMetadata<'a> {
 /// What models have done since the start of the server.
 #[derive(ToSchema)]
 pub(super) struct Statistics {
-    model_stats: Vec<describe::ModelCounts>,
+    model_stats: Vec<metadata::ModelCounts>,
 }
 
 /// Which models to list.

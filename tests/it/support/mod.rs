@@ -15,10 +15,10 @@ use ::http::Uri;
 use blip_serve::{
     blip::Runtime,
     captioner::Captioner,
-    catalogue::{Catalogue, ModelEntry},
+    config::catalogue::{Catalogue, ModelEntry},
     config::{ImageConfig, ServerArgs},
     error::Cause,
-    metrics::Metrics,
+    observability::prometheus::Metrics,
     registry::{Registry, Shared},
     server::{Signals, serve},
 };

@@ -7,7 +7,7 @@ use axum::{Router, body::Body, response::Response, routing::get};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use sha2::{Digest as _, Sha256};
 
-use crate::server::{encoding::Compressible, house::House};
+use crate::server::{middleware::compression::Compressible, state::AppState};
 
 /// Scripts and styles are files of this server, requests go to it alone, and no script can write HTML. Pictures are also
 /// those that a person has just chosen.
@@ -54,7 +54,7 @@ const ASSETS: [Asset; 18] = [
 ];
 
 /// The page and its files.
-pub(super) fn routes() -> Router<Arc<House>> {
+pub(super) fn routes() -> Router<Arc<AppState>> {
     ASSETS.into_iter().fold(Router::new(), |router, asset| {
         let tag = entity_tag(asset.2);
         router.route(asset.0, get(move |headers: HeaderMap| ready(response(asset, &tag, &headers))))

@@ -1,0 +1,146 @@
+//! Edits of scores before a token is picked, in transformers' order: repetition penalty, no repeated n-grams, bad words,
+//! shortest length.
+//!
+//! Scores are logits in greedy search and sampling, log-probabilities among beams (not normalised again afterwards).
+
+use super::{TokenId, Vocabulary, config::GenerationConfig};
+
+/// The processors of one search.
+#[derive(Debug)]
+pub(super) struct LogitsProcessors {
+    /// 1 is off.
+    repetition_penalty: f32,
+    /// 0 is off.
+    no_repeat_ngram_size: usize,
+    /// None empty, none the end token alone.
+    bad_words_ids: Vec<Vec<TokenId>>,
+    /// No end token while a sequence is shorter, prompt included.
+    min_length: usize,
+    eos_token_id: TokenId,
+}
+
+impl LogitsProcessors {
+    /// For sequences that start with a prompt of `prompt_len` ids.
+    pub(super) fn new(
+        config: &GenerationConfig,
+        vocabulary: &Vocabulary,
+        mut bad_words_ids: Vec<Vec<TokenId>>,
+        prompt_len: usize,
+    ) -> Self {
+        bad_words_ids.retain(|ids| !ids.is_empty() && ids[..] != [vocabulary.eos_token_id]);
+        Self {
+            repetition_penalty: config.repetition_penalty,
+            no_repeat_ngram_size: config.no_repeat_ngram_size,
+            bad_words_ids,
+            // transformers lets min_new_tokens replace min_length, also when that shortens it.
+            min_length: config.min_new_tokens.map_or(config.min_length, |n| prompt_len.saturating_add(n)),
+            eos_token_id: vocabulary.eos_token_id,
+        }
+    }
+
+    /// Whether [`Self::apply`] would leave every row for a sequence of `len` ids as it is.
+    pub(super) fn is_idle(&self, len: usize) -> bool {
+        self.repetition_penalty == 1.0
+            && self.no_repeat_ngram_size == 0
+            && self.bad_words_ids.is_empty()
+            && len >= self.min_length
+    }
+
+    /// Edits `scores` `[vocab_size]` of the token that follows `token_ids` (prompt included).
+    pub(super) fn apply(&self, token_ids: &[TokenId], scores: &mut [f32]) {
+        self.penalise_repetition(token_ids, scores);
+        self.ban_repeated_ngrams(token_ids, scores);
+        self.ban_bad_words(token_ids, scores);
+        if token_ids.len() < self.min_length {
+            ban(self.eos_token_id, scores);
+        }
+    }
+
+    fn penalise_repetition(&self, token_ids: &[TokenId], scores: &mut [f32]) {
+        if self.repetition_penalty == 1.0 {
+            return;
+        }
+        for (position, id) in token_ids.iter().enumerate() {
+            // Once for each distinct id, however often it occurs.
+            if token_ids[..position].contains(id) {
+                continue;
+            }
+            if let Some(score) = scores.get_mut(*id as usize) {
+                *score = if *score < 0.0 { *score * self.repetition_penalty } else { *score / self.repetition_penalty };
+            }
+        }
+    }
+
+    fn ban_repeated_ngrams(&self, token_ids: &[TokenId], scores: &mut [f32]) {
+        let size = self.no_repeat_ngram_size;
+        if size == 0 || token_ids.len() < size {
+            return;
+        }
+        let prefix = &token_ids[token_ids.len() + 1 - size..];
+        for window in token_ids.windows(size) {
+            if let Some((last, first)) = window.split_last()
+                && first == prefix
+            {
+                ban(*last, scores);
+            }
+        }
+    }
+
+    fn ban_bad_words(&self, token_ids: &[TokenId], scores: &mut [f32]) {
+        for word in &self.bad_words_ids {
+            if let Some((last, first)) = word.split_last()
+                && token_ids.ends_with(first)
+            {
+                ban(*last, scores);
+            }
+        }
+    }
+}
+
+fn ban(id: TokenId, scores: &mut [f32]) {
+    if let Some(score) = scores.get_mut(id as usize) {
+        *score = f32::NEG_INFINITY;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::{GenerationLimits, GenerationParameters};
+
+    proptest! {
+        #[test]
+        fn idle_processors_change_nothing_and_others_something(
+            repetition_penalty in prop::sample::select(vec![1.0, 1.5]),
+            no_repeat_ngram_size in 0_u32..2,
+            min_length in prop::sample::select(vec![0_u32, 2, 3]),
+            bad_word in prop::sample::select(vec![vec![], vec![2], vec![4]]),
+        ) {
+            let parameters = GenerationParameters {
+                repetition_penalty: Some(repetition_penalty),
+                no_repeat_ngram_size: Some(no_repeat_ngram_size),
+                min_length: Some(min_length),
+                ..Default::default()
+            };
+            let config = GenerationConfig::new(&parameters, &GenerationLimits::default()).unwrap();
+            let vocabulary = Vocabulary { size: 5, eos_token_id: 2, pad_token_id: 0 };
+            let processors = LogitsProcessors::new(&config, &vocabulary, vec![bad_word], 1);
+            let mut scores = [1.0; 5];
+            processors.apply(&[3, 1], &mut scores);
+            prop_assert_eq!(processors.is_idle(2), scores == [1.0; 5]);
+        }
+    }
+
+    #[test]
+    fn ids_beyond_the_vocabulary_are_passed_over() {
+        let parameters =
+            GenerationParameters { repetition_penalty: Some(2.0), no_repeat_ngram_size: Some(1), ..Default::default() };
+        let config = GenerationConfig::new(&parameters, &GenerationLimits::default()).unwrap();
+        let vocabulary = Vocabulary { size: 3, eos_token_id: 99, pad_token_id: 0 };
+        let mut scores = [1.0; 3];
+        LogitsProcessors::new(&config, &vocabulary, vec![vec![7]], 1).apply(&[7, 1], &mut scores);
+        assert_eq!(scores, [1.0, f32::NEG_INFINITY, 1.0]);
+    }
+}

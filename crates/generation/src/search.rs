@@ -1,0 +1,236 @@
+//! The search of one image, whatever its strategy: the one type the engine sees.
+
+use super::{
+    Advance, TokenId, Vocabulary, beam_search::BeamSearch, config::GenerationConfig, independent::IndependentRows,
+    logits_processor::LogitsProcessors, sampler::Sampler, warper::Warpers,
+};
+
+/// State of the search of one image between two decoder steps.
+#[derive(Debug)]
+pub struct Search {
+    vocab_size: usize,
+    strategy: Strategy,
+}
+
+#[derive(Debug)]
+enum Strategy {
+    /// Greedy search and sampling.
+    Independent(IndependentRows),
+    /// Beam search, with or without sampling.
+    Beams(BeamSearch),
+}
+
+/// What every strategy is made of.
+#[derive(Debug)]
+pub(super) struct Parts {
+    pub(super) vocabulary: Vocabulary,
+    pub(super) processors: LogitsProcessors,
+    /// `None` takes the best instead of drawing.
+    pub(super) sampling: Option<(Warpers, Sampler)>,
+    /// Start token first.
+    pub(super) prompt: Vec<TokenId>,
+    /// Prompt included.
+    pub(super) max_length: usize,
+}
+
+impl Search {
+    /// A search that continues `prompt` (start token first) up to `max_length` ids in all, as computed by
+    /// [`GenerationConfig::max_length`]. `bad_words_ids` are the ids of each of [`GenerationConfig::bad_words`].
+    pub fn new(
+        config: &GenerationConfig,
+        vocabulary: Vocabulary,
+        bad_words_ids: Vec<Vec<TokenId>>,
+        prompt: &[TokenId],
+        max_length: usize,
+    ) -> Self {
+        let parts = Parts {
+            vocabulary,
+            processors: LogitsProcessors::new(config, &vocabulary, bad_words_ids, prompt.len()),
+            sampling: config.warpers().zip(config.sampling.as_ref().map(|sampling| Sampler::new(sampling.seed))),
+            prompt: prompt.to_vec(),
+            max_length,
+        };
+        let strategy = if config.num_beams > 1 {
+            Strategy::Beams(BeamSearch::new(config, parts))
+        } else {
+            Strategy::Independent(IndependentRows::new(config, parts))
+        };
+        Self { vocab_size: vocabulary.size, strategy }
+    }
+
+    /// Rows of the decoder this search takes, the same all its life.
+    pub fn rows(&self) -> usize {
+        match &self.strategy {
+            Strategy::Independent(rows) => rows.len(),
+            Strategy::Beams(beams) => beams.len(),
+        }
+    }
+
+    /// Takes the raw logits of the last position, `[rows, vocab_size]` row-major. At the first step, when all rows are the
+    /// prompt, a single row may stand for all.
+    ///
+    /// # Panics
+    /// If `logits` has another length.
+    pub fn advance(&mut self, logits: &[f32]) -> Advance {
+        let vocab_size = self.vocab_size;
+        assert!(
+            logits.len() == vocab_size * self.rows() || (logits.len() == vocab_size && self.is_first_step()),
+            "{} logits are not [{}, {vocab_size}]",
+            logits.len(),
+            self.rows(),
+        );
+        match &mut self.strategy {
+            Strategy::Independent(rows) => rows.advance(logits),
+            Strategy::Beams(beams) => beams.advance(logits),
+        }
+    }
+
+    /// The ids so far, prompt included, when no later step can change them: a single row without beams.
+    pub fn decided(&self) -> Option<&[TokenId]> {
+        match &self.strategy {
+            Strategy::Independent(rows) => rows.only(),
+            Strategy::Beams(_) => None,
+        }
+    }
+
+    fn is_first_step(&self) -> bool {
+        match &self.strategy {
+            Strategy::Independent(rows) => rows.is_first_step(),
+            Strategy::Beams(beams) => beams.is_first_step(),
+        }
+    }
+}
+
+/// Row `row` of `logits`, of which there may be one for all.
+pub(super) fn row_of(logits: &[f32], row: usize, vocab_size: usize) -> &[f32] {
+    if logits.len() == vocab_size { logits } else { &logits[row * vocab_size..][..vocab_size] }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::{prelude::*, strategy};
+
+    use super::*;
+    use crate::{FinishReason, GenerationLimits, GenerationParameters};
+
+    const VOCABULARY: Vocabulary = Vocabulary { size: 7, eos_token_id: 2, pad_token_id: 0 };
+    const PROMPT: [TokenId; 3] = [5, 1, 4];
+
+    fn search(parameters: &GenerationParameters) -> Search {
+        let config = GenerationConfig::new(parameters, &GenerationLimits::default()).unwrap();
+        let max_length = config.max_length(PROMPT.len(), 512).unwrap();
+        Search::new(
+            &config,
+            VOCABULARY,
+            vec![vec![3], vec![6, 1], vec![], vec![900], vec![900, 4]],
+            &PROMPT,
+            max_length,
+        )
+    }
+
+    fn logit() -> impl strategy::Strategy<Value = f32> {
+        let special = prop::sample::select(vec![f32::NAN, f32::INFINITY, f32::NEG_INFINITY, f32::MAX, f32::MIN, 0.0]);
+        prop_oneof![4 => -9.0_f32..9.0, 1 => special]
+    }
+
+    prop_compose! {
+        fn parameters()(
+            num_beams in 1_u32..5, do_sample: bool, max_new_tokens in 1_u32..6, top_k in 0_u32..4, top_p in 0.0..1.0,
+            length_penalty in prop::sample::select(vec![1.0, 0.0, -400.0, 400.0]), repetition_penalty in 0.5..2.0,
+            no_repeat_ngram_size in 0_u32..3, min_new_tokens in 0_u32..9, early_stopping: bool,
+        ) -> GenerationParameters {
+            GenerationParameters {
+                num_beams: Some(num_beams),
+                num_return_sequences: Some(if num_beams > 1 || do_sample { num_beams.max(2) } else { 1 }),
+                do_sample: Some(do_sample),
+                max_new_tokens: Some(max_new_tokens),
+                top_k: Some(top_k),
+                top_p: Some(top_p),
+                length_penalty: Some(length_penalty),
+                repetition_penalty: Some(repetition_penalty),
+                no_repeat_ngram_size: Some(no_repeat_ngram_size),
+                min_new_tokens: Some(min_new_tokens),
+                early_stopping: Some(early_stopping.into()),
+                ..Default::default()
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_logits_end_in_sequences_of_the_prompt_within_the_length(
+            parameters in parameters(),
+            logits in prop::collection::vec(logit(), 4 * 7 * 6),
+        ) {
+            let mut search = search(&parameters);
+            let rows = search.rows();
+            for step in logits.chunks(4 * 7) {
+                match search.advance(&step[..rows * VOCABULARY.size]) {
+                    Advance::Continue { beam_idx, token_ids } => {
+                        prop_assert_eq!(search.rows(), rows);
+                        prop_assert_eq!(token_ids.len(), rows);
+                        prop_assert_eq!(beam_idx.len(), rows);
+                        prop_assert!(beam_idx.iter().all(|row| *row < rows));
+                        prop_assert!(token_ids.iter().all(|id| (*id as usize) < VOCABULARY.size));
+                    }
+                    Advance::Done(sequences) => {
+                        prop_assert_eq!(sequences.len(), parameters.num_return_sequences.unwrap() as usize);
+                        for sequence in sequences {
+                            prop_assert_eq!(&sequence.token_ids[..3], &PROMPT);
+                            prop_assert!(sequence.token_ids.len() - 3 <= parameters.max_new_tokens.unwrap() as usize);
+                        }
+                        return Ok(());
+                    }
+                }
+            }
+            prop_assert!(false, "still running after max_new_tokens steps");
+        }
+    }
+
+    #[test]
+    fn a_row_that_ended_is_fed_the_pad_token_and_keeps_its_score() {
+        let mut search = search(&GenerationParameters {
+            do_sample: Some(true),
+            num_return_sequences: Some(2),
+            max_new_tokens: Some(3),
+            top_k: Some(1),
+            ..Default::default()
+        });
+        let certain = |token: usize| (0..7).map(move |id| if id == token { 90.0 } else { 0.0 });
+        let logits: Vec<f32> = certain(2).chain(certain(4)).collect();
+        for fed in [2, 0] {
+            let expected = Advance::Continue { beam_idx: vec![0, 1], token_ids: vec![fed, 4] };
+            assert_eq!(search.advance(&logits), expected);
+            assert_eq!(search.decided(), None);
+        }
+        let Advance::Done(sequences) = search.advance(&logits) else { panic!("both rows have ended") };
+        assert_eq!(sequences[0].token_ids, [5, 1, 4, 2]);
+        assert_eq!(sequences[0].finish_reason, FinishReason::Eos);
+        assert_eq!(sequences[1].token_ids, [5, 1, 4, 4, 4, 4]);
+        assert_eq!(sequences[1].finish_reason, FinishReason::Length);
+        assert_eq!(sequences[0].score, 0.0);
+    }
+
+    #[test]
+    fn the_same_seed_gives_the_same_sequences_and_another_seed_others() {
+        let sample = |seed| {
+            let mut search = search(&GenerationParameters {
+                do_sample: Some(true),
+                num_return_sequences: Some(3),
+                max_new_tokens: Some(12),
+                min_new_tokens: Some(12),
+                seed: Some(seed),
+                ..Default::default()
+            });
+            loop {
+                if let Advance::Done(sequences) = search.advance(&[1.0; 3 * 7]) {
+                    return sequences;
+                }
+            }
+        };
+        assert_eq!(sample(7), sample(7));
+        assert_ne!(sample(7), sample(8));
+        let sequences = sample(7);
+        assert_ne!(sequences[0].token_ids, sequences[1].token_ids);
+    }
+}

@@ -1,0 +1,47 @@
+//! Loading and unloading models on a client's request: the same for both transports.
+
+use std::sync::Arc;
+
+use tracing::{info, warn};
+
+use crate::{error::CaptionError, registry::ReloadError, server::state::AppState};
+
+const NOT_ALLOWED: CaptionError =
+    CaptionError::Forbidden("loading and unloading models needs an API key, or the setting --model-control");
+
+/// Loads a model anew, as models.toml has it now. The old one serves until the new one is warm.
+///
+/// It is loaded to the end even if the client does not wait for it: a model may take longer than a balancer's patience.
+pub(crate) async fn load(state: &Arc<AppState>, name: &str) -> Result<(), CaptionError> {
+    allowed(state)?;
+    let (state, name) = (state.clone(), name.to_owned());
+    let loading = tokio::spawn(async move {
+        let outcome = state.captioner()?.registry().load_model(&name).await;
+        state.metrics.reloaded("models", outcome.is_ok());
+        outcome.map_err(|error| explain(&name, error)).inspect(|()| info!(model = name, "model loaded on request"))
+    });
+    loading.await.map_err(CaptionError::internal)?
+}
+
+/// Takes a model out of service.
+pub(crate) async fn unload(state: &AppState, name: &str) -> Result<(), CaptionError> {
+    allowed(state)?;
+    let outcome = state.captioner()?.registry().unload_model(name).await;
+    outcome.map_err(|error| explain(name, error)).inspect(|()| info!(model = name, "model unloaded on request"))
+}
+
+fn allowed(state: &AppState) -> Result<(), CaptionError> {
+    if state.model_control { Ok(()) } else { Err(NOT_ALLOWED) }
+}
+
+/// What the client is told: the log has the paths and the library's words.
+fn explain(name: &str, error: ReloadError) -> CaptionError {
+    warn!(model = name, %error, "model not loaded");
+    match error {
+        ReloadError::Unknown(name) => CaptionError::UnknownModel { name },
+        ReloadError::Memory { .. } => {
+            CaptionError::Unavailable("there is too little memory for the new model beside the old one")
+        }
+        _ => CaptionError::invalid("model_name", "the model cannot be loaded, everything stays as it was; see the log"),
+    }
+}

@@ -1,0 +1,154 @@
+//! What every handler needs: the captioner once it is there, the readiness, the limits.
+
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
+
+use futures_util::{StreamExt, stream, stream::BoxStream};
+use tokio::sync::watch;
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use crate::{
+    caption::{CaptionEvent, CaptionReply, CaptionRequest},
+    captioner::Captioner,
+    config::ServerConfig,
+    error::CaptionError,
+    observability::prometheus::Metrics,
+    registry::ServedModel,
+    server::{health::Phase, middleware::context::RequestContext, protocol::ContentLimits},
+};
+
+/// Shared by the handlers of both transports.
+#[derive(Debug)]
+pub(crate) struct AppState {
+    captioner: OnceLock<Captioner>,
+    /// Bounds of a request's content.
+    pub(crate) limits: ContentLimits,
+    /// Bytes of a REST body or a gRPC message.
+    pub(crate) max_body_bytes: usize,
+    /// Name of the server in its metadata.
+    pub(crate) name: String,
+    /// Where the server is in its life.
+    pub(crate) phase: watch::Receiver<Phase>,
+    /// What is counted.
+    pub(crate) metrics: Metrics,
+    /// Whether clients may load and unload models.
+    pub(crate) model_control: bool,
+    /// For one run of a graph; zero: for ever.
+    watchdog: Duration,
+    /// Cancelled when the grace of a shutdown is over.
+    closing: CancellationToken,
+}
+
+impl AppState {
+    /// A state whose models are still loading.
+    pub(crate) fn new(
+        config: &ServerConfig,
+        metrics: Metrics,
+        phase: watch::Receiver<Phase>,
+        closing: CancellationToken,
+    ) -> Self {
+        Self {
+            captioner: OnceLock::new(),
+            limits: ContentLimits::new(config),
+            max_body_bytes: config.limits.max_body_bytes,
+            name: config.server_name.clone(),
+            phase,
+            metrics,
+            model_control: config.model_control,
+            watchdog: config.watchdog,
+            closing,
+        }
+    }
+
+    /// The models are loaded. Only the first call counts.
+    pub(crate) fn open(&self, captioner: Captioner) -> &Captioner {
+        self.captioner.get_or_init(|| captioner)
+    }
+
+    /// The way to the models.
+    pub(crate) fn captioner(&self) -> Result<&Captioner, CaptionError> {
+        self.captioner.get().ok_or(CaptionError::Unavailable("the models are loading"))
+    }
+
+    /// Whether new requests are welcome.
+    pub(crate) fn is_ready(&self) -> bool {
+        *self.phase.borrow() == Phase::Serving
+    }
+
+    /// False if only a restart helps: an engine died, or is stuck.
+    pub(crate) fn is_live(&self) -> bool {
+        let Some(captioner) = self.captioner.get() else { return true };
+        let is_stuck = !self.watchdog.is_zero() && captioner.registry().longest_run() > self.watchdog;
+        captioner.registry().is_serving() && !is_stuck
+    }
+
+    /// The model that a request names.
+    pub(crate) fn resolve(&self, request: &CaptionRequest) -> Result<Arc<ServedModel>, CaptionError> {
+        self.captioner()?.resolve(request)
+    }
+
+    /// Captions one image. The work ends when the future is dropped, which is when the client goes; so do those below.
+    pub(crate) async fn caption(
+        &self,
+        context: &RequestContext,
+        model: &ServedModel,
+        request: CaptionRequest,
+    ) -> Result<CaptionReply, CaptionError> {
+        let (cancelled, _guard) = cancelled_on_drop();
+        context.notes.model(&model.name);
+        let reply = self.captioner()?.caption(model, CaptionRequest { cancelled, ..request }).await?;
+        context.notes.timings(reply.timings);
+        Ok(reply)
+    }
+
+    /// Captions the images of one request, `at_once` at a time: a result for each, in order.
+    pub(crate) async fn caption_all(
+        &self,
+        context: &RequestContext,
+        model: &ServedModel,
+        mut requests: Vec<CaptionRequest>,
+        at_once: usize,
+    ) -> Result<Vec<Result<CaptionReply, CaptionError>>, CaptionError> {
+        let (cancelled, _guard) = cancelled_on_drop();
+        for request in &mut requests {
+            request.cancelled = cancelled.clone();
+        }
+        context.notes.model(&model.name);
+        let results = self.captioner()?.caption_all(model, requests, at_once).await;
+        for reply in results.iter().flatten() {
+            context.notes.timings(reply.timings);
+        }
+        Ok(results)
+    }
+
+    /// Captions one image that is read along, up to the end of the grace of a shutdown.
+    pub(crate) fn stream(
+        &self,
+        context: &RequestContext,
+        model: &Arc<ServedModel>,
+        request: CaptionRequest,
+    ) -> Result<BoxStream<'static, Result<CaptionEvent, CaptionError>>, CaptionError> {
+        let (cancelled, guard) = cancelled_on_drop();
+        context.notes.model(&model.name);
+        let events = self.captioner()?.stream(model, CaptionRequest { cancelled, ..request });
+        let events = events.map(move |event| {
+            let _held_as_long_as_the_stream = &guard;
+            event
+        });
+        let closed = self.closing.clone();
+        let ending = stream::once(async move { closed.is_cancelled().then_some(Err(SHUTTING_DOWN)) });
+        let ending = ending.filter_map(|ending| async { ending });
+        Ok(events.take_until(self.closing.clone().cancelled_owned()).chain(ending).boxed())
+    }
+}
+
+/// What requests that outlive the grace are told.
+pub(crate) const SHUTTING_DOWN: CaptionError = CaptionError::Unavailable("the server is shutting down");
+
+/// A token that is cancelled when the guard goes.
+fn cancelled_on_drop() -> (CancellationToken, DropGuard) {
+    let token = CancellationToken::new();
+    (token.clone(), token.drop_guard())
+}
