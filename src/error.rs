@@ -1,12 +1,11 @@
-//! Everything that can go wrong with a request, and the one table that turns it into a status.
+//! Everything that can go wrong with a request, and the class of failure that decides its status.
 //!
-//! Both transports read [`CaptionError::code`]; nothing else decides a status. `Display` is what the client sees: it names
+//! Both transports read [`CaptionError::code`]; `server/error_response.rs` gives each code its gRPC and HTTP status. `Display` is what the client sees: it names
 //! the field and the bound, and never holds an address, a path or the text of a library. The cause is kept as `source`
 //! and goes to the log once, at the edge.
 
 use std::{borrow::Cow, time::Duration};
 
-use http::StatusCode;
 use thiserror::Error;
 
 use generation::InvalidParameter;
@@ -137,29 +136,6 @@ pub enum ErrorCode {
     Internal,
 }
 
-impl ErrorCode {
-    /// gRPC code and HTTP status: the table.
-    pub fn status(self) -> (tonic::Code, StatusCode) {
-        // 499 is nginx's "client closed request"; the client that would read it is gone.
-        let client_closed = StatusCode::from_u16(499).unwrap_or(StatusCode::BAD_REQUEST);
-        match self {
-            Self::InvalidArgument => (tonic::Code::InvalidArgument, StatusCode::BAD_REQUEST),
-            Self::TooLarge => (tonic::Code::ResourceExhausted, StatusCode::PAYLOAD_TOO_LARGE),
-            Self::NotFound => (tonic::Code::NotFound, StatusCode::NOT_FOUND),
-            Self::MethodNotAllowed => (tonic::Code::Unimplemented, StatusCode::METHOD_NOT_ALLOWED),
-            Self::Unimplemented => (tonic::Code::Unimplemented, StatusCode::NOT_IMPLEMENTED),
-            Self::UnsupportedMediaType => (tonic::Code::InvalidArgument, StatusCode::UNSUPPORTED_MEDIA_TYPE),
-            Self::Unauthenticated => (tonic::Code::Unauthenticated, StatusCode::UNAUTHORIZED),
-            Self::Forbidden => (tonic::Code::PermissionDenied, StatusCode::FORBIDDEN),
-            Self::Overloaded => (tonic::Code::ResourceExhausted, StatusCode::TOO_MANY_REQUESTS),
-            Self::DeadlineExceeded => (tonic::Code::DeadlineExceeded, StatusCode::GATEWAY_TIMEOUT),
-            Self::Cancelled => (tonic::Code::Cancelled, client_closed),
-            Self::Unavailable => (tonic::Code::Unavailable, StatusCode::SERVICE_UNAVAILABLE),
-            Self::Internal => (tonic::Code::Internal, StatusCode::INTERNAL_SERVER_ERROR),
-        }
-    }
-}
-
 impl CaptionError {
     /// A request field that is wrong.
     pub fn invalid(field: impl Into<Cow<'static, str>>, reason: impl Into<String>) -> Self {
@@ -176,7 +152,7 @@ impl CaptionError {
         Self::invalid(field, error.to_string())
     }
 
-    /// The row of the table.
+    /// The class of this failure, which decides its status.
     pub fn code(&self) -> ErrorCode {
         match self {
             Self::InvalidArgument { .. } | Self::ImageUrl { .. } => ErrorCode::InvalidArgument,

@@ -1,7 +1,7 @@
 //! From a [`CaptionError`] to what the client sees, on either transport.
 //!
-//! The codes come from the one table in `error.rs`; here is only their form: `{"error": ...}` with its headers, or a gRPC
-//! status with google.rpc details. Failures are logged here, once, with their causes; the client gets no cause.
+//! [`StatusCodes`] is the one table from an [`ErrorCode`] to its gRPC and HTTP status. A failure is written as
+//! `{"error": ...}` with its headers, or as a gRPC status with google.rpc details. Failures are logged here, once, with their causes; the client gets no cause.
 
 use std::{collections::HashMap, error::Error, time::Duration};
 
@@ -9,13 +9,13 @@ use axum::{body::Body, response::Response};
 use http::{HeaderValue, StatusCode, header};
 use prost::Message;
 use serde::Serialize;
-use tonic::{Status, metadata::MetadataValue};
+use tonic::{Code, Status, metadata::MetadataValue};
 use tonic_types::{ErrorDetails, StatusExt};
 use tracing::{debug, error, info};
 use utoipa::ToSchema;
 
 use crate::{
-    error::CaptionError,
+    error::{CaptionError, ErrorCode},
     server::middleware::context::{RequestContext, RouteClass, Transport},
 };
 
@@ -27,6 +27,37 @@ const MAX_TEXT_BYTES: usize = 1024;
 
 /// When to come back to a server that is loading or going away.
 const UNAVAILABLE_RETRY: Duration = Duration::from_secs(1);
+
+/// The status of a failure on each transport.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct StatusCodes {
+    pub(crate) grpc: Code,
+    pub(crate) http: StatusCode,
+}
+
+impl From<ErrorCode> for StatusCodes {
+    fn from(code: ErrorCode) -> Self {
+        // 499 is nginx's "client closed request"; the client that would read it is gone.
+        let client_closed = StatusCode::from_u16(499).unwrap_or(StatusCode::BAD_REQUEST);
+        let (grpc, http) = match code {
+            ErrorCode::InvalidArgument => (Code::InvalidArgument, StatusCode::BAD_REQUEST),
+            // As gRPC itself answers oversize messages.
+            ErrorCode::TooLarge => (Code::ResourceExhausted, StatusCode::PAYLOAD_TOO_LARGE),
+            ErrorCode::NotFound => (Code::NotFound, StatusCode::NOT_FOUND),
+            ErrorCode::MethodNotAllowed => (Code::Unimplemented, StatusCode::METHOD_NOT_ALLOWED),
+            ErrorCode::Unimplemented => (Code::Unimplemented, StatusCode::NOT_IMPLEMENTED),
+            ErrorCode::UnsupportedMediaType => (Code::InvalidArgument, StatusCode::UNSUPPORTED_MEDIA_TYPE),
+            ErrorCode::Unauthenticated => (Code::Unauthenticated, StatusCode::UNAUTHORIZED),
+            ErrorCode::Forbidden => (Code::PermissionDenied, StatusCode::FORBIDDEN),
+            ErrorCode::Overloaded => (Code::ResourceExhausted, StatusCode::TOO_MANY_REQUESTS),
+            ErrorCode::DeadlineExceeded => (Code::DeadlineExceeded, StatusCode::GATEWAY_TIMEOUT),
+            ErrorCode::Cancelled => (Code::Cancelled, client_closed),
+            ErrorCode::Unavailable => (Code::Unavailable, StatusCode::SERVICE_UNAVAILABLE),
+            ErrorCode::Internal => (Code::Internal, StatusCode::INTERNAL_SERVER_ERROR),
+        };
+        Self { grpc, http }
+    }
+}
 
 /// The body of every failure.
 #[derive(Debug, Serialize, ToSchema)]
@@ -51,7 +82,7 @@ impl RequestContext {
     /// The gRPC status of a failed request. Logs it.
     pub(crate) fn status(&self, error: &CaptionError) -> Status {
         self.log(error);
-        let (code, _) = error.code().status();
+        let code = StatusCodes::from(error.code()).grpc;
         let mut status = Status::with_error_details(code, public_text(error), self.details(error));
         if let Some(delay) = retry_after(error) {
             // What gRPC's own retry policies look at.
@@ -73,7 +104,7 @@ impl RequestContext {
 
     fn json_error(&self, error: &CaptionError) -> Response {
         self.log(error);
-        let (_, status) = error.code().status();
+        let status = StatusCodes::from(error.code()).http;
         let mut response = json_response(status, &self.body(error));
         if let Some(delay) = retry_after(error) {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(whole_seconds(delay)));
@@ -114,7 +145,7 @@ impl RequestContext {
         self.notes.failure(error);
         // As texts: what a client wrote must not make lines of its own.
         let (text, causes) = (public_text(error), causes(error));
-        if error.code().status().1.is_server_error() && !is_expected(error) {
+        if StatusCodes::from(error.code()).http.is_server_error() && !is_expected(error) {
             error!(error = text, causes, "request failed");
         } else if self.route_class == RouteClass::Public {
             // Probes of a service that is not ready yet.

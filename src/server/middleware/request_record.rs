@@ -18,7 +18,7 @@ use crate::{
     error::{CaptionError, ErrorCode},
     observability::prometheus::Metrics,
     server::{
-        error_response::reason,
+        error_response::{StatusCodes, reason},
         middleware::{
             context::{RequestContext, RouteClass, Transport},
             request_log::{Asked, Told},
@@ -141,7 +141,7 @@ impl Drop for Recorder {
                 key: &noted.key,
                 outcome,
                 reason,
-                is_failed: noted.failure.is_some_and(|(code, _)| code.status().1.is_server_error()),
+                is_failed: noted.failure.is_some_and(|(code, _)| StatusCodes::from(code).http.is_server_error()),
             },
         );
         // Probes are not what anybody waits for.
