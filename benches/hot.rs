@@ -9,8 +9,9 @@
 use std::hint::black_box;
 
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
-use generation::{GenerationConfig, GenerationLimits, GenerationParameters, Search, Vocabulary, bench::Scan};
+use generation::{GenerationConfig, GenerationLimits, GenerationParameters, Search, Vocabulary};
 use image_processor::{AlphaPolicy, DecodeLimits, PreprocessConfig, RgbImage, decode, preprocess};
+use ndarray::{Array2, ArrayView2, Axis};
 
 const PHOTO: &[u8] = include_bytes!("photo_640x480.jpg");
 const VOCAB_SIZE: usize = 30_524;
@@ -31,20 +32,26 @@ fn photo() -> RgbImage {
 }
 
 /// Rows that look like those of a language model: a wide bell, and one id far above it.
-fn logits(rows: usize) -> Vec<f32> {
+fn logits(rows: usize) -> Array2<f32> {
     let mut seed = 1_u32;
     let mut uniform = || {
         seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
         f64::from(seed >> 8) / f64::from(1 << 24)
     };
-    let mut bell = || ((0..6).map(|_| uniform()).sum::<f64>() * 3.0 - 15.0) as f32;
-    let mut logits: Vec<f32> = (0..rows * VOCAB_SIZE).map(|_| bell()).collect();
-    logits.chunks_exact_mut(VOCAB_SIZE).enumerate().for_each(|(row, logits)| logits[9_000 + 7_000 * row] = 4.0);
+    let bell = || ((0..6).map(|_| uniform()).sum::<f64>() * 3.0 - 15.0) as f32;
+    let mut logits = Array2::from_shape_simple_fn((rows, VOCAB_SIZE), bell);
+    for (row, mut logits) in logits.outer_iter_mut().enumerate() {
+        logits[9_000 + 7_000 * row] = 4.0;
+    }
     logits
 }
 
-fn beam_search() -> Search {
-    let parameters = GenerationParameters { num_beams: Some(NUM_BEAMS as u32), ..Default::default() };
+fn first_rows(logits: &Array2<f32>, rows: usize) -> ArrayView2<'_, f32> {
+    logits.slice_axis(Axis(0), (..rows).into())
+}
+
+fn new_search(num_beams: usize) -> Search {
+    let parameters = GenerationParameters { num_beams: Some(num_beams as u32), ..Default::default() };
     let config = GenerationConfig::new(&parameters, &GenerationLimits::default()).unwrap();
     let vocabulary = Vocabulary { size: VOCAB_SIZE, eos_token_id: 102, pad_token_id: 0 };
     Search::new(&config, vocabulary, Vec::new(), &[30_522, 1037, 3861, 1997], 24)
@@ -60,26 +67,22 @@ fn preprocessing(criterion: &mut Criterion) {
     group.finish();
 }
 
-fn choice(criterion: &mut Criterion) {
-    let (logits, mut scan) = (logits(NUM_BEAMS), Scan::default());
-    let mut group = criterion.benchmark_group("logits");
-    group.bench_function("greedy_scan", |bencher| bencher.iter(|| scan.greedy(black_box(&logits[..VOCAB_SIZE]))));
-    group.bench_function("log_softmax_top_k", |bencher| {
-        bencher.iter(|| scan.beams(black_box(&logits), VOCAB_SIZE));
-    });
-    group.finish();
-
+fn search(criterion: &mut Criterion) {
+    let logits = logits(NUM_BEAMS);
     let mut group = criterion.benchmark_group("search");
-    let second_step = || {
-        let mut search = beam_search();
-        search.advance(&logits[..VOCAB_SIZE]);
-        search
-    };
-    group.bench_function("beam_step", |bencher| {
-        bencher.iter_batched_ref(second_step, |search| search.advance(black_box(&logits)), BatchSize::SmallInput);
-    });
+    for (name, num_beams) in [("greedy_step", 1), ("beam_step", NUM_BEAMS)] {
+        let at_second_step = || {
+            let mut search = new_search(num_beams);
+            search.advance(first_rows(&logits, 1));
+            search
+        };
+        let logits = first_rows(&logits, num_beams);
+        group.bench_function(name, |bencher| {
+            bencher.iter_batched_ref(at_second_step, |search| search.advance(black_box(logits)), BatchSize::SmallInput);
+        });
+    }
     group.finish();
 }
 
-criterion_group!(benches, preprocessing, choice);
+criterion_group!(benches, preprocessing, search);
 criterion_main!(benches);

@@ -4,6 +4,7 @@ use arbitrary::Arbitrary;
 use generation::{
     EarlyStopping, GenerationConfig, GenerationLimits, GenerationParameters, Search, TokenId, Vocabulary,
 };
+use ndarray::Array2;
 
 /// Positions of the made-up decoder.
 const MAX_POSITIONS: usize = 40;
@@ -76,9 +77,9 @@ impl Case<'_> {
     }
 
     /// `[rows, vocab_size]` of a step; of the first, when all rows are the prompt, equal rows.
-    pub fn logits(&self, step: usize, rows: usize, vocab_size: usize) -> Vec<f32> {
+    pub fn logits(&self, step: usize, rows: usize, vocab_size: usize) -> Array2<f32> {
         let bytes = if self.logits.is_empty() { &[125][..] } else { self.logits };
-        let at = |row: usize, token: usize| {
+        Array2::from_shape_fn((rows, vocab_size), |(row, token)| {
             let index = (step * rows + if step == 0 { 0 } else { row }) * vocab_size + token;
             // Each time round, other values.
             let byte = bytes[index % bytes.len()].wrapping_add((index / bytes.len() * 37) as u8);
@@ -86,11 +87,7 @@ impl Case<'_> {
                 Some(special) => *special,
                 None => (f32::from(byte) - 125.0) / 16.0,
             }
-        };
-        (0..rows)
-            .flat_map(|row| (0..vocab_size).map(move |token| (row, token)))
-            .map(|(row, token)| at(row, token))
-            .collect()
+        })
     }
 
     fn parameters(&self) -> GenerationParameters {

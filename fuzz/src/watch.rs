@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 
 use generation::{Advance, FinishReason, Sequence, TokenId};
+use ndarray::{Array2, Axis};
 
 use crate::search::{Case, Checked};
 
@@ -15,8 +16,8 @@ pub fn run(case: &Case) {
     let mut watch = Watch::new(&checked, rows);
     for step in 0..checked.max_length {
         let logits = case.logits(step, rows, vocab_size);
-        let advance = search.advance(&logits);
-        let same = twin.advance(if step == 0 { &logits[..vocab_size] } else { &logits });
+        let advance = search.advance(logits.view());
+        let same = twin.advance(logits.slice_axis(Axis(0), (..if step == 0 { 1 } else { rows }).into()));
         // As text, since a score can be no number.
         assert_eq!(format!("{advance:?}"), format!("{same:?}"));
         match advance {
@@ -56,7 +57,7 @@ impl<'a> Watch<'a> {
         Self { checked, has_beams, running: vec![prompt; rows], ended: vec![false; rows], seen }
     }
 
-    fn step(&mut self, logits: &[f32], beam_idx: &[usize], token_ids: &[TokenId]) {
+    fn step(&mut self, logits: &Array2<f32>, beam_idx: &[usize], token_ids: &[TokenId]) {
         let vocabulary = self.checked.vocabulary;
         let mut next = vec![];
         for (row, (parent, token)) in beam_idx.iter().zip(token_ids).enumerate() {
@@ -73,15 +74,14 @@ impl<'a> Watch<'a> {
     }
 
     /// A row without beams takes `token`: the best that is allowed, or one of those allowed when sampling.
-    fn choose(&mut self, logits: &[f32], row: usize, token: TokenId) {
+    fn choose(&mut self, logits: &Array2<f32>, row: usize, token: TokenId) {
         let (checked, prefix) = (self.checked, &self.running[row]);
         if self.ended[row] {
             assert_eq!(token, checked.vocabulary.pad_token_id);
             return;
         }
         self.ended[row] = token == checked.vocabulary.eos_token_id;
-        let logits = &logits[row * checked.vocabulary.size..][..checked.vocabulary.size];
-        let score = |id: TokenId| checked.penalised(prefix, id, logits[id as usize]);
+        let score = |id: TokenId| checked.penalised(prefix, id, logits[[row, id as usize]]);
         let usable = |id: &TokenId| score(*id) > f32::NEG_INFINITY && !checked.forbids(prefix, *id);
         let best = (0..checked.vocabulary.size as TokenId).filter(usable).map(score).reduce(f32::max);
         let Some(best) = best else { return };
@@ -91,7 +91,7 @@ impl<'a> Watch<'a> {
         }
     }
 
-    fn end(&mut self, logits: &[f32], sequences: &[Sequence]) {
+    fn end(&mut self, logits: &Array2<f32>, sequences: &[Sequence]) {
         let wanted = self.checked.parameters.num_return_sequences.unwrap_or(1) as usize;
         assert_eq!(sequences.len(), wanted);
         for (row, sequence) in sequences.iter().enumerate() {

@@ -7,6 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use ndarray::ArrayView2;
 use ort::{
     session::{Session, SessionInputValue, SessionOutputs},
     value::{DynValue, TensorRef},
@@ -203,9 +204,10 @@ impl Prefill {
 }
 
 impl Logits {
-    /// Row-major.
-    pub fn as_slice(&self) -> ort::Result<&[f32]> {
-        Ok(self.0.try_extract_tensor::<f32>()?.1)
+    /// `[rows, vocab_size]`, contiguous in row-major order.
+    pub fn view(&self) -> ort::Result<ArrayView2<'_, f32>> {
+        let logits = self.0.try_extract_array::<f32>()?;
+        logits.into_dimensionality().map_err(|error| ort::Error::new(error.to_string()))
     }
 }
 

@@ -5,6 +5,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use ndarray::Axis;
+
 use crate::engine::Reply;
 use crate::{
     blip::{BlipModel, EncodedImage, KvCache, Prefill, RunError},
@@ -112,17 +114,16 @@ impl Batch {
         let infer = model.take_run_time();
         let input = start.elapsed().saturating_sub(infer);
         let start = Instant::now();
-        let logits = logits.as_slice()?;
-        let vocab_size = model.vocabulary().size;
-        let mut end = logits.len();
+        let logits = logits.view()?;
+        let mut end = logits.nrows();
         let mut finished = Vec::new();
         // From the end: a finished image is replaced by the last one, which has had its turn.
         for image in (0..self.active.len()).rev() {
             let active = &mut self.active[image];
             active.reply.stages.steps += 1;
-            let own = end - active.token_ids.len() * vocab_size..end;
-            end = own.start;
-            match active.search.advance(&logits[own]) {
+            let rows = end - active.token_ids.len()..end;
+            end = rows.start;
+            match active.search.advance(logits.slice_axis(Axis(0), rows.into())) {
                 Advance::Continue { beam_idx, token_ids } => {
                     if let Err(error) = self.cache.reorder(image, &beam_idx) {
                         // The others have what they need.

@@ -43,7 +43,7 @@ fn encode(model: &mut BlipModel, seeds: &[u32]) -> Vec<Arc<EncodedImage>> {
 }
 
 fn step(model: &mut BlipModel, cache: &mut KvCache, input_ids: &[i64]) -> Vec<f32> {
-    model.step(cache, input_ids).unwrap().as_slice().unwrap().to_vec()
+    model.step(cache, input_ids).unwrap().view().unwrap().iter().copied().collect()
 }
 
 /// The logits of a few steps in which images come, go, get beams, change them and outgrow their cache.
@@ -59,7 +59,7 @@ fn life(model: &mut BlipModel) -> Vec<Vec<f32>> {
     logits.push(step(model, &mut cache, &[1037, 2048, 2093, i64::from(START)]));
     cache.reorder(0, &[2, 0, 0]).unwrap();
     let prefill = model.prefill(&images[2], &[START, 1037, 3861]).unwrap();
-    logits.push(prefill.logits.as_slice().unwrap().to_vec());
+    logits.push(prefill.logits.view().unwrap().iter().copied().collect());
     model.join(images[2].clone(), prefill, 2, &mut cache).unwrap();
     logits.push(step(model, &mut cache, &[1, 2, 3, 4, 5, 6]));
     cache.reorder(2, &[1, 0]).unwrap();

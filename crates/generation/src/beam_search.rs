@@ -3,6 +3,8 @@
 //! Scores accumulate in f32 on log-probabilities that are not normalised again after the processors. Equal scores, whose
 //! order torch leaves open, keep the order of their flat index.
 
+use ndarray::ArrayView2;
+
 use super::{
     Advance, FinishReason, Sequence, TokenId,
     config::GenerationConfig,
@@ -75,7 +77,7 @@ impl BeamSearch {
         self.generated_len() == 0
     }
 
-    pub(super) fn advance(&mut self, logits: &[f32]) -> Advance {
+    pub(super) fn advance(&mut self, logits: &ArrayView2<'_, f32>) -> Advance {
         let continuations = self.continuations(logits);
         let (running, parents): (Vec<_>, Vec<_>) = self.next_running(&continuations).into_iter().unzip();
         self.finished.update(&continuations, self.generated_len() + 1, |continuation| {
@@ -93,7 +95,7 @@ impl BeamSearch {
     }
 
     /// The `2 * num_beams` best continuations, so that `num_beams` go on even if as many end.
-    fn continuations(&mut self, logits: &[f32]) -> Vec<Continuation> {
+    fn continuations(&mut self, logits: &ArrayView2<'_, f32>) -> Vec<Continuation> {
         let vocabulary = self.parts.vocabulary;
         let count = 2 * self.running.len();
         let mut candidates = match self.parts.sampling.take() {
@@ -115,7 +117,7 @@ impl BeamSearch {
         candidates.into_iter().map(continuation).collect()
     }
 
-    fn best_candidates(&mut self, logits: &[f32], count: usize) -> Vec<Candidate> {
+    fn best_candidates(&mut self, logits: &ArrayView2<'_, f32>, count: usize) -> Vec<Candidate> {
         let vocab_size = self.parts.vocabulary.size;
         // All beams are equally long.
         let edited = !self.parts.processors.is_idle(self.running[0].token_ids.len());
@@ -130,9 +132,9 @@ impl BeamSearch {
                 continue;
             }
             // Order is that of the logits, so log-probabilities are needed of the best few only.
-            let row = row_of(logits, i, vocab_size);
+            let row = row_of(logits, i);
             let log_softmax = match log_softmax {
-                Some(of_all) if logits.len() == vocab_size => of_all,
+                Some(of_all) if logits.nrows() == 1 => of_all,
                 _ => *log_softmax.insert(self.log_softmax(row)),
             };
             top.offer(row, &self.maxima, first_index, |logit| log_softmax.apply(logit) + score);
@@ -143,7 +145,7 @@ impl BeamSearch {
     /// In the order drawn, which decides which of them may end.
     fn drawn_candidates(
         &mut self,
-        logits: &[f32],
+        logits: &ArrayView2<'_, f32>,
         count: usize,
         warpers: &mut Warpers,
         sampler: &mut Sampler,
@@ -159,13 +161,12 @@ impl BeamSearch {
     }
 
     /// Log-probabilities of beam `i` after the processors.
-    fn update_log_probs(&mut self, logits: &[f32], i: usize) {
-        let vocab_size = self.parts.vocabulary.size;
-        if i > 0 && logits.len() == vocab_size {
+    fn update_log_probs(&mut self, logits: &ArrayView2<'_, f32>, i: usize) {
+        if i > 0 && logits.nrows() == 1 {
             // One row of logits for all beams, which are still equal: what holds for the first holds for each.
             return;
         }
-        let row = row_of(logits, i, vocab_size);
+        let row = row_of(logits, i);
         let log_softmax = self.log_softmax(row);
         self.log_probs.clear();
         self.log_probs.extend(row.iter().map(|logit| log_softmax.apply(*logit)));

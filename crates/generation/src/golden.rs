@@ -3,6 +3,7 @@
 
 use std::{collections::HashMap, sync::LazyLock};
 
+use ndarray::Array2;
 use serde::Deserialize;
 
 use super::{
@@ -91,6 +92,12 @@ impl Case {
         logits
     }
 
+    /// `[rows, vocab_size]`
+    fn stacked_logits(&self, rows: &[Vec<TokenId>]) -> Array2<f32> {
+        let logits = rows.iter().flat_map(|row| self.logits(row)).collect();
+        Array2::from_shape_vec((rows.len(), self.vocabulary().size), logits).unwrap()
+    }
+
     fn search(&self, parameters: &GenerationParameters) -> Search {
         let config = GenerationConfig::new(parameters, &GenerationLimits::default()).unwrap();
         let max_length = config.max_length(self.prompt.len(), MAX_POSITIONS).unwrap();
@@ -101,12 +108,9 @@ impl Case {
     fn run(&self, parameters: &GenerationParameters, shared: bool) -> Vec<Sequence> {
         let mut search = self.search(parameters);
         let mut rows = vec![self.prompt.clone(); search.rows()];
-        let mut logits = self.logits(&self.prompt);
-        if !shared {
-            logits = logits.repeat(rows.len());
-        }
+        let mut logits = self.stacked_logits(if shared { &rows[..1] } else { &rows });
         loop {
-            match search.advance(&logits) {
+            match search.advance(logits.view()) {
                 Advance::Done(sequences) => return sequences,
                 Advance::Continue { beam_idx, token_ids } => {
                     let follow = |(parent, id): (&usize, &TokenId)| [&rows[*parent][..], &[*id]].concat();
@@ -114,7 +118,7 @@ impl Case {
                     if let Some(decided) = search.decided() {
                         assert_eq!(decided, rows[0]);
                     }
-                    logits = rows.iter().flat_map(|row| self.logits(row)).collect();
+                    logits = self.stacked_logits(&rows);
                 }
             }
         }

@@ -2,6 +2,8 @@
 //!
 //! Processors work on raw logits. A row that has ended is fed the pad token until the last one ends.
 
+use ndarray::ArrayView2;
+
 use super::{
     Advance, FinishReason, Sequence, TokenId,
     config::GenerationConfig,
@@ -56,14 +58,14 @@ impl IndependentRows {
         if let [row] = &self.rows[..] { Some(&row.token_ids) } else { None }
     }
 
-    pub(super) fn advance(&mut self, logits: &[f32]) -> Advance {
+    pub(super) fn advance(&mut self, logits: &ArrayView2<'_, f32>) -> Advance {
         let vocabulary = self.parts.vocabulary;
         let mut token_ids = vec![vocabulary.pad_token_id; self.rows.len()];
         for (i, next) in token_ids.iter_mut().enumerate() {
             if self.rows[i].finished {
                 continue;
             }
-            let logits = row_of(logits, i, vocabulary.size);
+            let logits = row_of(logits, i);
             self.maxima.scan(logits);
             let log_softmax = LogSoftmax::new(logits, self.maxima.max());
             let token = self.pick(i, logits);

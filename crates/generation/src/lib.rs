@@ -7,8 +7,6 @@
 #![allow(clippy::float_cmp, reason = "ties and the values that switch a parameter off are exact")]
 
 mod beam_search;
-#[doc(hidden)]
-pub mod bench;
 mod bounds;
 mod config;
 #[cfg(test)]

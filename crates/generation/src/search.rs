@@ -1,5 +1,7 @@
 //! The search of one image, whatever its strategy: the one type the engine sees.
 
+use ndarray::{ArrayView2, Axis};
+
 use super::{
     Advance, TokenId, Vocabulary, beam_search::BeamSearch, config::GenerationConfig, independent::IndependentRows,
     logits_processor::LogitsProcessors, sampler::Sampler, warper::Warpers,
@@ -66,22 +68,23 @@ impl Search {
         }
     }
 
-    /// Takes the raw logits of the last position, `[rows, vocab_size]` row-major. At the first step, when all rows are the
-    /// prompt, a single row may stand for all.
+    /// Takes the raw logits of the last position, `[rows, vocab_size]`. At the first step, when all rows are the prompt, a
+    /// single row, `[1, vocab_size]`, may stand for all.
     ///
     /// # Panics
-    /// If `logits` has another length.
-    pub fn advance(&mut self, logits: &[f32]) -> Advance {
-        let vocab_size = self.vocab_size;
+    /// If `logits` has another shape, or is not contiguous in row-major order.
+    #[expect(clippy::needless_pass_by_value, reason = "views are passed by value, as ndarray does")]
+    pub fn advance(&mut self, logits: ArrayView2<'_, f32>) -> Advance {
+        let (rows, vocab_size) = (self.rows(), self.vocab_size);
         assert!(
-            logits.len() == vocab_size * self.rows() || (logits.len() == vocab_size && self.is_first_step()),
-            "{} logits are not [{}, {vocab_size}]",
-            logits.len(),
-            self.rows(),
+            logits.dim() == (rows, vocab_size) || (logits.dim() == (1, vocab_size) && self.is_first_step()),
+            "the shape of the logits must be [{rows}, {vocab_size}], got {:?}",
+            logits.shape(),
         );
+        assert!(logits.is_standard_layout(), "the logits must be contiguous in row-major order");
         match &mut self.strategy {
-            Strategy::Independent(rows) => rows.advance(logits),
-            Strategy::Beams(beams) => beams.advance(logits),
+            Strategy::Independent(rows) => rows.advance(&logits),
+            Strategy::Beams(beams) => beams.advance(&logits),
         }
     }
 
@@ -101,13 +104,16 @@ impl Search {
     }
 }
 
-/// Row `row` of `logits`, of which there may be one for all.
-pub(super) fn row_of(logits: &[f32], row: usize, vocab_size: usize) -> &[f32] {
-    if logits.len() == vocab_size { logits } else { &logits[row * vocab_size..][..vocab_size] }
+/// Row `row` of `logits`, of which there may be one for all, as a slice, since loops over slices vectorise.
+pub(super) fn row_of<'a>(logits: &'a ArrayView2<'_, f32>, row: usize) -> &'a [f32] {
+    let row = if logits.nrows() == 1 { 0 } else { row };
+    // Never empty: `Search::advance` has checked that the rows are contiguous.
+    logits.index_axis(Axis(0), row).to_slice().unwrap_or_default()
 }
 
 #[cfg(test)]
 mod tests {
+    use ndarray::{Array2, Array3};
     use proptest::{prelude::*, strategy};
 
     use super::*;
@@ -160,12 +166,13 @@ mod tests {
         #[test]
         fn any_logits_end_in_sequences_of_the_prompt_within_the_length(
             parameters in parameters(),
-            logits in prop::collection::vec(logit(), 4 * 7 * 6),
+            logits in prop::collection::vec(logit(), 6 * 4 * 7),
         ) {
             let mut search = search(&parameters);
             let rows = search.rows();
-            for step in logits.chunks(4 * 7) {
-                match search.advance(&step[..rows * VOCABULARY.size]) {
+            let logits = Array3::from_shape_vec((6, 4, VOCABULARY.size), logits).unwrap();
+            for step in logits.outer_iter() {
+                match search.advance(step.slice_axis(Axis(0), (..rows).into())) {
                     Advance::Continue { beam_idx, token_ids } => {
                         prop_assert_eq!(search.rows(), rows);
                         prop_assert_eq!(token_ids.len(), rows);
@@ -197,13 +204,13 @@ mod tests {
             ..Default::default()
         });
         let certain = |token: usize| (0..7).map(move |id| if id == token { 90.0 } else { 0.0 });
-        let logits: Vec<f32> = certain(2).chain(certain(4)).collect();
+        let logits = Array2::from_shape_vec((2, 7), certain(2).chain(certain(4)).collect()).unwrap();
         for fed in [2, 0] {
             let expected = Advance::Continue { beam_idx: vec![0, 1], token_ids: vec![fed, 4] };
-            assert_eq!(search.advance(&logits), expected);
+            assert_eq!(search.advance(logits.view()), expected);
             assert_eq!(search.decided(), None);
         }
-        let Advance::Done(sequences) = search.advance(&logits) else { panic!("both rows have ended") };
+        let Advance::Done(sequences) = search.advance(logits.view()) else { panic!("both rows have ended") };
         assert_eq!(sequences[0].token_ids, [5, 1, 4, 2]);
         assert_eq!(sequences[0].finish_reason, FinishReason::Eos);
         assert_eq!(sequences[1].token_ids, [5, 1, 4, 4, 4, 4]);
@@ -223,7 +230,7 @@ mod tests {
                 ..Default::default()
             });
             loop {
-                if let Advance::Done(sequences) = search.advance(&[1.0; 3 * 7]) {
+                if let Advance::Done(sequences) = search.advance(Array2::ones((3, 7)).view()) {
                     return sequences;
                 }
             }

@@ -75,7 +75,7 @@ impl Worker {
         }
         let first = self.model.prefill(&image, prompt).and_then(|prefill| {
             let (infer, start) = (self.model.take_run_time(), Instant::now());
-            let advance = search.advance(prefill.logits.as_slice()?);
+            let advance = search.advance(prefill.logits.view()?);
             self.statistics.record_decoder_run(DecoderRun::of_prompt(infer, start.elapsed()));
             Ok::<_, RunError>((prefill, advance))
         });
