@@ -85,7 +85,7 @@ impl Tokenizer {
     ///
     /// # Errors
     /// The tokenizer refuses the ids.
-    pub fn decode_decided(&self, ids: &[TokenId]) -> Result<String, TokenizeError> {
+    pub fn decode_stable_prefix(&self, ids: &[TokenId]) -> Result<String, TokenizeError> {
         let text = self.inner.decode(ids, true).map_err(|_| TokenizeError)?;
         Ok(if self.clean_up_tokenization_spaces { decided_by_all(text) } else { text })
     }
@@ -192,7 +192,7 @@ mod tests {
                 (0..8).map(|_| if draw(16) == 0 { draw(30_000) as TokenId } else { odd[draw(odd.len())] }).collect();
             let whole = tokenizer.decode(&ids).unwrap();
             for len in 0..=ids.len() {
-                let decided = tokenizer.decode_decided(&ids[..len]).unwrap();
+                let decided = tokenizer.decode_stable_prefix(&ids[..len]).unwrap();
                 assert!(whole.starts_with(&decided), "{ids:?}: {decided:?} / {whole:?}");
             }
         }

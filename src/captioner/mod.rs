@@ -117,12 +117,13 @@ impl Captioner {
             if field.is_none() {
                 model.statistics.observe(|metrics| &metrics.fetch, start.elapsed());
             }
-            let digest = if model.keeps() { Some(self.digest_of(&bytes).await?) } else { None };
+            let digest = if model.uses_cache() { Some(self.digest_of(&bytes).await?) } else { None };
             let before = start.elapsed();
             let pixel_values = Box::pin(self.pixel_values(bytes, field, model));
             let audience = RequestHandle { deadline, cancelled, progress, caller, instance: None };
-            let (captions, timings) =
-                model.caption(plan, pixel_values, CaptionOptions { digest, shared, audience }).await?;
+            let (captions, timings) = model
+                .caption(plan, pixel_values, CaptionOptions { digest, single_flight: shared, request: audience })
+                .await?;
             Ok(CaptionReply {
                 model: model.name.clone(),
                 model_version: model.version.clone(),

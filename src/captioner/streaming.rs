@@ -64,7 +64,7 @@ impl Reading {
         loop {
             if self.told < self.decided.borrow().len() {
                 self.told += 1;
-                let text = self.model.decided_text(&self.decided.borrow()[..self.told])?;
+                let text = self.model.stable_text(&self.decided.borrow()[..self.told])?;
                 if let Some(piece) = self.rest(&text) {
                     return Ok(CaptionEvent::Piece(piece));
                 }

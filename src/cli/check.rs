@@ -24,7 +24,7 @@ impl Check {
     pub(super) fn run(self) -> Result<ExitCode, CommandError> {
         observability::init(&self.model_args.log, Verbosity::Quiet)?;
         let catalogue = select::catalogue(&self.model_args.models)?;
-        let shared = Shared::alone(self.model_args.runtime()?)?;
+        let shared = Shared::for_cli(self.model_args.runtime()?)?;
         small_runtime()?.block_on(async {
             for entry in &catalogue.models {
                 ServedModel::load(entry, &shared).await.map_err(|error| format!("{}: {error}", entry.name))?;

@@ -87,7 +87,7 @@ impl ServedModel {
             models.push(BlipModel::load(&shared.runtime, &entry.path, &manifest, &session_config(entry))?);
         }
         let engine = Engine::spawn(&entry.name, models, engine_limits(entry), &statistics, &images)?;
-        let kept = CaptionCache::new(entry.caption_cache_bytes, entry.single_flight, statistics.clone());
+        let caption_cache = CaptionCache::new(entry.caption_cache_bytes, entry.single_flight, statistics.clone());
         let mut model = Self {
             name: entry.name.clone(),
             version: entry.version.clone(),
@@ -101,7 +101,7 @@ impl ServedModel {
             limits: shared.limits,
             tokenizer,
             engine,
-            kept,
+            caption_cache,
             images,
             manifest,
             load_time: Duration::ZERO,
@@ -139,7 +139,7 @@ impl ServedModel {
             let image = async { Ok(PixelValues::flat(&self.preprocess)) };
             let audience = RequestHandle { instance: Some(instance), ..RequestHandle::default() };
             let (captions, _) =
-                self.caption(plan, image, CaptionOptions { audience, ..CaptionOptions::default() }).await?;
+                self.caption(plan, image, CaptionOptions { request: audience, ..CaptionOptions::default() }).await?;
             last = captions.first().filter(|caption| caption.score.is_finite()).cloned();
             if last.is_none() {
                 break;

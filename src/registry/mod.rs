@@ -45,7 +45,7 @@ impl Shared {
     ///
     /// # Errors
     /// A metric cannot be made.
-    pub fn alone(runtime: Runtime) -> Result<Self, prometheus::Error> {
+    pub fn for_cli(runtime: Runtime) -> Result<Self, prometheus::Error> {
         Ok(Self { runtime, metrics: Metrics::new()?, limits: GenerationLimits::default(), catalogue: None })
     }
 }
@@ -56,7 +56,7 @@ pub struct Registry {
     shared: Shared,
     snapshot: RwLock<Arc<Snapshot>>,
     /// One change at a time.
-    changing: tokio::sync::Mutex<()>,
+    reload_lock: tokio::sync::Mutex<()>,
 }
 
 /// The models at one moment.
@@ -109,7 +109,7 @@ impl Registry {
     }
 
     fn new(shared: Shared, snapshot: Snapshot) -> Self {
-        Self { shared, snapshot: RwLock::new(Arc::new(snapshot)), changing: tokio::sync::Mutex::default() }
+        Self { shared, snapshot: RwLock::new(Arc::new(snapshot)), reload_lock: tokio::sync::Mutex::default() }
     }
 
     /// The model of this name or alias; `None` or empty means the default. A model has one version.

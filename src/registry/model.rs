@@ -44,7 +44,7 @@ pub struct ServedModel {
     pub(super) limits: GenerationLimits,
     pub(super) tokenizer: Tokenizer,
     pub(super) engine: Engine,
-    pub(super) kept: CaptionCache,
+    pub(super) caption_cache: CaptionCache,
     pub(super) images: Arc<ImageCache>,
 }
 
@@ -62,9 +62,9 @@ pub struct CaptionOptions {
     /// Of the image's file, if anything is kept: without it nothing is looked for.
     pub digest: Option<Digest>,
     /// An equal request at the same time may do the work for this one.
-    pub shared: bool,
+    pub single_flight: bool,
     /// Who waits.
-    pub audience: RequestHandle,
+    pub request: RequestHandle,
 }
 
 impl ServedModel {
@@ -94,8 +94,8 @@ impl ServedModel {
     }
 
     /// Whether anything of an image is kept, so that its digest is worth computing.
-    pub fn keeps(&self) -> bool {
-        self.kept.is_used() || self.images.is_used()
+    pub fn uses_cache(&self) -> bool {
+        self.caption_cache.is_used() || self.images.is_used()
     }
 
     /// Captions an image, or finds its captions where they are kept. `pixel_values` is awaited only if the image must be
@@ -107,9 +107,9 @@ impl ServedModel {
         &self,
         plan: Plan,
         pixel_values: impl Future<Output = Result<PixelValues, CaptionError>>,
-        wishes: CaptionOptions,
+        options: CaptionOptions,
     ) -> Result<(Arc<[Caption]>, Timings), CaptionError> {
-        let CaptionOptions { digest, shared, audience } = wishes;
+        let CaptionOptions { digest, single_flight, request: audience } = options;
         // With beams nothing is told before the end.
         let progress = audience.progress.clone().filter(|_| plan.search.decided().is_some());
         // What is drawn anew each time is not kept.
@@ -118,8 +118,8 @@ impl ServedModel {
         let mut timings = Timings { kept: true, ..Timings::default() };
         // Boxed: it is large, and moved from hand to hand.
         let work = Box::pin(self.run(plan, (digest, pixel_values), audience, &mut timings));
-        let captions = match key.filter(|_| self.kept.is_used()) {
-            Some(key) => self.kept.get_or(key, shared, work).await?,
+        let captions = match key.filter(|_| self.caption_cache.is_used()) {
+            Some(key) => self.caption_cache.get_or(key, single_flight, work).await?,
             None => work.await?,
         };
         if let (Some(progress), [caption]) = (progress, &captions[..]) {
@@ -170,8 +170,8 @@ impl ServedModel {
     ///
     /// # Errors
     /// The ids are not the model's.
-    pub fn decided_text(&self, token_ids: &[TokenId]) -> Result<String, CaptionError> {
-        self.tokenizer.decode_decided(token_ids).map_err(CaptionError::internal)
+    pub fn stable_text(&self, token_ids: &[TokenId]) -> Result<String, CaptionError> {
+        self.tokenizer.decode_stable_prefix(token_ids).map_err(CaptionError::internal)
     }
 
     /// What fills up rows of token ids, as `generate` of transformers does.

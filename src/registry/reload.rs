@@ -48,7 +48,7 @@ impl Registry {
     /// # Errors
     /// Something is wrong with the file or one of its models; then everything is as before.
     pub async fn reload(&self) -> Result<(), ReloadError> {
-        let _alone = self.changing.lock().await;
+        let _alone = self.reload_lock.lock().await;
         let catalogue = self.catalogue()?;
         let before = self.snapshot();
         let mut slots = Vec::new();
@@ -71,7 +71,7 @@ impl Registry {
     /// # Errors
     /// There is no such model or it cannot be served; then everything is as before.
     pub async fn load_model(&self, name: &str) -> Result<(), ReloadError> {
-        let _alone = self.changing.lock().await;
+        let _alone = self.reload_lock.lock().await;
         let known = self.catalogue()?.models.into_iter().find(|entry| entry.is_called(name));
         let entry = known.ok_or_else(|| ReloadError::Unknown(super::shorten(name)))?;
         let model = Some(self.load_new(&entry).await?);
@@ -90,7 +90,7 @@ impl Registry {
     /// # Errors
     /// There is no such model.
     pub async fn unload_model(&self, name: &str) -> Result<(), ReloadError> {
-        let _alone = self.changing.lock().await;
+        let _alone = self.reload_lock.lock().await;
         let mut snapshot = Snapshot::clone(&self.snapshot());
         let known = snapshot.slots.iter_mut().find(|slot| slot.entry.is_called(name));
         known.ok_or_else(|| ReloadError::Unknown(super::shorten(name)))?.model = None;

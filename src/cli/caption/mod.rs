@@ -96,7 +96,7 @@ impl CaptionImages {
         if inputs.is_empty() {
             return self.report(output, tally).end(None, self.quiet);
         }
-        let registry = Registry::load_one(&entry, Shared::alone(self.model_args.runtime()?)?).await?;
+        let registry = Registry::load_one(&entry, Shared::for_cli(self.model_args.runtime()?)?).await?;
         let captioner = Captioner::new(registry, &self.image).map_err(|error| error.to_string())?;
         let jobs = self.jobs.map_or_else(|| default_jobs(entry.max_rows), usize::from);
         let schedule = Schedule { jobs, unordered: self.unordered };

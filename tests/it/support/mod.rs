@@ -73,7 +73,7 @@ pub(crate) static LIBRARY: LazyLock<Runtime> = LazyLock::new(|| Runtime::load(No
 
 /// The model is loaded once.
 static CAPTIONER: LazyLock<Captioner> = LazyLock::new(|| {
-    let shared = Shared::alone(LIBRARY.clone()).unwrap();
+    let shared = Shared::for_cli(LIBRARY.clone()).unwrap();
     let registry = RUNTIME.handle().block_on(async { Registry::load(&catalogue(), shared).await.unwrap() });
     Captioner::new(registry, &parse::<ImageConfig>(&FETCHING)).unwrap()
 });
