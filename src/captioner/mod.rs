@@ -21,7 +21,7 @@ use crate::{
     config::ImageConfig,
     error::{CaptionError, Cause},
     fetch::Fetcher,
-    observability,
+    observability::{self, Stage},
     registry::{CaptionOptions, Digest, Registry, RequestHandle, ServedModel},
 };
 use generation::TokenId;
@@ -75,9 +75,9 @@ impl Captioner {
     /// # Errors
     /// Every row of the table in `error`.
     pub async fn caption(&self, model: &ServedModel, request: CaptionRequest) -> Result<CaptionReply, CaptionError> {
-        let recording = model.statistics.begin();
+        let timer = model.recorder.begin_request();
         let reply = self.caption_with(model, request, (None, true)).await?;
-        recording.succeed(&[reply.timings]);
+        timer.succeed(&[reply.timings]);
         Ok(reply)
     }
 
@@ -88,7 +88,7 @@ impl Captioner {
         requests: Vec<CaptionRequest>,
         at_once: usize,
     ) -> Vec<Result<CaptionReply, CaptionError>> {
-        let recording = model.statistics.begin();
+        let timer = model.recorder.begin_request();
         // The images of one request decode together, equal ones too.
         let shared = requests.len() == 1;
         let results =
@@ -96,7 +96,7 @@ impl Captioner {
         let results: Vec<_> = results.collect().await;
         let timings: Option<Vec<Timings>> = results.iter().map(|result| Some(result.as_ref().ok()?.timings)).collect();
         if let Some(timings) = timings {
-            recording.succeed(&timings);
+            timer.succeed(&timings);
         }
         results
     }
@@ -115,7 +115,7 @@ impl Captioner {
             let start = Instant::now();
             let (bytes, field) = self.bytes(image).await?;
             if field.is_none() {
-                model.statistics.observe(|metrics| &metrics.fetch, start.elapsed());
+                model.recorder.record_stage(Stage::Fetch, start.elapsed());
             }
             let digest = if model.uses_cache() { Some(self.digest_of(&bytes).await?) } else { None };
             let before = start.elapsed();
@@ -136,7 +136,7 @@ impl Captioner {
             if let CaptionError::ImageUrl { reason, source } = error {
                 // The client is told one sentence; the operator must be able to see why.
                 info!(reason, cause = source.as_ref().map(tracing::field::display), "image URL refused");
-                self.registry.metrics().image_url_refusals.with_label_values(&[reason]).inc();
+                self.registry.metrics().record_image_url_refusal(reason);
             }
         })
     }
@@ -182,8 +182,8 @@ impl Captioner {
             // What came from a URL stays one sentence: a caller must not read our network through error texts.
             None => CaptionError::ImageUrl { reason: "not_an_image", source: Some(error.into()) },
         })?;
-        model.statistics.observe(|metrics| &metrics.decode, times.0);
-        model.statistics.observe(|metrics| &metrics.preprocess, times.1);
+        model.recorder.record_stage(Stage::Decode, times.0);
+        model.recorder.record_stage(Stage::Preprocess, times.1);
         Ok(pixel_values)
     }
 

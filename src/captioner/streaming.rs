@@ -42,9 +42,9 @@ impl Captioner {
         let (progress, decided) = watch::channel(Vec::new());
         let (captioner, served) = (self.clone(), model.clone());
         let work = async move {
-            let recording = served.statistics.begin();
+            let timer = served.recorder.begin_request();
             let reply = captioner.caption_with(&served, request, (Some(progress), false)).await?;
-            recording.succeed(&[reply.timings]);
+            timer.succeed(&[reply.timings]);
             Ok(reply)
         };
         let reading =

@@ -11,7 +11,7 @@ use crate::engine::Reply;
 use crate::{
     blip::{BlipModel, EncodedImage, KvCache, Prefill, RunError},
     error::CaptionError,
-    observability::statistics::DecoderRun,
+    observability::DecoderRun,
 };
 use generation::{Advance, Search, Sequence, TokenId};
 

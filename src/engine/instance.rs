@@ -16,7 +16,7 @@ use crate::engine::{
     EngineLimits, Entry, ImageCache, Job, NOT_SERVING, Outcome, Reply, encoder_abort::Encoding, stages::Stages,
     watch::RunWatch, worker::Worker,
 };
-use crate::{blip::BlipModel, error::CaptionError, observability::statistics::Statistics};
+use crate::{blip::BlipModel, error::CaptionError, observability::ModelRecorder};
 
 /// Jobs on their way to the thread, which takes them out between two runs of a graph. Those behind them wait in their
 /// senders, in order; admission bounds all.
@@ -45,13 +45,13 @@ impl Instance {
         (name, index): (&str, usize),
         model: BlipModel,
         limits: EngineLimits,
-        statistics: Arc<Statistics>,
+        recorder: Arc<ModelRecorder>,
         images: Arc<ImageCache>,
     ) -> std::io::Result<Self> {
         let (sender, receiver) = mpsc::channel(CHANNEL_CAPACITY);
         let encoding = Encoding::default();
         let run = RunWatch::default();
-        let worker = Worker::new((index, model), limits, receiver, statistics, (images, encoding.clone(), run.clone()));
+        let worker = Worker::new((index, model), limits, receiver, recorder, (images, encoding.clone(), run.clone()));
         // A panic ends the thread and with it the channel: the server sees that the engine is gone.
         thread::Builder::new().name(format!("engine-{name}-{index}")).spawn(move || worker.run())?;
         Ok(Self { sender, encoding, run, rows: AtomicUsize::new(0) })

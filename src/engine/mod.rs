@@ -27,7 +27,7 @@ use stages::Stages;
 use crate::{
     blip::{BlipModel, EncodedImage},
     error::CaptionError,
-    observability::statistics::Statistics,
+    observability::ModelRecorder,
 };
 use generation::{Search, Sequence, TokenId};
 use image_processor::PixelValues;
@@ -137,10 +137,10 @@ impl Engine {
         name: &str,
         models: Vec<BlipModel>,
         limits: EngineLimits,
-        statistics: &Arc<Statistics>,
+        recorder: &Arc<ModelRecorder>,
         images: &Arc<ImageCache>,
     ) -> std::io::Result<Self> {
-        let spawn = |(index, model)| Instance::spawn((name, index), model, limits, statistics.clone(), images.clone());
+        let spawn = |(index, model)| Instance::spawn((name, index), model, limits, recorder.clone(), images.clone());
         let instances = models.into_iter().enumerate().map(spawn);
         Ok(Self { instances: instances.collect::<Result<_, _>>()? })
     }

@@ -1,6 +1,6 @@
-//! Numbers for Prometheus: every name of `docs/metrics.md` is made here.
+//! The Prometheus metrics of the process: every name of `docs/metrics.md` is registered here.
 //!
-//! One registry per server, handed to whoever counts; nothing is global.
+//! Each server has its registry, which is handed to everyone who records; nothing is global.
 
 use std::time::Duration;
 
@@ -9,38 +9,35 @@ use prometheus::{
     Registry, TextEncoder, core::Collector,
 };
 
-/// Seconds of whole requests and of stages: from a kept caption to a large model under load.
+/// Buckets for requests and stages, in seconds: from a cached caption to a large model under load.
 const SECONDS: [f64; 15] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0];
 const ROWS: [f64; 8] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0];
-/// Outcomes of reading something again.
+const TOKENS: [f64; 8] = [5.0, 10.0, 15.0, 20.0, 30.0, 50.0, 100.0, 500.0];
+/// Outcomes of a reload.
 const OK: &str = "ok";
 const FAILED: &str = "failed";
-const TOKENS: [f64; 8] = [5.0, 10.0, 15.0, 20.0, 30.0, 50.0, 100.0, 500.0];
 
-/// All numbers of a process; cheap to clone.
+/// All metrics of a process; cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Metrics {
     registry: Registry,
-    /// Answered requests by surface, model, key, outcome and reason.
-    pub requests: IntCounterVec,
-    /// From the head of a request to the end of its answer.
-    pub request_seconds: HistogramVec,
-    /// Image URLs that gave no image, by reason.
-    pub image_url_refusals: IntCounterVec,
+    requests: IntCounterVec,
+    request_seconds: HistogramVec,
+    image_url_refusals: IntCounterVec,
     reloads: IntCounterVec,
-    /// Requests that have a place.
+    /// Requests in flight.
     pub in_flight: IntGauge,
-    /// Places.
+    /// The limit of requests in flight.
     pub capacity: IntGauge,
-    /// Bytes of request bodies in the house.
+    /// Bytes of the bodies of all requests in flight.
     pub in_flight_bytes: IntGauge,
-    /// At most.
+    /// The limit of these bytes.
     pub in_flight_bytes_limit: IntGauge,
     /// Open connections.
     pub connections: IntGauge,
-    /// All that were accepted.
+    /// Accepted connections since the start.
     pub accepted: IntCounter,
-    /// 1 if requests are welcome.
+    /// 1 if the service is ready.
     pub ready: IntGauge,
     stage_seconds: HistogramVec,
     cache_lookups: IntCounterVec,
@@ -55,61 +52,98 @@ pub struct Metrics {
     build_info: IntGaugeVec,
 }
 
-/// The numbers of one model.
-#[derive(Clone, Debug)]
-pub struct ModelMetrics {
-    /// Fetching the image.
-    pub fetch: Histogram,
-    /// From its file to pixels.
-    pub decode: Histogram,
-    /// From pixels to `pixel_values`.
-    pub preprocess: Histogram,
-    /// Waiting for the engine.
-    pub queue: Histogram,
-    /// An image in the encoder.
-    pub encoder: Histogram,
-    /// A step of the decoder, prompts too.
-    pub decoder_step: Histogram,
-    /// From ids to text.
-    pub detokenise: Histogram,
-    /// Rows of a step.
-    pub step_rows: Histogram,
-    /// Generated tokens of a caption.
-    pub caption_tokens: Histogram,
-    /// All of them.
-    pub generated_tokens: IntCounter,
-    /// Captions.
-    pub captions: IntCounter,
-    /// Kept captions that were found, and those that were not.
-    pub caption_cache: (IntCounter, IntCounter),
-    /// The same of encoded images.
-    pub image_cache: (IntCounter, IntCounter),
-    /// Jobs that wait for the engine.
-    pub queue_depth: IntGauge,
-    /// Rows that decode.
-    pub decoder_rows: IntGauge,
+/// The labels of an answered request.
+#[derive(Clone, Copy, Debug)]
+pub struct RequestLabels<'a> {
+    /// `rest` or `grpc`.
+    pub surface: &'a str,
+    /// Name of the model; empty if the request reached none.
+    pub model: &'a str,
+    /// Label of the API key; empty without one.
+    pub key: &'a str,
+    /// Coarse class of the result, e.g. `ok` or `overloaded`.
+    pub outcome: &'a str,
+    /// Detail of the outcome.
+    pub reason: &'a str,
 }
 
-/// What `blip_model_info` says of a model.
+/// The metrics of one model, which its recorder writes.
+#[derive(Clone, Debug)]
+pub struct ModelMetrics {
+    stages: [Histogram; Stage::ALL.len()],
+    pub(super) step_rows: Histogram,
+    pub(super) caption_tokens: Histogram,
+    pub(super) generated_tokens: IntCounter,
+    pub(super) captions: IntCounter,
+    pub(super) caption_cache: CacheLookups,
+    pub(super) image_cache: CacheLookups,
+    pub(super) queue_depth: IntGauge,
+    pub(super) decoder_rows: IntGauge,
+}
+
+/// Look-ups in one cache.
+#[derive(Clone, Debug)]
+pub(super) struct CacheLookups {
+    pub(super) hits: IntCounter,
+    pub(super) misses: IntCounter,
+}
+
+/// A stage of an image's way through the service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// Fetching the image.
+    Fetch,
+    /// From the image file to pixels.
+    Decode,
+    /// From pixels to `pixel_values`.
+    Preprocess,
+    /// In the engine's queue.
+    Queue,
+    /// An image in the encoder.
+    Encoder,
+    /// One run of the decoder: a step or a prompt.
+    DecoderStep,
+    /// From token ids to text.
+    Detokenise,
+}
+
+/// The labels of `blip_model_info`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ModelInfo<'a> {
-    /// As in the catalogue.
+    /// Version, as in the catalogue.
     pub version: &'a str,
-    /// Of the graphs.
+    /// Precision of the graphs.
     pub precision: &'a str,
-    /// What was exported.
+    /// The model that was exported.
     pub source: &'a str,
-    /// The beginning of the manifest's SHA-256.
+    /// First 12 hexadecimal digits of a SHA-256 over the names and checksums of the bundle's files.
     pub bundle: &'a str,
-    /// Where it runs.
+    /// Where the sessions run.
     pub execution_provider: &'a str,
 }
 
+impl Stage {
+    const ALL: [Self; 7] =
+        [Self::Fetch, Self::Decode, Self::Preprocess, Self::Queue, Self::Encoder, Self::DecoderStep, Self::Detokenise];
+
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Fetch => "fetch",
+            Self::Decode => "decode",
+            Self::Preprocess => "preprocess",
+            Self::Queue => "queue",
+            Self::Encoder => "encoder",
+            Self::DecoderStep => "decoder_step",
+            Self::Detokenise => "detokenise",
+        }
+    }
+}
+
 impl Metrics {
-    /// All of them, at zero.
+    /// Registers all metrics.
     ///
     /// # Errors
-    /// A name is there twice or malformed.
+    /// A name is malformed or registered twice.
     pub fn new() -> Result<Self, prometheus::Error> {
         let registry = Registry::new();
         let new = Register(&registry);
@@ -123,27 +157,28 @@ impl Metrics {
             )?,
             request_seconds: new.histograms(
                 "blip_request_duration_seconds",
-                "From the head of a request to the end of its answer",
+                "Time from the head of a request to the end of its answer",
                 &["surface", "model"],
                 &SECONDS,
             )?,
             image_url_refusals: new.counters(
                 "blip_image_url_refusals_total",
-                "Image URLs that gave no image",
+                "Image URLs that could not be used",
                 &["reason"],
             )?,
             reloads: new.counters(
                 "blip_reloads_total",
-                "Times that configuration was read again",
+                "Reloads of keys, certificates and models",
                 &["what", "outcome"],
             )?,
-            in_flight: new.gauge("blip_requests_in_flight", "Requests that have a place")?,
-            capacity: new.gauge("blip_queue_capacity", "Places for requests")?,
-            in_flight_bytes: new.gauge("blip_in_flight_bytes", "Bytes of request bodies in the house")?,
-            in_flight_bytes_limit: new.gauge("blip_in_flight_bytes_limit", "Bytes of request bodies at most")?,
+            in_flight: new.gauge("blip_requests_in_flight", "Requests in flight")?,
+            capacity: new.gauge("blip_queue_capacity", "Limit of requests in flight")?,
+            in_flight_bytes: new.gauge("blip_in_flight_bytes", "Bytes of the bodies of requests in flight")?,
+            in_flight_bytes_limit: new
+                .gauge("blip_in_flight_bytes_limit", "Limit of the bytes of the bodies of requests in flight")?,
             connections: new.gauge("blip_connections", "Open connections")?,
             accepted: new.counter("blip_connections_total", "Accepted connections")?,
-            ready: new.gauge("blip_ready", "1 if requests are welcome")?,
+            ready: new.gauge("blip_ready", "1 if the service is ready, else 0")?,
             stage_seconds: new.histograms(
                 "blip_stage_duration_seconds",
                 "Time in one stage of a request",
@@ -152,14 +187,18 @@ impl Metrics {
             )?,
             cache_lookups: new.counters(
                 "blip_cache_lookups_total",
-                "Looks for kept captions and encoded images",
+                "Look-ups in the caches of captions and encoded images",
                 &["model", "cache", "result"],
             )?,
-            generated_tokens: new.counters("blip_generated_tokens_total", "Tokens of computed captions", &["model"])?,
-            captions: new.counters("blip_captions_total", "Captions that were computed", &["model"])?,
+            generated_tokens: new.counters(
+                "blip_generated_tokens_total",
+                "Generated tokens of computed captions",
+                &["model"],
+            )?,
+            captions: new.counters("blip_captions_total", "Computed captions", &["model"])?,
             step_rows: new.histograms(
                 "blip_decoder_step_rows",
-                "Rows (images x beams) that a decoder step had",
+                "Rows (images x beams) of a decoder step",
                 &["model"],
                 &ROWS,
             )?,
@@ -169,21 +208,21 @@ impl Metrics {
                 &["model"],
                 &TOKENS,
             )?,
-            queue_depth: new.gauges("blip_queue_depth", "Jobs that wait for the engine", &["model"])?,
-            decoder_rows: new.gauges("blip_decoder_rows", "Rows that are being decoded", &["model"])?,
+            queue_depth: new.gauges("blip_queue_depth", "Jobs in the engine's queue", &["model"])?,
+            decoder_rows: new.gauges("blip_decoder_rows", "Rows being decoded", &["model"])?,
             load_seconds: new.add(GaugeVec::new(
-                Opts::new("blip_model_load_duration_seconds", "From the files of a model to its first caption"),
+                Opts::new("blip_model_load_duration_seconds", "Time from reading a model's files to its first caption"),
                 &["model", "version"],
             )?)?,
             model_info: new.gauges(
                 "blip_model_info",
-                "A served model: always 1",
+                "A served model; always 1",
                 &["model", "version", "precision", "source", "bundle", "execution_provider"],
             )?,
-            build_info: new.gauges("blip_build_info", "This build: always 1", &["version", "onnxruntime"])?,
+            build_info: new.gauges("blip_build_info", "This build; always 1", &["version", "onnxruntime"])?,
             registry,
         };
-        // From zero, or nobody would see the first failure.
+        // A series that begins at 1 shows no increase: the first failure would go unnoticed.
         for what in ["keys", "certificates", "models"] {
             metrics.reloads.with_label_values(&[what, OK]);
             metrics.reloads.with_label_values(&[what, FAILED]);
@@ -191,21 +230,14 @@ impl Metrics {
         Ok(metrics)
     }
 
-    /// The numbers of a model; the same after a reload.
+    /// The metrics of a model; they survive its reload.
     pub fn model(&self, model: &str) -> ModelMetrics {
-        let stage = |stage| self.stage_seconds.with_label_values(&[model, stage]);
         let cache = |cache| {
             let counter = |result| self.cache_lookups.with_label_values(&[model, cache, result]);
-            (counter("hit"), counter("miss"))
+            CacheLookups { hits: counter("hit"), misses: counter("miss") }
         };
         ModelMetrics {
-            fetch: stage("fetch"),
-            decode: stage("decode"),
-            preprocess: stage("preprocess"),
-            queue: stage("queue"),
-            encoder: stage("encoder"),
-            decoder_step: stage("decoder_step"),
-            detokenise: stage("detokenise"),
+            stages: Stage::ALL.map(|stage| self.stage_seconds.with_label_values(&[model, stage.as_str()])),
             step_rows: self.step_rows.with_label_values(&[model]),
             caption_tokens: self.caption_tokens.with_label_values(&[model]),
             generated_tokens: self.generated_tokens.with_label_values(&[model]),
@@ -217,42 +249,60 @@ impl Metrics {
         }
     }
 
-    /// A model is served from now on.
-    pub fn model_loaded(&self, model: &str, info: &ModelInfo, time: Duration) {
+    /// Records an answered request, from its head to the end of its answer.
+    pub fn record_request(&self, labels: &RequestLabels, time: Duration) {
+        let RequestLabels { surface, model, key, outcome, reason } = *labels;
+        self.requests.with_label_values(&[surface, model, key, outcome, reason]).inc();
+        self.request_seconds.with_label_values(&[surface, model]).observe(time.as_secs_f64());
+    }
+
+    /// Records an image URL that could not be used.
+    pub fn record_image_url_refusal(&self, reason: &str) {
+        self.image_url_refusals.with_label_values(&[reason]).inc();
+    }
+
+    /// Records a reload of `keys`, `certificates` or `models`.
+    pub fn record_reload(&self, what: &str, is_ok: bool) {
+        self.reloads.with_label_values(&[what, if is_ok { OK } else { FAILED }]).inc();
+    }
+
+    /// Adds the series that describe a model which is served from now on.
+    pub fn add_model(&self, model: &str, info: &ModelInfo, load_time: Duration) {
         let ModelInfo { version, precision, source, bundle, execution_provider } = info;
-        self.load_seconds.with_label_values(&[model, version]).set(time.as_secs_f64());
+        self.load_seconds.with_label_values(&[model, version]).set(load_time.as_secs_f64());
         self.model_info.with_label_values(&[model, version, precision, source, bundle, execution_provider]).set(1);
     }
 
-    /// A model is not served any more.
-    pub fn model_gone(&self, model: &str, info: &ModelInfo) {
+    /// Removes the series that describe a model.
+    pub fn remove_model(&self, model: &str, info: &ModelInfo) {
         let ModelInfo { version, precision, source, bundle, execution_provider } = info;
-        // Absent already: nothing to do.
+        // An error means that the series does not exist.
         self.load_seconds.remove_label_values(&[model, version]).ok();
         self.model_info.remove_label_values(&[model, version, precision, source, bundle, execution_provider]).ok();
     }
 
-    /// `keys`, `certificates` or `models` were read again.
-    pub fn reloaded(&self, what: &str, ok: bool) {
-        self.reloads.with_label_values(&[what, if ok { OK } else { FAILED }]).inc();
-    }
-
-    /// Which ONNX Runtime this is.
+    /// Sets the version of ONNX Runtime in `blip_build_info`.
     pub fn set_build(&self, onnxruntime: &str) {
         self.build_info.with_label_values(&[env!("CARGO_PKG_VERSION"), onnxruntime]).set(1);
     }
 
-    /// Everything, in Prometheus' text format.
+    /// All metrics in Prometheus' text format.
     pub fn render(&self) -> String {
         let mut text = Vec::new();
-        // Writing to memory cannot fail, and a metric that is no text is left out.
+        // Writing to memory cannot fail, and Prometheus' text is UTF-8.
         TextEncoder::new().encode(&self.registry.gather(), &mut text).ok();
         String::from_utf8(text).unwrap_or_default()
     }
 }
 
-/// Makes metrics and registers them.
+/// Creates metrics and registers them.
 struct Register<'a>(&'a Registry);
+
+impl ModelMetrics {
+    pub(super) fn stage(&self, stage: Stage) -> &Histogram {
+        &self.stages[stage as usize]
+    }
+}
 
 impl Register<'_> {
     fn add<M: Collector + Clone + 'static>(&self, metric: M) -> Result<M, prometheus::Error> {
@@ -292,25 +342,38 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_counted_is_rendered() {
+    fn what_is_recorded_is_rendered() {
         let metrics = Metrics::new().unwrap();
-        metrics.requests.with_label_values(&["rest", "m", "", "ok", "ok"]).inc();
+        let labels = RequestLabels { surface: "rest", model: "m", key: "", outcome: "ok", reason: "ok" };
+        metrics.record_request(&labels, Duration::from_millis(1));
         metrics.model("m").step_rows.observe(3.0);
         let text = metrics.render();
         assert!(
             text.contains("blip_requests_total{key=\"\",model=\"m\",outcome=\"ok\",reason=\"ok\",surface=\"rest\"} 1")
         );
+        assert!(text.contains("blip_request_duration_seconds_count{model=\"m\",surface=\"rest\"} 1"));
         assert!(text.contains("blip_decoder_step_rows_bucket{model=\"m\",le=\"4\"} 1"));
         assert!(text.contains("process_resident_memory_bytes") && text.contains("blip_ready 0"));
     }
 
     #[test]
-    fn a_model_that_is_gone_is_not_rendered() {
+    fn each_stage_has_its_own_histogram() {
+        let metrics = Metrics::new().unwrap();
+        let model = metrics.model("m");
+        for stage in Stage::ALL {
+            model.stage(stage).observe(1.0);
+            let line = format!("blip_stage_duration_seconds_count{{model=\"m\",stage=\"{}\"}} 1", stage.as_str());
+            assert!(metrics.render().contains(&line), "{line}");
+        }
+    }
+
+    #[test]
+    fn a_removed_model_is_not_rendered() {
         let metrics = Metrics::new().unwrap();
         let info = ModelInfo { version: "1", precision: "fp32", source: "s", bundle: "b", execution_provider: "cpu" };
-        metrics.model_loaded("m", &info, Duration::from_millis(500));
+        metrics.add_model("m", &info, Duration::from_millis(500));
         assert!(metrics.render().contains("blip_model_info{"));
-        metrics.model_gone("m", &info);
+        metrics.remove_model("m", &info);
         let text = metrics.render();
         assert!(!text.contains("blip_model_info{") && !text.contains("blip_model_load_duration_seconds{"));
     }

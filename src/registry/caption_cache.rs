@@ -10,7 +10,7 @@ use quick_cache::{Weighter, sync::Cache};
 use sha2::{Digest as _, Sha256};
 use tokio::sync::watch;
 
-use crate::{caption::Caption, engine::Digest, error::CaptionError, observability::statistics::Statistics};
+use crate::{caption::Caption, engine::Digest, error::CaptionError, observability::ModelRecorder};
 use generation::{GenerationConfig, TokenId};
 
 /// Captions by image, prompt and parameters. It belongs to one loaded bundle, and ends with it.
@@ -18,7 +18,7 @@ use generation::{GenerationConfig, TokenId};
 pub(crate) struct CaptionCache {
     captions: Option<Cache<Digest, Arc<[Caption]>, Bytes>>,
     flights: Option<Mutex<Flights>>,
-    statistics: Arc<Statistics>,
+    recorder: Arc<ModelRecorder>,
 }
 
 /// What is being computed, for those who want the same.
@@ -53,12 +53,12 @@ pub(crate) fn key(image: &Digest, prompt: &[TokenId], config: &GenerationConfig)
 
 impl CaptionCache {
     /// At most `capacity` bytes of captions, 0 for none; with `single_flight`, equal requests at the same time are one.
-    pub(crate) fn new(capacity: u64, single_flight: bool, statistics: Arc<Statistics>) -> Self {
+    pub(crate) fn new(capacity: u64, single_flight: bool, recorder: Arc<ModelRecorder>) -> Self {
         let entries = (capacity / USUAL_BYTES).max(1) as usize;
         Self {
             captions: (capacity > 0).then(|| Cache::with_weighter(entries, capacity, Bytes)),
             flights: single_flight.then(Mutex::default),
-            statistics,
+            recorder,
         }
     }
 
@@ -76,7 +76,7 @@ impl CaptionCache {
         let start = Instant::now();
         let flight = loop {
             if let Some(captions) = self.captions.as_ref().and_then(|captions| captions.get(&key)) {
-                self.statistics.record_cache_lookup(true, start.elapsed());
+                self.recorder.record_caption_lookup(true, start.elapsed());
                 return Ok(captions);
             }
             match self.flights.as_ref().filter(|_| shared).map(|flights| Flight::join(flights, key)) {
@@ -86,13 +86,13 @@ impl CaptionCache {
                     // An error: the other request is gone.
                     let landed = other.wait_for(Option::is_some).await.ok().and_then(|captions| captions.clone());
                     if let Some(captions) = landed {
-                        self.statistics.record_cache_lookup(true, start.elapsed());
+                        self.recorder.record_caption_lookup(true, start.elapsed());
                         return Ok(captions);
                     }
                 }
             }
         };
-        self.statistics.record_cache_lookup(false, start.elapsed());
+        self.recorder.record_caption_lookup(false, start.elapsed());
         let captions = work.await?;
         if let Some(cache) = &self.captions {
             cache.insert(key, captions.clone());
@@ -166,7 +166,7 @@ mod tests {
         );
         assert_eq!([a.unwrap(), b.unwrap(), other.unwrap()], [captions("a dog"), captions("a dog"), captions("a dog")]);
         assert_eq!(runs.load(Ordering::Relaxed), 2);
-        let counts = kept.statistics.counts();
+        let counts = kept.recorder.statistics();
         assert_eq!((counts.cache_hit.count, counts.cache_miss.count), (1, 2));
         // Nothing was kept.
         kept.get_or([1; 32], true, work()).await.unwrap();

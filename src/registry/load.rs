@@ -22,7 +22,7 @@ use crate::{
     config::catalogue::ModelEntry,
     engine::{Engine, EngineLimits, ImageCache, RequestHandle},
     error::CaptionError,
-    observability::statistics::Statistics,
+    observability::ModelRecorder,
 };
 use generation::{GenerationConfig, GenerationParameters};
 use image_processor::PixelValues;
@@ -80,19 +80,19 @@ impl ServedModel {
         let tokenizer = Tokenizer::load(&entry.path, &manifest)?;
         let blip = BlipModel::load(&shared.runtime, &entry.path, &manifest, &session_config(entry))?;
         let (vocabulary, execution_provider) = (blip.vocabulary(), blip.execution_provider());
-        let statistics = Arc::new(Statistics::default());
+        let recorder = Arc::new(ModelRecorder::default());
         let images = Arc::new(ImageCache::new(entry.image_cache_bytes, blip.image_bytes()));
         let mut models = vec![blip];
         while models.len() < entry.instances {
             models.push(BlipModel::load(&shared.runtime, &entry.path, &manifest, &session_config(entry))?);
         }
-        let engine = Engine::spawn(&entry.name, models, engine_limits(entry), &statistics, &images)?;
-        let caption_cache = CaptionCache::new(entry.caption_cache_bytes, entry.single_flight, statistics.clone());
+        let engine = Engine::spawn(&entry.name, models, engine_limits(entry), &recorder, &images)?;
+        let caption_cache = CaptionCache::new(entry.caption_cache_bytes, entry.single_flight, recorder.clone());
         let mut model = Self {
             name: entry.name.clone(),
             version: entry.version.clone(),
             preprocess: manifest.preprocessor,
-            statistics,
+            recorder,
             bundle,
             bundle_id: manifest.id(),
             execution_provider,
@@ -109,7 +109,7 @@ impl ServedModel {
         let caption =
             model.self_test().await.map_err(|source| LoadError::SelfTest { name: model.name.clone(), source })?;
         // What users see begins with their own requests.
-        model.statistics.open(shared.metrics.model(&model.name));
+        model.recorder.publish(shared.metrics.model(&model.name));
         model.load_time = start.elapsed();
         info!(
             model = model.name,

@@ -96,7 +96,7 @@ impl Registry {
             slots.push(Slot { entry: entry.clone(), model: Some(model) });
         }
         let snapshot = Snapshot { default: catalogue.default.clone(), slots };
-        snapshot.models().for_each(|model| shared.metrics.model_loaded(&model.name, &model.info(), model.load_time));
+        snapshot.models().for_each(|model| shared.metrics.add_model(&model.name, &model.info(), model.load_time));
         Ok(Self::new(shared, snapshot))
     }
 

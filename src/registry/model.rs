@@ -15,8 +15,7 @@ use crate::{
     config::catalogue::{ExecutionProvider, ModelEntry},
     engine::{Digest, Engine, ImageCache, Job, JobImage, RequestHandle},
     error::CaptionError,
-    observability,
-    observability::{prometheus::ModelInfo, statistics::Statistics},
+    observability::{self, ModelRecorder, Stage, prometheus::ModelInfo},
 };
 use generation::{GenerationConfig, GenerationLimits, GenerationParameters, Search, Sequence, TokenId, Vocabulary};
 use image_processor::{PixelValues, PreprocessConfig};
@@ -33,7 +32,7 @@ pub struct ServedModel {
     /// What the bundle says of itself.
     pub manifest: Manifest,
     /// What it has done.
-    pub statistics: Arc<Statistics>,
+    pub recorder: Arc<ModelRecorder>,
     /// From its files to the caption of the self-test.
     pub(super) load_time: Duration,
     pub(super) bundle: BundleState,
@@ -145,7 +144,7 @@ impl ServedModel {
         let (start, prompt_len) = (Instant::now(), prompt.len());
         let kept = digest.and_then(|digest| self.images.get(&digest));
         if digest.is_some() && self.images.is_used() {
-            self.statistics.record_image_lookup(kept.is_some(), start.elapsed());
+            self.recorder.record_image_lookup(kept.is_some());
         }
         let image = match kept {
             Some(image) => JobImage::Encoded(image),
@@ -154,15 +153,15 @@ impl ServedModel {
         timings.compute_input = start.elapsed();
         let outcome = self.engine.run(Job { image, prompt, search, audience }).await?;
         (timings.queue, timings.compute_infer) = (outcome.queue, outcome.infer);
-        self.statistics.observe(|metrics| &metrics.queue, outcome.queue);
+        self.recorder.record_stage(Stage::Queue, outcome.queue);
         for sequence in &outcome.sequences {
-            self.statistics.record_caption(sequence.token_ids.len() - prompt_len);
+            self.recorder.record_caption(sequence.token_ids.len() - prompt_len);
         }
         let (start, _stage) = (Instant::now(), observability::stage("detokenise"));
         let captions = outcome.sequences.into_iter().map(|sequence| self.detokenise(sequence));
         let captions = captions.collect::<Result<_, _>>()?;
         timings.compute_output = start.elapsed();
-        self.statistics.observe(|metrics| &metrics.detokenise, timings.compute_output);
+        self.recorder.record_stage(Stage::Detokenise, timings.compute_output);
         Ok(captions)
     }
 

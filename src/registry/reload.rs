@@ -117,10 +117,10 @@ impl Registry {
         let metrics = &self.shared.metrics;
         for old in before.models().filter(|old| !after.has(old)) {
             info!(model = old.name, bundle = old.manifest.id(), "model leaves");
-            metrics.model_gone(&old.name, &old.info());
+            metrics.remove_model(&old.name, &old.info());
         }
         for new in after.models().filter(|new| !before.has(new)) {
-            metrics.model_loaded(&new.name, &new.info(), new.load_time);
+            metrics.add_model(&new.name, &new.info(), new.load_time);
         }
     }
 }

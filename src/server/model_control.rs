@@ -17,7 +17,7 @@ pub(crate) async fn load(state: &Arc<AppState>, name: &str) -> Result<(), Captio
     let (state, name) = (state.clone(), name.to_owned());
     let loading = tokio::spawn(async move {
         let outcome = state.captioner()?.registry().load_model(&name).await;
-        state.metrics.reloaded("models", outcome.is_ok());
+        state.metrics.record_reload("models", outcome.is_ok());
         outcome.map_err(|error| explain(&name, error)).inspect(|()| info!(model = name, "model loaded on request"))
     });
     loading.await.map_err(CaptionError::internal)?

@@ -12,7 +12,7 @@ use crate::{
         stages::{DECODE_STEPS, ENCODE},
     },
     error::CaptionError,
-    observability::statistics::DecoderRun,
+    observability::DecoderRun,
 };
 use generation::{Advance, Search, TokenId};
 use image_processor::PixelValues;
@@ -76,7 +76,7 @@ impl Worker {
         let first = self.model.prefill(&image, prompt).and_then(|prefill| {
             let (infer, start) = (self.model.take_run_time(), Instant::now());
             let advance = search.advance(prefill.logits.view()?);
-            self.statistics.record_decoder_run(DecoderRun::of_prompt(infer, start.elapsed()));
+            self.recorder.record_decoder_run(DecoderRun::of_prompt(infer, start.elapsed()));
             Ok::<_, RunError>((prefill, advance))
         });
         match first {
@@ -102,7 +102,7 @@ impl Worker {
         let elapsed = self.model.take_run_time();
         let encoded = encoded?;
         for _ in 0..count {
-            self.statistics.record_encoder_run(elapsed / count as u32);
+            self.recorder.record_encoder_run(elapsed / count as u32);
             self.pace.encoded(elapsed / count as u32);
         }
         Ok(encoded)

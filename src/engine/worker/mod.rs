@@ -19,7 +19,10 @@ use crate::engine::{
     EngineLimits, Entry, ImageCache, batch::Batch, encoder_abort::Encoding, latency::Pace, queue::Waiting,
     watch::RunWatch,
 };
-use crate::{blip::BlipModel, observability::statistics::Statistics};
+use crate::{
+    blip::BlipModel,
+    observability::{InstanceLoad, ModelRecorder},
+};
 
 /// How often is looked whether company has come.
 const COMPANY_POLL: Duration = Duration::from_micros(200);
@@ -38,7 +41,7 @@ pub(super) struct Worker {
     /// Images still to be let in before the next step.
     burst: usize,
     pace: Pace,
-    statistics: Arc<Statistics>,
+    recorder: Arc<ModelRecorder>,
     images: Arc<ImageCache>,
     encoding: Encoding,
     run: RunWatch,
@@ -59,7 +62,7 @@ impl Worker {
         (index, model): (usize, BlipModel),
         limits: EngineLimits,
         receiver: mpsc::Receiver<Entry>,
-        statistics: Arc<Statistics>,
+        recorder: Arc<ModelRecorder>,
         (images, encoding, run): (Arc<ImageCache>, Encoding, RunWatch),
     ) -> Self {
         let (batch, owed, waiting) = (Batch::new(&model), Duration::ZERO, Waiting::default());
@@ -73,7 +76,7 @@ impl Worker {
             owed,
             burst: 0,
             pace: Pace::default(),
-            statistics,
+            recorder,
             images,
             encoding,
             run,
@@ -85,7 +88,7 @@ impl Worker {
         loop {
             let start = Instant::now();
             let turn = self.next();
-            self.statistics.record_load(self.index, self.waiting.len(), self.batch.rows());
+            self.recorder.record_load(self.index, InstanceLoad { queued: self.waiting.len(), rows: self.batch.rows() });
             self.run.begin();
             match turn {
                 Turn::End => return,
@@ -111,7 +114,7 @@ impl Worker {
         if live_rows == 0 && self.burst == 0 {
             self.owed = Duration::ZERO;
             if self.waiting.len() == 0 {
-                self.statistics.record_load(self.index, 0, 0);
+                self.recorder.record_load(self.index, InstanceLoad::default());
                 match self.receiver.blocking_recv() {
                     Some(entry) => self.waiting.push(entry),
                     None => return Turn::End,
@@ -165,7 +168,7 @@ impl Worker {
         }
         if let Some((run, finished)) = self.batch.step(&mut self.model) {
             // Counted first: who has an answer can read what it took.
-            self.statistics.record_decoder_run(run);
+            self.recorder.record_decoder_run(run);
             self.pace.stepped(run.rows, run.input + run.infer + run.output);
             for (reply, sequences) in finished {
                 self.pace.finished(reply.stages.steps);

@@ -16,7 +16,7 @@ use tracing::Span;
 use crate::{
     caption::Timings,
     error::{CaptionError, ErrorCode},
-    observability::prometheus::Metrics,
+    observability::prometheus::{Metrics, RequestLabels},
     server::{
         error_response::{StatusCodes, reason},
         middleware::{
@@ -152,9 +152,8 @@ impl Drop for Recorder {
             Transport::Grpc => "grpc",
             Transport::Rest => "rest",
         };
-        let labels = [surface, &noted.model, &noted.key, outcome, reason];
-        self.metrics.requests.with_label_values(&labels).inc();
-        self.metrics.request_seconds.with_label_values(&[surface, &noted.model]).observe(elapsed.as_secs_f64());
+        let labels = RequestLabels { surface, model: &noted.model, key: &noted.key, outcome, reason };
+        self.metrics.record_request(&labels, elapsed);
     }
 }
 

@@ -89,7 +89,7 @@ async fn reload_models(state: Arc<AppState>) {
 }
 
 fn tell(state: &AppState, what: &'static str, outcome: Result<(), impl std::fmt::Display>) {
-    state.metrics.reloaded(what, outcome.is_ok());
+    state.metrics.record_reload(what, outcome.is_ok());
     match outcome {
         Ok(()) => info!(what, "read again"),
         Err(error) => error!(what, %error, "not read again, everything stays as it was"),

@@ -8,7 +8,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::{
-    observability::statistics::Total,
+    observability::Total,
     registry::{ModelState, Registry, ServedModel},
     server::protocol::{
         open_inference::response::Output,
@@ -85,13 +85,13 @@ pub(crate) struct ModelCounts {
 
 /// The same with the counts of the encoder; for REST, where a client may meet a field that it does not know.
 pub(crate) fn all_statistics(model: &ServedModel) -> ModelCounts {
-    let encoder_stats = duration(model.statistics.counts().encoder_runs);
+    let encoder_stats = duration(model.recorder.statistics().encoder_runs);
     ModelCounts { triton: statistics(model), encoder_stats }
 }
 
 /// What the model has done.
 pub(crate) fn statistics(model: &ServedModel) -> ModelStatistics {
-    let counts = model.statistics.counts();
+    let counts = model.recorder.statistics();
     let runs = counts.decoder_runs.iter().map(|(rows, runs)| InferBatchStatistics {
         batch_size: *rows as u64,
         compute_input: Some(duration(runs.input)),
