@@ -8,11 +8,12 @@ ARG BASE=docker.io/library/debian:trixie-slim
 ARG RUST_IMAGE=docker.io/library/rust:1.95-slim-trixie
 ARG PYTHON_IMAGE=docker.io/library/python:3.11-slim-trixie
 
-# nasm is for libjpeg's own SIMD code, pip for the wheels that hold ONNX Runtime.
+# nasm assembles the SIMD code of the JPEG decoder, without which the build stops here; pip is for the wheels that hold ONNX Runtime.
 FROM ${RUST_IMAGE} AS toolchain
 RUN apt-get update -qq \
     && apt-get install -y -qq --no-install-recommends ca-certificates gcc libc6-dev nasm python3-pip \
     && rm -rf /var/lib/apt/lists/*
+ENV REQUIRE_JPEG_SIMD=1
 WORKDIR /src
 
 FROM toolchain AS build
@@ -21,12 +22,13 @@ ARG CARGO_AUDITABLE_VERSION=0.7.7
 RUN cargo install --quiet --locked --root /usr/local --version ${CARGO_AUDITABLE_VERSION} cargo-auditable
 COPY Cargo.toml Cargo.lock build.rs ./
 COPY benches benches
+COPY crates crates
 COPY proto proto
 COPY src src
 # Names of functions stay in backtraces; line numbers would be two thirds of the binary.
 ENV CARGO_PROFILE_RELEASE_STRIP=debuginfo
 RUN --mount=type=cache,target=/src/target \
-    cargo auditable build --quiet --release --locked --features simd-jpeg \
+    cargo auditable build --quiet --release --locked \
     && install -D target/release/blip-serve /opt/blip-serve/bin/blip-serve
 
 FROM toolchain AS cpu-library

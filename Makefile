@@ -8,22 +8,32 @@ BINARY := target/release/blip-serve
 ORT := .onnxruntime/lib/libonnxruntime.so
 ORT_GPU := .onnxruntime-gpu/lib/libonnxruntime.so
 HELM := .tools/helm
-# Cargo features, separated by commas; simd-jpeg needs nasm.
-FEATURES ?=
-RUST_TESTS := cargo test --package blip-serve --release --locked --no-fail-fast --features=$(FEATURES)
+RUST_TESTS := cargo test --package blip-serve --release --locked --no-fail-fast
 PYTHON_TESTS := $(PYTHON) -m pytest tests/python -q
 
-.PHONY: build build-tests tools demo test test-rust test-python parity parity-large fuzz fuzz-quick fuzz-minimise cuda-check conformance bench bench-tools browser overload faults fault-tools soak lint deny sbom \
+.PHONY: build build-tests nasm tools demo test test-rust test-python parity parity-large fuzz fuzz-quick fuzz-minimise cuda-check conformance bench bench-tools browser overload faults fault-tools soak lint deny sbom \
 	image manifests alerts helm promtool venv venv-bench ort ort-gpu export-scenes lock clean
 
-build: $(ORT)
-	cargo build --release --locked --features=$(FEATURES)
+build: $(ORT) nasm
+	cargo build --release --locked
 
-build-tests: $(ORT)
+build-tests: $(ORT) nasm
 	$(RUST_TESTS) --no-run
 
+# Assembles the SIMD code of the JPEG decoder; without it the decoder is plain C, with the same pixels. mozjpeg-sys looks for
+# nasm only when it is built, so what was built without is built again.
+nasm:
+	@if ! command -v nasm >/dev/null; then \
+		if command -v apt-get >/dev/null && apt-get update -qq </dev/null >/dev/null 2>&1 \
+			&& DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends nasm </dev/null >/dev/null 2>&1; then \
+			cargo clean --quiet --release --package mozjpeg-sys || true; \
+		else \
+			echo "nasm is missing: the JPEG decoder is built without SIMD code"; \
+		fi; \
+	fi
+
 # All that the tests want besides, one after the other: some come from Debian, whose tools do not like company.
-tools:
+tools: nasm
 	$(MAKE) --jobs=1 venv ort-gpu browser helm promtool
 
 demo: build .venv-demo/installed
@@ -33,7 +43,7 @@ demo: build .venv-demo/installed
 test: build venv browser $(ORT_GPU) $(HELM) promtool
 	@$(PYTHON) scripts/run_tests.py '$(RUST_TESTS)' '$(PYTHON_TESTS)'
 
-test-rust: $(ORT)
+test-rust: $(ORT) nasm
 	$(RUST_TESTS)
 
 test-python: build venv browser $(ORT_GPU) $(HELM) promtool

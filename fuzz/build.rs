@@ -1,33 +1,16 @@
-//! Hands on what the service's own build script tells the linker, which cargo does only for that package's binaries, and
-//! compiles what counts the branches of C code.
+//! Compiles the code that counts the branches of the C libraries, and links it into every target.
 
-use std::{env, error::Error, fs};
+use std::{env, error::Error};
 
-/// Where functions of libjpeg are replaced.
-const FOLDER: &str = "../src/image/decode/jpeg";
 const COVERAGE: &str = "src/coverage.c";
 
 fn main() -> Result<(), Box<dyn Error>> {
-    println!("cargo:rerun-if-changed={FOLDER}");
     println!("cargo:rerun-if-changed={COVERAGE}");
     cc::Build::new().file(COVERAGE).cargo_metadata(false).compile("coverage");
-    // Not as a library, which targets without a use for this package's own would not link.
+    // Not as a library: targets that use nothing of this package's own library would not link it.
     let archive = format!("{}/libcoverage.a", env::var("OUT_DIR")?);
     println!(
         "cargo:rustc-link-arg-bins=-Wl,--whole-archive,{archive},--no-whole-archive,--wrap=__sanitizer_cov_trace_pc"
     );
-    if env::var("CARGO_CFG_TARGET_ARCH")? != "x86_64" || env::var("CARGO_CFG_TARGET_OS")? != "linux" {
-        return Ok(());
-    }
-    for entry in fs::read_dir(FOLDER)? {
-        let path = entry?.path();
-        if path.extension().is_none_or(|extension| extension != "c") {
-            continue;
-        }
-        for definition in fs::read_to_string(path)?.split("__wrap_").skip(1) {
-            let (name, _) = definition.split_once('(').unwrap_or_default();
-            println!("cargo:rustc-link-arg-bins=-Wl,--wrap={name}");
-        }
-    }
     Ok(())
 }

@@ -25,6 +25,7 @@ impl Check {
         observability::init(&self.model_args.log, Verbosity::Quiet)?;
         let catalogue = select::catalogue(&self.model_args.models)?;
         let shared = Shared::for_cli(self.model_args.runtime()?)?;
+        writeln!(io::stdout(), "jpeg: {}", image_processor::JPEG_CODE)?;
         small_runtime()?.block_on(async {
             for entry in &catalogue.models {
                 ServedModel::load(entry, &shared).await.map_err(|error| format!("{}: {error}", entry.name))?;

@@ -115,6 +115,7 @@ async fn load(
 ) -> Result<Captioner, Cause> {
     let runtime = model_args.runtime()?;
     metrics.set_build(runtime.version());
+    info!("jpeg: {}", image_processor::JPEG_CODE);
     let shared = Shared { runtime, metrics, limits, catalogue: Some(model_args.models.clone()) };
     let registry = Registry::load(catalogue, shared).await?;
     Captioner::new(registry, image)

@@ -15,6 +15,9 @@ pub use error::DecodeError;
 pub use preprocess::{PixelValues, PreprocessConfig, preprocess};
 pub use resample::{Filter, ResizeOrder};
 
+/// Which code decodes JPEG files in this build: `simd`, or `scalar` where nasm was missing. The pixels are the same.
+pub const JPEG_CODE: &str = env!("JPEG_CODE");
+
 /// An 8-bit RGB image, row-major, three bytes a pixel.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RgbImage {
