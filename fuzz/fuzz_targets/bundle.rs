@@ -55,6 +55,6 @@ fn check_manifest(manifest: &Manifest) {
     if height.max(width) <= MAX_SIDE {
         let image = RgbImage { width: 2, height: 1, data: vec![0, 0, 0, 255, 255, 255] };
         let values = preprocess(&image, &manifest.preprocessor);
-        assert!(values.data.iter().all(|value| value.is_finite()), "{:?}", manifest.preprocessor);
+        assert!(values.view().iter().all(|value| value.is_finite()), "{:?}", manifest.preprocessor);
     }
 }

@@ -38,6 +38,6 @@ fuzz_target!(|bytes: &[u8]| {
     assert!((1..=LIMITS.max_pixels).contains(&pixels), "{} x {}", image.width, image.height);
     assert_eq!(image.data.len() as u64, 3 * pixels);
     let values = preprocess(&image, config);
-    assert_eq!((values.height, values.width, values.data.len()), (HEIGHT, WIDTH, 3 * HEIGHT * WIDTH));
-    assert!(values.data.iter().all(|value| (-1.0..=1.0).contains(value)));
+    assert_eq!(values.view().dim(), (3, HEIGHT, WIDTH));
+    assert!(values.view().iter().all(|value| (-1.0..=1.0).contains(value)));
 });

@@ -76,11 +76,11 @@ impl VisionEncoder {
         abort: &Abort,
         device: Option<&mut Device>,
     ) -> ort::Result<Vec<EncodedImage>> {
-        let Some(&PixelValues { height, width, .. }) = images.first() else { return Ok(Vec::new()) };
-        let shape = [images.len(), 3, height, width];
+        let Some(first) = images.first() else { return Ok(Vec::new()) };
+        let shape = [images.len(), 3, first.height(), first.width()];
         let data = match <[PixelValues; 1]>::try_from(images) {
-            Ok([image]) => image.data,
-            Err(images) => images.into_iter().flat_map(|image| image.data).collect(),
+            Ok([image]) => image.into_array().into_raw_vec_and_offset().0,
+            Err(images) => images.into_iter().flat_map(PixelValues::into_array).collect(),
         };
         let mut binding = self.session.create_binding()?;
         binding.bind_input("pixel_values", &Tensor::from_array((shape, data))?)?;

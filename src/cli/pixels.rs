@@ -48,17 +48,18 @@ impl Pixels {
 
 /// The NPY format, version 1.0: <https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html>.
 fn to_npy(pixel_values: &PixelValues) -> Vec<u8> {
-    let PixelValues { height, width, data } = pixel_values;
-    let mut header = format!("{{'descr': '<f4', 'fortran_order': False, 'shape': (1, 3, {height}, {width}), }}");
+    let values = pixel_values.view();
+    let (channels, height, width) = values.dim();
+    let mut header = format!("{{'descr': '<f4', 'fortran_order': False, 'shape': (1, {channels}, {height}, {width}), }}");
     // Magic, version and length take 10 bytes; the data begin at a multiple of 64, after a newline.
     while (10 + header.len() + 1) % 64 != 0 {
         header.push(' ');
     }
     header.push('\n');
-    let mut npy = Vec::with_capacity(10 + header.len() + data.len() * 4);
+    let mut npy = Vec::with_capacity(10 + header.len() + values.len() * 4);
     npy.extend_from_slice(b"\x93NUMPY\x01\x00");
     npy.extend_from_slice(&(header.len() as u16).to_le_bytes());
     npy.extend_from_slice(header.as_bytes());
-    npy.extend(data.iter().flat_map(|value| value.to_le_bytes()));
+    npy.extend(values.iter().flat_map(|value| value.to_le_bytes()));
     npy
 }

@@ -136,7 +136,7 @@ impl ServedModel {
         let mut last = None;
         for instance in 0..self.engine.instances() {
             let plan = self.plan(None, &GenerationParameters::default())?;
-            let image = async { Ok(PixelValues::flat(&self.preprocess)) };
+            let image = async { Ok(PixelValues::zeros(&self.preprocess)) };
             let audience = RequestHandle { instance: Some(instance), ..RequestHandle::default() };
             let (captions, _) =
                 self.caption(plan, image, CaptionOptions { request: audience, ..CaptionOptions::default() }).await?;

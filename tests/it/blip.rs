@@ -7,6 +7,7 @@ use blip_serve::{
     config::catalogue::ExecutionProvider,
 };
 use image_processor::PixelValues;
+use ndarray::Array3;
 
 use super::support::{LIBRARY, bundle};
 
@@ -35,7 +36,7 @@ fn picture(seed: u32) -> PixelValues {
         state ^= state << 5;
         state as f32 / u32::MAX as f32 * 4.0 - 2.0
     };
-    PixelValues { height, width, data: (0..3 * height * width).map(|_| noise()).collect() }
+    PixelValues::new(Array3::from_shape_simple_fn((3, height, width), noise))
 }
 
 fn encode(model: &mut BlipModel, seeds: &[u32]) -> Vec<Arc<EncodedImage>> {

@@ -3,6 +3,7 @@
 //! Resize on 8 bits, then rescale and normalise. The last two are a function of channel and sample alone, so they are a
 //! table of 3 x 256 floats, filled with numpy's own steps and types: equal to the last bit.
 
+use ndarray::{Array3, ArrayView3, Axis};
 use serde::Deserialize;
 
 use super::resample::{Filter, ResizeOrder, resize};
@@ -38,22 +39,40 @@ pub struct PreprocessFields {
 #[serde(try_from = "PreprocessFields")]
 pub struct PreprocessConfig(PreprocessFields);
 
-/// One preprocessed image.
+/// One preprocessed image, the `pixel_values` of a model: `[3, height, width]`, the planes of red, green and blue.
 #[derive(Clone, Debug, PartialEq)]
-pub struct PixelValues {
-    /// Rows.
-    pub height: usize,
-    /// Columns.
-    pub width: usize,
-    /// `[3, height, width]`: the red plane, the green one, the blue one.
-    pub data: Vec<f32>,
-}
+pub struct PixelValues(Array3<f32>);
 
 impl PixelValues {
-    /// A picture of one colour, mid-gray or near it: for a model's self-test.
-    pub fn flat(config: &PreprocessConfig) -> Self {
+    /// Takes planes as they are, in standard (row-major) layout: `[3, height, width]`.
+    pub fn new(planes: Array3<f32>) -> Self {
+        Self(planes)
+    }
+
+    /// All values 0: an image of one colour, for a model's self-test.
+    pub fn zeros(config: &PreprocessConfig) -> Self {
         let (height, width) = config.size();
-        Self { height, width, data: vec![0.0; 3 * height * width] }
+        Self(Array3::zeros((3, height, width)))
+    }
+
+    /// Rows.
+    pub fn height(&self) -> usize {
+        self.0.dim().1
+    }
+
+    /// Columns.
+    pub fn width(&self) -> usize {
+        self.0.dim().2
+    }
+
+    /// The values, `[3, height, width]`.
+    pub fn view(&self) -> ArrayView3<'_, f32> {
+        self.0.view()
+    }
+
+    /// The values as an owned array, `[3, height, width]`.
+    pub fn into_array(self) -> Array3<f32> {
+        self.0
     }
 }
 
@@ -123,19 +142,18 @@ pub fn preprocess(image: &RgbImage, config: &PreprocessConfig) -> PixelValues {
     let fields = &config.0;
     let (height, width) = config.size();
     let tables: [_; 3] = std::array::from_fn(|channel| config.table(channel));
-    let mut data = vec![0.0; 3 * height * width];
-    let mut at = 0;
+    let mut values = Array3::zeros((3, height, width));
+    let mut rows = values.axis_iter_mut(Axis(1)); // [3, width] each
     resize(image, (fields.width, fields.height), fields.resample, fields.resize_order, |row| {
         let (pixels, _) = row.as_chunks::<3>();
-        for (channel, table) in tables.iter().enumerate() {
-            let values = &mut data[channel * height * width + at..][..width];
-            for (value, pixel) in values.iter_mut().zip(pixels) {
+        let Some(mut planes) = rows.next() else { return };
+        for (channel, (mut plane, table)) in planes.rows_mut().into_iter().zip(&tables).enumerate() {
+            for (value, pixel) in plane.iter_mut().zip(pixels) {
                 *value = table[usize::from(pixel[channel])];
             }
         }
-        at += width;
     });
-    PixelValues { height, width, data }
+    PixelValues(values)
 }
 
 #[cfg(test)]
