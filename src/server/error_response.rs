@@ -16,7 +16,10 @@ use utoipa::ToSchema;
 
 use crate::{
     error::{CaptionError, ErrorCode},
-    server::middleware::context::{RequestContext, RouteClass, Transport},
+    server::{
+        middleware::context::{RequestContext, Transport},
+        routes::RouteClass,
+    },
 };
 
 /// Domain of our `google.rpc.ErrorInfo`.
@@ -147,7 +150,7 @@ impl RequestContext {
         let (text, causes) = (public_text(error), causes(error));
         if StatusCodes::from(error.code()).http.is_server_error() && !is_expected(error) {
             error!(error = text, causes, "request failed");
-        } else if self.route_class == RouteClass::Public {
+        } else if self.route.class == RouteClass::Public {
             // Probes of a service that is not ready yet.
             debug!(error = text, causes, "request refused");
         } else {

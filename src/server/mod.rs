@@ -14,6 +14,7 @@ mod model_control;
 mod net;
 mod protocol;
 mod rest;
+mod routes;
 mod state;
 
 use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
@@ -42,7 +43,7 @@ use self::{
     health::Phase,
     middleware::{
         auth, compression,
-        context::{RequestContext, RouteClass, Transport},
+        context::{RequestContext, Transport},
         cors,
         layer_state::LayerState,
         layers,
@@ -52,6 +53,7 @@ use self::{
         reload::Reloader,
         tls::{self, Tls},
     },
+    routes::RouteClass,
     state::AppState,
 };
 
@@ -173,10 +175,10 @@ fn layered(
     let (rest, inference, metadata) = (rest.clone(), grpc(RouteClass::Inference)?, grpc(RouteClass::Metadata)?);
     let transports = service_fn(move |request: Request<Body>| {
         let context = RequestContext::from_extensions(request.extensions());
-        let router = match (context.transport, context.route_class) {
+        let router = match (context.transport, context.route.class) {
             (Transport::Rest, _) => &rest,
             (Transport::Grpc, RouteClass::Inference) => &inference,
-            (Transport::Grpc, RouteClass::Public | RouteClass::Metadata | RouteClass::Control) => &metadata,
+            (Transport::Grpc, _) => &metadata,
         };
         router.clone().oneshot(request)
     });
@@ -189,7 +191,7 @@ fn layered(
         .layer(axum_middleware::from_fn_with_state(policy.clone(), layers::limit_body))
         .layer(axum_middleware::from_fn_with_state(policy.clone(), layers::admit))
         .layer(axum_middleware::from_fn_with_state(policy.clone(), layers::expire))
-        .layer(axum_middleware::from_fn(compression::check_encoding))
+        .layer(axum_middleware::from_fn(compression::negotiate))
         .map_response(|response: http::Response<_>| response.map(Body::new))
         .layer(RequestDecompressionLayer::new())
         .map_request(|request: Request<_>| request.map(Body::new))

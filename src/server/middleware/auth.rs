@@ -12,15 +12,11 @@ use http::{HeaderMap, header};
 use crate::{
     config::api_keys::{ApiKey, ApiKeys},
     error::CaptionError,
-    server::middleware::{
-        body::refuse,
-        context::{RequestContext, RouteClass},
-        layer_state::LayerState,
+    server::{
+        middleware::{body::refuse, context::RequestContext, layer_state::LayerState},
+        routes::RouteClass,
     },
 };
-
-/// What a setting makes open.
-const METRICS_PATH: &str = "/metrics";
 
 /// Whose key a request has; an extension, absent where nobody needs one.
 #[derive(Clone, Debug)]
@@ -34,14 +30,17 @@ pub(crate) fn caller(request: &Request) -> u64 {
 /// Lets in whoever needs no key or has one whose rate is not used up.
 pub(crate) async fn authenticate(State(policy): State<Arc<LayerState>>, mut request: Request, next: Next) -> Response {
     let context = RequestContext::from_extensions(request.extensions());
-    let is_metrics = context.route_class == RouteClass::Metadata && request.uri().path() == METRICS_PATH;
-    let is_open = context.route_class == RouteClass::Public || (policy.open_metrics && is_metrics);
+    let is_open = match context.route.class {
+        RouteClass::Public => true,
+        RouteClass::Metrics => policy.open_metrics,
+        RouteClass::Metadata | RouteClass::Control | RouteClass::Inference => false,
+    };
     let key = {
         let keys = policy.api_keys.borrow();
         if is_open || keys.is_empty() { Ok(None) } else { find_key(&keys, request.headers()).map(Some) }
     };
     let counted = key.and_then(|key| match &key {
-        Some(key) if context.route_class == RouteClass::Inference => {
+        Some(key) if context.route.class == RouteClass::Inference => {
             context.notes.key(&key.label);
             key.count().map(|()| Some(key.clone())).map_err(|retry_after| CaptionError::RateLimited { retry_after })
         }

@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use axum::{body::Body, response::Response};
+use axum::{body::Body, extract::FromRequest, response::Response};
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, Request, Version, header};
 use http_body_util::BodyExt;
@@ -30,6 +30,28 @@ use crate::{
 const DRAIN_BYTES: usize = 64 << 20;
 const DRAIN_TIME: Duration = Duration::from_secs(30);
 const DRAIN_SILENCE: Duration = Duration::from_secs(5);
+
+/// Largest body of a request in bytes; an extension that the body limit sets.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct BodyLimit(pub(crate) usize);
+
+/// The whole body of a request, which is not above its limit.
+#[derive(Debug)]
+pub(crate) struct WholeBody(pub(crate) Bytes);
+
+impl<S: Sync> FromRequest<S> for WholeBody {
+    type Rejection = Response;
+
+    async fn from_request(request: Request<Body>, _: &S) -> Result<Self, Response> {
+        let context = RequestContext::from_extensions(request.extensions());
+        let limit = request.extensions().get::<BodyLimit>().copied();
+        let bytes = async {
+            let BodyLimit(limit) = limit.ok_or_else(|| CaptionError::internal("the body limit was not set"))?;
+            read(request.into_body(), limit).await
+        };
+        bytes.await.map(Self).map_err(|error| context.response(&error))
+    }
+}
 
 /// The whole body, or [`CaptionError::BodyTooLarge`] above `limit` bytes.
 pub(crate) async fn read(mut body: Body, limit: usize) -> Result<Bytes, CaptionError> {
@@ -69,12 +91,6 @@ pub(crate) async fn refuse(request: Request<Body>, context: &RequestContext, err
 /// The length that the head of a request announces, in bytes.
 pub(crate) fn announced_length(headers: &HeaderMap) -> Option<u64> {
     headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
-}
-
-/// Methods whose clients send one request after another.
-pub(crate) fn is_stream_of_requests(path: &str) -> bool {
-    matches!(path, "/blip.v1.CaptionService/CaptionMany" | "/inference.GRPCInferenceService/ModelStreamInfer")
-        || path.starts_with("/grpc.reflection.")
 }
 
 /// What a client is told that was silent for so long.

@@ -24,15 +24,8 @@ pub(crate) fn keep_known_encodings(headers: &mut HeaderMap) {
     }
 }
 
-/// Calls whose answers are a few bytes each: compressed they would be longer.
-const TALKATIVE: [&str; 3] = [
-    "/blip.v1.CaptionService/StreamCaption",
-    "/blip.v1.CaptionService/CaptionMany",
-    "/inference.GRPCInferenceService/ModelStreamInfer",
-];
-
-/// Refuses bodies in an encoding that the next layer does not undo.
-pub(crate) async fn check_encoding(mut request: Request, next: Next) -> Response {
+/// Refuses bodies in an encoding that the next layer does not undo, and settles whether the response is compressed.
+pub(crate) async fn negotiate(mut request: Request, next: Next) -> Response {
     let context = RequestContext::from_extensions(request.extensions());
     let encodings: Vec<_> =
         request.headers().get_all(header::CONTENT_ENCODING).iter().map(|v| v.as_bytes().to_ascii_lowercase()).collect();
@@ -47,7 +40,7 @@ pub(crate) async fn check_encoding(mut request: Request, next: Next) -> Response
             return refuse(request, &context, &error).await;
         }
     };
-    if TALKATIVE.contains(&request.uri().path()) {
+    if !context.route.compresses_response {
         request.headers_mut().remove("grpc-accept-encoding");
     }
     // Written as the next layer expects it; what it must not touch, it does not see.
@@ -55,15 +48,18 @@ pub(crate) async fn check_encoding(mut request: Request, next: Next) -> Response
     if let Some(known) = known {
         request.headers_mut().insert(header::CONTENT_ENCODING, HeaderValue::from_static(known));
     }
-    next.run(request).await
+    let mut response = next.run(request).await;
+    if context.route.compresses_response && response.status() == StatusCode::OK {
+        response.extensions_mut().insert(Compressible);
+    }
+    response
 }
 
-/// Marks the answers that a client may get compressed: captions. Real clients ask for compression and cannot undo it on
-/// errors and descriptions.
+/// Marks the responses that may be compressed. Real clients accept compression and cannot undo it on errors.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Compressible;
+struct Compressible;
 
-/// What the layer of compressed answers asks.
+/// Whether the compression layer may compress a response.
 pub(crate) fn is_worth_compressing(_: StatusCode, _: Version, _: &HeaderMap, extensions: &Extensions) -> bool {
     extensions.get::<Compressible>().is_some()
 }

@@ -13,9 +13,15 @@ use axum::{
     extract::{FromRequestParts, MatchedPath},
     response::Response,
 };
-use http::{HeaderMap, HeaderName, Method, Request, header, request::Parts};
+use http::{HeaderMap, HeaderName, Request, header, request::Parts};
 
-use crate::{error::CaptionError, server::middleware::request_record::Notes};
+use crate::{
+    error::CaptionError,
+    server::{
+        middleware::request_record::Notes,
+        routes::{RouteRules, grpc_rules, rest_rules},
+    },
+};
 
 /// Header and gRPC metadata key of the request id, both ways.
 pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -38,26 +44,13 @@ pub(crate) enum Transport {
     Rest,
 }
 
-/// What a request is for: decides whether it needs a key and a place.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum RouteClass {
-    /// Probes and pages: neither key nor place. Kubelets carry no key and must be answered under load.
-    Public,
-    /// Metadata and reflection: a key, no place.
-    Metadata,
-    /// Changes of the models: a key and the right to it, no place.
-    Control,
-    /// Work for the model, and everything unknown: a key and a place.
-    Inference,
-}
-
 /// One request as the layers see it.
 #[derive(Clone, Debug)]
 pub(crate) struct RequestContext {
     /// How to answer.
     pub(crate) transport: Transport,
-    /// What it is for.
-    pub(crate) route_class: RouteClass,
+    /// How the layers treat it.
+    pub(crate) route: RouteRules,
     /// The client's own id if it sent a sane one, else ours; visible ASCII.
     pub(crate) request_id: Arc<str>,
     /// What becomes known on the way, for the counts and the answer's head.
@@ -95,11 +88,12 @@ impl RequestContext {
     /// Reads the head of a request.
     pub(crate) fn of<B>(request: &Request<B>) -> Self {
         let transport = transport(request.headers());
-        let route_class = match transport {
-            Transport::Grpc => grpc_kind(request.uri().path()),
-            Transport::Rest => rest_kind(request.method(), request.uri().path()),
+        let path = request.uri().path();
+        let route = match transport {
+            Transport::Grpc => grpc_rules(path),
+            Transport::Rest => rest_rules(request.method(), path),
         };
-        Self { transport, route_class, request_id: request_id(request.headers()), notes: Arc::default() }
+        Self { transport, route, request_id: request_id(request.headers()), notes: Arc::default() }
     }
 
     /// The context of a request that went through the chain; a fresh one for any other.
@@ -140,38 +134,6 @@ fn transport(headers: &HeaderMap) -> Transport {
     if is_grpc { Transport::Grpc } else { Transport::Rest }
 }
 
-fn grpc_kind(path: &str) -> RouteClass {
-    let segments: Vec<&str> = path.split('/').skip(1).take(3).collect();
-    match segments[..] {
-        ["grpc.health.v1.Health", _]
-        | ["inference.GRPCInferenceService", "ServerLive" | "ServerReady" | "ModelReady"] => RouteClass::Public,
-        ["grpc.reflection.v1.ServerReflection" | "grpc.reflection.v1alpha.ServerReflection", _] => RouteClass::Metadata,
-        ["inference.GRPCInferenceService", "RepositoryModelLoad" | "RepositoryModelUnload"] => RouteClass::Control,
-        ["inference.GRPCInferenceService", method] if !method.ends_with("Infer") => RouteClass::Metadata,
-        _ => RouteClass::Inference,
-    }
-}
-
-fn rest_kind(method: &Method, path: &str) -> RouteClass {
-    if method != Method::GET && method != Method::HEAD {
-        return match path.strip_prefix("/v2/repository/") {
-            Some("index") => RouteClass::Metadata,
-            Some(path) if path.ends_with("/load") || path.ends_with("/unload") => RouteClass::Control,
-            _ => RouteClass::Inference,
-        };
-    }
-    let segments: Vec<&str> = path.split('/').skip(1).take(7).collect();
-    match segments[..] {
-        // The pages tell nothing that the source does not, and a browser has no key before it has the page.
-        ["v2", "health", _]
-        | ["v2", "models", _, "ready"]
-        | ["v2", "models", _, "versions", _, "ready"]
-        | [""]
-        | ["docs" | "openapi.json" | "playground", ..] => RouteClass::Public,
-        _ => RouteClass::Metadata,
-    }
-}
-
 fn request_id(headers: &HeaderMap) -> Arc<str> {
     let given = headers.get(REQUEST_ID).and_then(|value| value.to_str().ok());
     let is_sane = |id: &&str| {
@@ -183,6 +145,7 @@ fn request_id(headers: &HeaderMap) -> Arc<str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::server::routes::RouteClass;
 
     fn context(method: &str, path: &str, headers: &[(&str, &str)]) -> RequestContext {
         let mut request = Request::builder().method(method).uri(path);
@@ -190,31 +153,6 @@ mod tests {
             request = request.header(*name, *value);
         }
         RequestContext::of(&request.body(()).unwrap())
-    }
-
-    #[test]
-    fn only_probes_and_pages_are_open() {
-        for (method, path, route_class) in [
-            ("GET", "/v2/health/ready", RouteClass::Public),
-            ("GET", "/v2/models/m/ready", RouteClass::Public),
-            ("GET", "/v2/models/m/versions/1/ready", RouteClass::Public),
-            ("GET", "/v2/models/ready", RouteClass::Metadata),
-            ("GET", "/v2", RouteClass::Metadata),
-            ("GET", "/docs/index.css", RouteClass::Public),
-            ("GET", "/", RouteClass::Public),
-            ("HEAD", "/playground/app.js", RouteClass::Public),
-            ("GET", "//v2", RouteClass::Metadata),
-            ("POST", "/", RouteClass::Inference),
-            ("GET", "/v2/models/m/stats", RouteClass::Metadata),
-            ("POST", "/v2/repository/index", RouteClass::Metadata),
-            ("POST", "/v2/models/m/ready", RouteClass::Inference),
-            ("POST", "/infer", RouteClass::Inference),
-            ("GET", "/metrics", RouteClass::Metadata),
-            ("POST", "/v2/repository/models/m/load", RouteClass::Control),
-            ("POST", "/v2/repository/models/m/unload", RouteClass::Control),
-        ] {
-            assert_eq!(context(method, path, &[]).route_class, route_class, "{method} {path}");
-        }
     }
 
     #[test]
@@ -228,21 +166,9 @@ mod tests {
         ] {
             assert_eq!(context("POST", "/infer", &[("content-type", value)]).transport, transport, "{value}");
         }
-        for (path, route_class) in [
-            ("/grpc.health.v1.Health/Check", RouteClass::Public),
-            ("/inference.GRPCInferenceService/ServerReady", RouteClass::Public),
-            ("/inference.GRPCInferenceService/ModelStatistics", RouteClass::Metadata),
-            ("/inference.GRPCInferenceService/ModelStreamInfer", RouteClass::Inference),
-            ("/inference.GRPCInferenceService/RepositoryModelLoad", RouteClass::Control),
-            ("/blip.v1.CaptionService/Caption", RouteClass::Inference),
-            ("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", RouteClass::Metadata),
-        ] {
-            assert_eq!(
-                context("POST", path, &[("content-type", "application/grpc")]).route_class,
-                route_class,
-                "{path}"
-            );
-        }
+        let grpc = [("content-type", "application/grpc")];
+        assert_eq!(context("POST", "/grpc.health.v1.Health/Check", &grpc).route.class, RouteClass::Public);
+        assert_eq!(context("POST", "/grpc.health.v1.Health/Check", &[]).route.class, RouteClass::Inference);
     }
 
     #[test]

@@ -10,15 +10,10 @@ use crate::{
     observability::prometheus::Metrics,
     server::{
         health::Phase,
-        middleware::{
-            admission::{ByteBudget, ConcurrencyLimit},
-            context::RouteClass,
-        },
+        middleware::admission::{ByteBudget, ConcurrencyLimit},
+        routes::RouteClass,
     },
 };
-
-/// Of a body that holds no image.
-const MAX_METADATA_BYTES: usize = 64 << 10;
 
 /// What the layers need to know; shared by all requests.
 #[derive(Debug)]
@@ -83,11 +78,6 @@ impl LayerState {
 
     /// Bytes of a body, by what the request is for.
     pub(crate) fn max_body_bytes(&self, route_class: RouteClass) -> usize {
-        match route_class {
-            RouteClass::Inference => self.limits.max_body_bytes,
-            RouteClass::Public | RouteClass::Metadata | RouteClass::Control => {
-                self.limits.max_body_bytes.min(MAX_METADATA_BYTES)
-            }
-        }
+        route_class.max_body_bytes(self.limits.max_body_bytes)
     }
 }

@@ -27,14 +27,15 @@ use crate::{
         middleware::{
             admission::{Fault, INFLIGHT_BYTES_FULL, QUEUE_FULL},
             auth::caller,
-            body::{self, refuse},
+            body::{self, BodyLimit, refuse},
             compression::keep_known_encodings,
-            context::{Deadline, REQUEST_ID, RequestContext, RouteClass, SERVER_TIMING, Transport},
+            context::{Deadline, REQUEST_ID, RequestContext, SERVER_TIMING, Transport},
             deadline::requested_timeout,
             layer_state::LayerState,
             request_log::Asked,
             request_record::Recorder,
         },
+        routes::RouteClass,
         state::SHUTTING_DOWN,
     },
 };
@@ -72,18 +73,19 @@ pub(crate) async fn identify(State(metrics): State<Metrics>, mut request: Reques
 
 /// Refuses bodies that announce too many bytes, and puts tonic's own refusals into our words.
 ///
-/// REST handlers count the bytes as they read; tonic checks each message against the same limit.
-pub(crate) async fn limit_body(State(policy): State<Arc<LayerState>>, request: Request, next: Next) -> Response {
+/// [`WholeBody`](body::WholeBody) counts the bytes of a REST body as it reads; tonic checks each message against the same limit.
+pub(crate) async fn limit_body(State(policy): State<Arc<LayerState>>, mut request: Request, next: Next) -> Response {
     let context = RequestContext::from_extensions(request.extensions());
-    let limit = policy.max_body_bytes(context.route_class) as u64;
-    let too_large = CaptionError::BodyTooLarge { limit };
+    let limit = policy.max_body_bytes(context.route.class);
+    let too_large = CaptionError::BodyTooLarge { limit: limit as u64 };
     let announced = body::announced_length(request.headers()).unwrap_or(0);
-    if announced > limit {
+    if announced > limit as u64 {
         return refuse(request, &context, &too_large).await;
     }
     if !policy.budget.has_room(announced as usize) {
         return refuse(request, &context, &INFLIGHT_BYTES_FULL).await;
     }
+    request.extensions_mut().insert(BodyLimit(limit));
     let method = request.uri().path().trim_start_matches('/').to_owned();
     let response = next.run(request).await;
     match foreign_error(&context, &response) {
@@ -104,9 +106,12 @@ pub(crate) async fn limit_body(State(policy): State<Arc<LayerState>>, request: R
 /// Gives inference one of `queue_capacity` places in the state, or refuses at once.
 pub(crate) async fn admit(State(policy): State<Arc<LayerState>>, request: Request, next: Next) -> Response {
     let context = RequestContext::from_extensions(request.extensions());
-    if context.route_class != RouteClass::Inference {
-        let is_stream = (context.transport, context.route_class) == (Transport::Grpc, RouteClass::Metadata);
-        let request = if is_stream { request.map(|body| until_draining(body, policy.phase.clone())) } else { request };
+    if context.route.class != RouteClass::Inference {
+        let request = if context.route.streams_requests {
+            request.map(|body| until_draining(body, policy.phase.clone()))
+        } else {
+            request
+        };
         return next.run(request).await;
     }
     let has_others = policy.api_keys.borrow().has_several();
@@ -123,7 +128,7 @@ pub(crate) async fn count_body(State(policy): State<Arc<LayerState>>, mut reques
     let reservation = policy.budget.reservation();
     request.extensions_mut().insert(reservation.clone());
     // In a stream of requests silence is no fault.
-    let silence = (!body::is_stream_of_requests(request.uri().path())).then_some(policy.limits.body_timeout);
+    let silence = (!context.route.streams_requests).then_some(policy.limits.body_timeout);
     let counted = reservation.clone();
     let request = request.map(|body| Body::new(body::Counted::new(body, counted, silence)));
     let response = next.run(request).await;
@@ -149,11 +154,13 @@ fn until_draining(body: Body, mut phase: watch::Receiver<Phase>) -> Body {
 /// Sets the deadline, and answers when it passes or when the server closes.
 pub(crate) async fn expire(State(policy): State<Arc<LayerState>>, mut request: Request, next: Next) -> Response {
     let context = RequestContext::from_extensions(request.extensions());
-    let limit = match context.route_class {
+    let limit = match context.route.class {
         RouteClass::Inference => policy.limits.request_timeout,
         // A model takes the time that it takes to load.
         RouteClass::Control => CONTROL_TIMEOUT,
-        RouteClass::Public | RouteClass::Metadata => policy.limits.request_timeout.min(METADATA_TIMEOUT),
+        RouteClass::Public | RouteClass::Metrics | RouteClass::Metadata => {
+            policy.limits.request_timeout.min(METADATA_TIMEOUT)
+        }
     };
     let deadline = match requested_timeout(context.transport, request.headers()) {
         Ok(timeout) => Deadline::new(timeout, limit, caller(&request)),

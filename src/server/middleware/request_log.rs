@@ -13,7 +13,8 @@ use crate::{
     observability::{self, Attribute},
     server::{
         error_response::shorten,
-        middleware::context::{RequestContext, RouteClass, Transport},
+        middleware::context::{RequestContext, Transport},
+        routes::RouteClass,
     },
 };
 
@@ -53,7 +54,8 @@ pub(crate) struct Told<'a> {
 impl Asked {
     /// Begins the trace of a request.
     pub(crate) fn begin(request: &Request<Body>, context: &RequestContext, span: &Span) -> Self {
-        let RequestContext { transport, route_class, .. } = *context;
+        let RequestContext { transport, route, .. } = *context;
+        let route_class = route.class;
         let asked = Self { method: request.method().clone(), uri: request.uri().clone(), transport, route_class };
         observability::begin_request(span, request.headers(), || {
             let mut attributes = asked.attributes();

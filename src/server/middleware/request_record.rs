@@ -20,9 +20,10 @@ use crate::{
     server::{
         error_response::{StatusCodes, reason},
         middleware::{
-            context::{RequestContext, RouteClass, Transport},
+            context::{RequestContext, Transport},
             request_log::{Asked, Told},
         },
+        routes::RouteClass,
     },
 };
 
@@ -145,7 +146,7 @@ impl Drop for Recorder {
             },
         );
         // Probes are not what anybody waits for.
-        if self.context.route_class == RouteClass::Public {
+        if self.context.route.class == RouteClass::Public {
             return;
         }
         let surface = match self.context.transport {

@@ -18,7 +18,7 @@ use crate::{
     server::{
         error_response::json_response,
         middleware::{
-            body,
+            body::WholeBody,
             context::{Deadline, RequestContext},
         },
         protocol::{
@@ -26,7 +26,7 @@ use crate::{
             echo, json,
             open_inference::request::MAX_ENTRIES,
         },
-        rest::{compressible, schema},
+        rest::{answer, schema},
         state::AppState,
     },
 };
@@ -71,11 +71,10 @@ pub(super) async fn captions(
     State(state): State<Arc<AppState>>,
     context: RequestContext,
     deadline: Deadline,
-    request: Request,
+    head: Parts,
+    WholeBody(body): WholeBody,
 ) -> Response {
-    let (head, body) = request.into_parts();
     let outcome = async {
-        let body = body::read(body, state.max_body_bytes).await?;
         let is_form = is_form(&head);
         let mut fields = if is_form { form(head, body).await? } else { Fields::from_json(json::parse(&body)?)? };
         let (id, model) = (fields.take_id()?, fields.take_text("model")?);
@@ -84,7 +83,7 @@ pub(super) async fn captions(
         let model = state.resolve(&request)?;
         Ok(json_response(StatusCode::OK, &CaptionResponse::new(id, state.caption(&context, &model, request).await?)))
     };
-    compressible(&context, outcome.await)
+    answer(&context, outcome.await)
 }
 
 impl CaptionResponse {

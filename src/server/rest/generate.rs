@@ -2,11 +2,7 @@
 
 use std::{convert::Infallible, sync::Arc};
 
-use axum::{
-    body::Body,
-    extract::{Request, State},
-    response::Response,
-};
+use axum::{body::Body, extract::State, response::Response};
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt, stream};
 use http::{HeaderValue, StatusCode, header};
@@ -20,14 +16,14 @@ use crate::{
     server::{
         error_response::{json_response, to_json},
         middleware::{
-            body,
+            body::WholeBody,
             context::{Deadline, RequestContext},
         },
         protocol::{
             caption_json::{Fields, Route},
             json,
         },
-        rest::{ModelPath, answer, compressible, schema},
+        rest::{ModelPath, answer, schema},
         state::AppState,
     },
 };
@@ -81,17 +77,17 @@ pub(super) async fn generate(
     path: ModelPath,
     context: RequestContext,
     deadline: Deadline,
-    request: Request,
+    body: WholeBody,
 ) -> Response {
     let outcome = async {
-        let (head, streams, (model, request)) = read(&state, &path, deadline, request).await?;
+        let (head, streams, (model, request)) = read(&state, &path, deadline, &body)?;
         if streams == Some(true) {
             return Err(CaptionError::invalid("stream", "must be false here: post to generate_stream"));
         }
         let reply = state.caption(&context, &model, request).await?;
         Ok(json_response(StatusCode::OK, &GenerateResponse { caption: None, ..head.end(&reply, false) }))
     };
-    compressible(&context, outcome.await)
+    answer(&context, outcome.await)
 }
 
 /// Captions one image; events come as the text is decided.
@@ -110,10 +106,10 @@ pub(super) async fn generate_stream(
     path: ModelPath,
     context: RequestContext,
     deadline: Deadline,
-    request: Request,
+    body: WholeBody,
 ) -> Response {
     let outcome = async {
-        let (head, _, (model, request)) = read(&state, &path, deadline, request).await?;
+        let (head, _, (model, request)) = read(&state, &path, deadline, &body)?;
         let mut events = state.stream(&context, &model, request)?;
         // The status is decided by what comes first.
         let first = events.next().await.transpose()?;
@@ -125,15 +121,14 @@ pub(super) async fn generate_stream(
 }
 
 /// The part of the answer that is known, whether `stream` was asked for, and the request itself.
-async fn read(
+fn read(
     state: &AppState,
     path: &ModelPath,
     deadline: Deadline,
-    request: Request,
+    WholeBody(body): &WholeBody,
 ) -> Result<(GenerateResponse, Option<bool>, (Arc<ServedModel>, CaptionRequest)), CaptionError> {
-    let body = body::read(request.into_body(), state.max_body_bytes).await?;
     let model = path.resolve(state)?;
-    let mut fields = Fields::from_json(json::parse(&body)?)?;
+    let mut fields = Fields::from_json(json::parse(body)?)?;
     let (id, streams) = (fields.take_id()?, fields.take_flag("stream")?);
     let request = fields.into_request(ROUTE, Some(model.name.clone()), state.limits, deadline)?;
     Ok((GenerateResponse::empty(id, &model), streams, (model, request)))

@@ -2,11 +2,7 @@
 
 use std::sync::Arc;
 
-use axum::{
-    body::Body,
-    extract::{Request, State},
-    response::Response,
-};
+use axum::{body::Body, extract::State, response::Response};
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use serde::Serialize;
@@ -17,7 +13,7 @@ use crate::{
     server::{
         error_response::{json_response, to_json},
         middleware::{
-            body,
+            body::WholeBody,
             context::{BINARY_HEADER, Deadline, RequestContext},
         },
         protocol::{
@@ -28,7 +24,7 @@ use crate::{
                 response::{Answer, OutputData, OutputTensor},
             },
         },
-        rest::{ModelPath, compressible, schema},
+        rest::{ModelPath, answer, schema},
         state::AppState,
     },
 };
@@ -51,16 +47,15 @@ pub(super) async fn infer(
     path: ModelPath,
     context: RequestContext,
     deadline: Deadline,
-    request: Request,
+    headers: HeaderMap,
+    WholeBody(body): WholeBody,
 ) -> Response {
-    let (head, body) = request.into_parts();
     let outcome = async {
-        let body = body::read(body, state.max_body_bytes).await?;
         let model = path.resolve(&state)?;
-        let request = parse(&head.headers, body)?;
+        let request = parse(&headers, body)?;
         handler::infer(&state, &context, &model, deadline, (request, IMAGES_AT_ONCE)).await
     };
-    compressible(&context, outcome.await.map(response))
+    answer(&context, outcome.await.map(response))
 }
 
 /// Splits the body where the header says; without one it is all JSON.

@@ -1,4 +1,4 @@
-//! REST: the routes of the Open Inference Protocol, which are also those of the template's clients, and the short ones.
+//! REST: the handlers of the routes that `routes` lists.
 //!
 //! Handlers return `Result<Response, CaptionError>`; [`answer`] turns the error into JSON.
 
@@ -18,7 +18,7 @@ use axum::{
     Router,
     extract::{DefaultBodyLimit, FromRequestParts, RawPathParams, Request},
     response::Response,
-    routing::{get, post},
+    routing::{MethodRouter, on},
 };
 use http::request::Parts;
 
@@ -26,59 +26,58 @@ use crate::{
     error::CaptionError,
     registry::ServedModel,
     server::{
-        middleware::{body::refuse, compression::Compressible, context::RequestContext},
+        middleware::{body::refuse, context::RequestContext},
+        routes::{Endpoint, REST_ROUTES, RestRoute},
         state::AppState,
     },
 };
 
-/// Every REST route; an unknown path is a JSON 404, a wrong verb a JSON 405.
+/// Every REST route; an unknown path is a JSON 404, another method a JSON 405.
 pub(crate) fn router(state: Arc<AppState>) -> Router {
-    health_routes()
-        .route("/metrics", get(metrics::metrics))
-        .route("/v2", get(models::server))
-        .route("/v2/", get(models::server))
-        .route("/v2/models/{model}", get(models::model))
-        .route("/v2/models/{model}/versions/{version}", get(models::model))
-        .route("/v2/models/stats", get(models::all_stats))
-        .route("/v2/models/{model}/config", get(models::config))
-        .route("/v2/models/{model}/versions/{version}/config", get(models::config))
-        .route("/v2/models/{model}/stats", get(models::stats))
-        .route("/v2/models/{model}/versions/{version}/stats", get(models::stats))
-        .route("/v2/repository/index", post(models::index))
-        .route("/v2/repository/models/{model}/load", post(repository::load))
-        .route("/v2/repository/models/{model}/unload", post(repository::unload))
-        .route("/v2/models/{model}/infer", post(infer::infer))
-        .route("/v2/models/{model}/versions/{version}/infer", post(infer::infer))
-        .route("/infer", post(infer::infer))
-        .route("/v2/models/{model}/generate", post(generate::generate))
-        .route("/v2/models/{model}/versions/{version}/generate", post(generate::generate))
-        .route("/v2/models/{model}/generate_stream", post(generate::generate_stream))
-        .route("/v2/models/{model}/versions/{version}/generate_stream", post(generate::generate_stream))
-        .route("/v1/captions", post(captions::captions))
-        .merge(playground::routes())
-        .fallback(not_found)
-        .method_not_allowed_fallback(wrong_verb)
+    with_fallbacks(REST_ROUTES.iter().fold(playground::routes(), add))
         .with_state(state)
         .merge(openapi::routes())
-        // Handlers read bodies with the server's own limit; a form must not have a second one.
+        // The layers limit bodies; a form must not have a second limit.
         .layer(DefaultBodyLimit::disable())
 }
 
 /// Health and metrics, for the administrators' port.
 pub(crate) fn admin_router(state: Arc<AppState>) -> Router {
-    health_routes()
-        .route("/metrics", get(metrics::metrics))
-        .fallback(not_found)
-        .method_not_allowed_fallback(wrong_verb)
-        .with_state(state)
+    let routes = REST_ROUTES.iter().filter(|route| route.is_on_admin_port);
+    with_fallbacks(routes.fold(Router::new(), add)).with_state(state)
 }
 
-fn health_routes() -> Router<Arc<AppState>> {
-    Router::new()
-        .route("/v2/health/live", get(models::live))
-        .route("/v2/health/ready", get(models::ready))
-        .route("/v2/models/{model}/ready", get(models::model_ready))
-        .route("/v2/models/{model}/versions/{version}/ready", get(models::model_ready))
+fn with_fallbacks(router: Router<Arc<AppState>>) -> Router<Arc<AppState>> {
+    router.fallback(not_found).method_not_allowed_fallback(method_not_allowed)
+}
+
+fn add(router: Router<Arc<AppState>>, route: &RestRoute) -> Router<Arc<AppState>> {
+    let Some(handler) = handler(route) else { return router };
+    route.paths.iter().fold(router, |router, path| router.route(path, handler.clone()))
+}
+
+/// The handler of a route; none for the pages, whose modules route each of their files.
+fn handler(route: &RestRoute) -> Option<MethodRouter<Arc<AppState>>> {
+    let method = route.method;
+    Some(match route.endpoint {
+        Endpoint::ServerLive => on(method, models::live),
+        Endpoint::ServerReady => on(method, models::ready),
+        Endpoint::ModelReady => on(method, models::model_ready),
+        Endpoint::Metrics => on(method, metrics::metrics),
+        Endpoint::ServerMetadata => on(method, models::server),
+        Endpoint::AllStatistics => on(method, models::all_stats),
+        Endpoint::ModelMetadata => on(method, models::model),
+        Endpoint::ModelConfig => on(method, models::config),
+        Endpoint::ModelStatistics => on(method, models::stats),
+        Endpoint::RepositoryIndex => on(method, models::index),
+        Endpoint::LoadModel => on(method, repository::load),
+        Endpoint::UnloadModel => on(method, repository::unload),
+        Endpoint::Infer => on(method, infer::infer),
+        Endpoint::Generate => on(method, generate::generate),
+        Endpoint::GenerateStream => on(method, generate::generate_stream),
+        Endpoint::Captions => on(method, captions::captions),
+        Endpoint::Playground | Endpoint::ApiDocs => return None,
+    })
 }
 
 /// Model and version of a path; neither stands for the default model.
@@ -111,15 +110,6 @@ impl<S: Send + Sync> FromRequestParts<S> for ModelPath {
     }
 }
 
-/// A response that may be compressed, or the error as JSON.
-fn compressible(context: &RequestContext, result: Result<Response, CaptionError>) -> Response {
-    let mark = |mut response: Response| {
-        response.extensions_mut().insert(Compressible);
-        response
-    };
-    answer(context, result.map(mark))
-}
-
 /// The response, or the error as JSON.
 fn answer(context: &RequestContext, result: Result<Response, CaptionError>) -> Response {
     result.unwrap_or_else(|error| context.response(&error))
@@ -129,6 +119,6 @@ async fn not_found(context: RequestContext, request: Request) -> Response {
     refuse(request, &context, &CaptionError::NotFound).await
 }
 
-async fn wrong_verb(context: RequestContext, request: Request) -> Response {
+async fn method_not_allowed(context: RequestContext, request: Request) -> Response {
     refuse(request, &context, &CaptionError::MethodNotAllowed).await
 }

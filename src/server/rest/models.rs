@@ -2,10 +2,7 @@
 
 use std::sync::Arc;
 
-use axum::{
-    extract::{Request, State},
-    response::Response,
-};
+use axum::{extract::State, response::Response};
 use http::StatusCode;
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -15,7 +12,7 @@ use crate::{
     registry::ServedModel,
     server::{
         error_response::{ErrorBody, json_response, to_json},
-        middleware::{body, context::RequestContext},
+        middleware::{body::WholeBody, context::RequestContext},
         protocol::{
             json::{self, describe as kind},
             open_inference::metadata,
@@ -25,9 +22,6 @@ use crate::{
         state::AppState,
     },
 };
-
-/// Of the body that asks for the index.
-const MAX_INDEX_BYTES: usize = 64 << 10;
 
 /// Why a probe is answered 503.
 const NOT_READY: &str = "the server is not ready";
@@ -95,13 +89,16 @@ pub(crate) async fn all_stats(State(state): State<Arc<AppState>>, context: Reque
 
 /// The models, or those that are ready.
 #[utoipa::path(post, path = "/v2/repository/index", tag = "metadata", request_body(content = Option<schema::RepositoryIndexRequest>), responses((status = 200, description = "The models", body = Vec<ModelIndex>)))]
-pub(crate) async fn index(State(state): State<Arc<AppState>>, context: RequestContext, request: Request) -> Response {
-    let outcome = async {
-        let only_ready = only_ready(&body::read(request.into_body(), MAX_INDEX_BYTES).await?)?;
+pub(crate) async fn index(
+    State(state): State<Arc<AppState>>,
+    context: RequestContext,
+    WholeBody(body): WholeBody,
+) -> Response {
+    let index = only_ready(&body).and_then(|only_ready| {
         let index = metadata::index(state.captioner()?.registry(), only_ready);
         Ok(json_response(StatusCode::OK, &index))
-    };
-    answer(&context, outcome.await)
+    });
+    answer(&context, index)
 }
 
 /// `ready` of a body that may be empty.

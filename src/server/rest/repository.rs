@@ -2,11 +2,8 @@
 
 use std::sync::Arc;
 
-use axum::{
-    extract::{Request, State},
-    response::Response,
-};
-use http::{HeaderValue, StatusCode, header, uri::Authority};
+use axum::{extract::State, response::Response};
+use http::{HeaderValue, StatusCode, header, request::Parts, uri::Authority};
 use serde_json::{Map, Value, json};
 
 use crate::server::rest::{ModelPath, answer};
@@ -14,15 +11,12 @@ use crate::{
     error::CaptionError,
     server::{
         error_response::json_response,
-        middleware::{body, context::RequestContext},
+        middleware::{body::WholeBody, context::RequestContext},
         model_control,
         protocol::json::{self, describe as kind},
         state::AppState,
     },
 };
-
-/// Of a body that says next to nothing.
-const MAX_BYTES: usize = 64 << 10;
 
 /// Load a model anew, as models.toml has it now; requests go on meanwhile.
 #[utoipa::path(post, path = "/v2/repository/models/{model}/load", tag = "repository", params(("model" = String, Path, description = "Name or alias")), responses((status = 200, description = "It is served"), (status = 403, description = "Not for this client", body = crate::server::error_response::ErrorBody)))]
@@ -30,10 +24,11 @@ pub(crate) async fn load(
     State(state): State<Arc<AppState>>,
     path: ModelPath,
     context: RequestContext,
-    request: Request,
+    head: Parts,
+    WholeBody(body): WholeBody,
 ) -> Response {
     let outcome = async {
-        let parameters = parameters(request).await?;
+        let parameters = parameters(&head, &body)?;
         if !parameters.is_empty() {
             return Err(CaptionError::invalid("parameters", "must be empty: models.toml says how a model is served"));
         }
@@ -48,11 +43,12 @@ pub(crate) async fn unload(
     State(state): State<Arc<AppState>>,
     path: ModelPath,
     context: RequestContext,
-    request: Request,
+    head: Parts,
+    WholeBody(body): WholeBody,
 ) -> Response {
     let outcome = async {
         // `unload_dependents` is the only one there is, and no model depends on another.
-        parameters(request).await?;
+        parameters(&head, &body)?;
         model_control::unload(&state, path.model.as_deref().unwrap_or_default()).await
     };
     done(&context, outcome.await)
@@ -63,15 +59,14 @@ fn done(context: &RequestContext, outcome: Result<(), CaptionError>) -> Response
 }
 
 /// `parameters` of a body that may be empty.
-async fn parameters(request: Request) -> Result<Map<String, Value>, CaptionError> {
-    if is_of_a_foreign_page(&request) {
+fn parameters(head: &Parts, body: &[u8]) -> Result<Map<String, Value>, CaptionError> {
+    if is_cross_origin(head) {
         return Err(CaptionError::Forbidden("pages of another origin may load and unload models with an API key only"));
     }
-    let body = body::read(request.into_body(), MAX_BYTES).await?;
     if body.is_empty() {
         return Ok(Map::new());
     }
-    match json::parse(&body)? {
+    match json::parse(body)? {
         Value::Object(mut body) => match body.remove("parameters") {
             None => Ok(Map::new()),
             Some(Value::Object(parameters)) => Ok(parameters),
@@ -81,12 +76,12 @@ async fn parameters(request: Request) -> Result<Map<String, Value>, CaptionError
     }
 }
 
-/// Whether a page that does not come from this server asks, and has no key: browsers let every page post to everywhere, this
+/// Whether a page of another origin sends the request, without a key: browsers let every page post to every host, this
 /// machine included, and name the page in `origin`.
-fn is_of_a_foreign_page(request: &Request) -> bool {
-    let headers = request.headers();
+fn is_cross_origin(head: &Parts) -> bool {
+    let headers = &head.headers;
     let text = |name| headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
-    let host = text(header::HOST).or(request.uri().authority().map(Authority::as_str));
+    let host = text(header::HOST).or(head.uri.authority().map(Authority::as_str));
     let page = text(header::ORIGIN).map(|origin| origin.split_once("://").map_or(origin, |(_, host)| host));
     page.is_some() && page != host && !headers.contains_key(header::AUTHORIZATION)
 }

@@ -7,7 +7,7 @@ use axum::{Router, body::Body, response::Response, routing::get};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use sha2::{Digest as _, Sha256};
 
-use crate::server::{middleware::compression::Compressible, state::AppState};
+use crate::server::state::AppState;
 
 /// Scripts and styles are files of this server, requests go to it alone, and no script can write HTML. Pictures are also
 /// those that a person has just chosen.
@@ -72,7 +72,6 @@ fn response((_, content_type, bytes): Asset, tag: &str, request: &HeaderMap) -> 
         *response.status_mut() = StatusCode::NOT_MODIFIED;
     } else {
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
-        response.extensions_mut().insert(Compressible);
     }
     response
 }
