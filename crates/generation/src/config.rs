@@ -6,7 +6,8 @@
 
 use super::{
     bounds::{GenerationLimits, InvalidParameter, count, positive},
-    parameters::{EarlyStopping, GenerationParameters},
+    early_stopping::EarlyStopping,
+    parameters::GenerationParameters,
     warper::Warpers,
 };
 

@@ -3,7 +3,7 @@
 //! Where transformers pushes a score out of reach by adding -1e9 the same is done here, so that degenerate cases end alike.
 
 use super::{
-    TokenId, beam_search::Continuation, config::GenerationConfig, parameters::EarlyStopping, top_k::best_first,
+    TokenId, beam_search::Continuation, config::GenerationConfig, early_stopping::EarlyStopping, top_k::best_first,
 };
 
 /// What transformers adds to a score that may not win.

@@ -9,6 +9,7 @@
 mod beam_search;
 mod bounds;
 mod config;
+mod early_stopping;
 #[cfg(test)]
 mod golden;
 mod hypotheses;
@@ -26,7 +27,8 @@ use std::fmt;
 
 pub use bounds::{GenerationLimits, InvalidParameter};
 pub use config::GenerationConfig;
-pub use parameters::{EarlyStopping, GenerationParameters};
+pub use early_stopping::EarlyStopping;
+pub use parameters::{GenerationParameters, ParameterMut};
 pub use search::Search;
 
 /// Index into the vocabulary.

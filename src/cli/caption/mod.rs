@@ -17,7 +17,7 @@ use std::{num::NonZero, process::ExitCode, thread::available_parallelism};
 
 use clap::Args;
 
-use crate::cli::{CommandError, ModelArgs, generation::GenerationArgs, select, small_runtime};
+use crate::cli::{CommandError, ModelArgs, select, small_runtime};
 use crate::{
     blip::Manifest,
     captioner::Captioner,
@@ -64,7 +64,7 @@ pub(super) struct CaptionImages {
     prompt: Option<String>,
 
     #[command(flatten)]
-    generation: GenerationArgs,
+    generation: GenerationParameters,
     // A heading would hold for all that follows.
     #[command(flatten, next_help_heading = None)]
     image: ImageConfig,
@@ -85,10 +85,9 @@ impl CaptionImages {
     async fn caption_all(self) -> Result<u8, CommandError> {
         // All that can be wrong is found before the model is loaded, which may take long.
         let entry = select::model(&self.model_args.models, self.model.as_deref())?;
-        let parameters = GenerationParameters::from(self.generation.clone());
         let mut inputs = self.inputs.list()?;
         let listed = inputs.len();
-        let resolved = parameters.or(&entry.generation).or(&Manifest::load(&entry.path)?.generation);
+        let resolved = self.generation.or(&entry.generation).or(&Manifest::load(&entry.path)?.generation);
         let sequences = resolved.num_return_sequences.unwrap_or(1) as usize;
         let output = self.output.open(&mut inputs, sequences)?;
         let total = inputs.len();
@@ -101,7 +100,12 @@ impl CaptionImages {
         let jobs = self.jobs.map_or_else(|| default_jobs(entry.max_rows), usize::from);
         let schedule = Schedule { jobs, unordered: self.unordered };
         let mut report = self.report(output, tally);
-        let worker = Worker { captioner, prompt: self.prompt, parameters, max_image_bytes: self.image.max_image_bytes };
+        let worker = Worker {
+            captioner,
+            prompt: self.prompt,
+            parameters: self.generation,
+            max_image_bytes: self.image.max_image_bytes,
+        };
         let code = work::run(&worker, inputs, schedule, &mut report).await?;
         report.end(code, self.quiet)
     }
