@@ -4,6 +4,7 @@
 //! of every cross-attention, once; the text decoder takes those and the self-attention cache and gives logits. Which
 //! token follows is decided elsewhere (`generation`), and which images share a step too (`engine`).
 
+mod backend;
 mod digest;
 mod graph_cache;
 mod kv;
@@ -16,6 +17,7 @@ mod vision_encoder;
 
 use std::{path::Path, sync::Arc, time::Duration};
 
+pub use backend::OnnxBackend;
 pub use kv::cache::KvCache;
 pub use manifest::{BundleError, Manifest};
 pub use runtime::{Runtime, RuntimeError};

@@ -1,159 +1,139 @@
 //! The images that decode together, whatever their prompts, beams and lengths.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::sync::Arc;
 
-use ndarray::Axis;
+use ndarray::{ArrayView2, Axis};
 
-use crate::engine::Reply;
 use crate::{
-    blip::{BlipModel, EncodedImage, KvCache, Prefill, RunError},
+    engine::{Backend, entry::Responder},
     error::CaptionError,
     observability::DecoderRun,
 };
 use generation::{Advance, Search, Sequence, TokenId};
 
-/// One image in the middle of its search.
-struct Active {
-    search: Search,
-    reply: Reply,
-    /// The next token of each of its rows.
-    token_ids: Vec<TokenId>,
-}
-
-/// An image whose search is over, and who waits for it.
-pub(super) type Finished = (Reply, Vec<Sequence>);
-
-/// Image `i` of `cache` is `active[i]`.
+/// The images that decode: image `i` of the backend's cache is `active[i]`.
+#[derive(Default)]
 pub(super) struct Batch {
-    cache: KvCache,
     active: Vec<Active>,
 }
 
-impl Batch {
-    pub(super) fn new(model: &BlipModel) -> Self {
-        Self { cache: model.new_cache(), active: Vec::new() }
-    }
+/// An image in the middle of its search.
+pub(super) struct Active {
+    pub(super) search: Search,
+    pub(super) responder: Responder,
+    /// The next token of each of its rows.
+    pub(super) token_ids: Vec<TokenId>,
+}
 
-    /// Rows that the images need once each has its beams.
+/// The result of a decoder step.
+pub(super) struct Step {
+    pub(super) run: DecoderRun,
+    /// The images whose search it ended, in the order in which they joined.
+    pub(super) finished: Vec<Finished>,
+}
+
+/// An image whose search is over.
+pub(super) struct Finished {
+    pub(super) responder: Responder,
+    pub(super) sequences: Vec<Sequence>,
+}
+
+impl Batch {
+    /// Returns the rows that the images need once each has all its beams.
     pub(super) fn rows(&self) -> usize {
         self.active.iter().map(|active| active.search.rows()).sum()
     }
 
-    pub(super) fn is_empty(&self) -> bool {
-        self.active.is_empty()
-    }
-
-    /// Takes in an image whose first token the next step decides.
-    pub(super) fn join_at_start(
+    /// Adds an image. Without the `past` of a prompt, the next step decides its first token.
+    pub(super) fn join<B: Backend>(
         &mut self,
-        model: &BlipModel,
-        image: Arc<EncodedImage>,
-        (start, search): (TokenId, Search),
-        reply: Reply,
+        backend: &mut B,
+        image: Arc<B::EncodedImage>,
+        past: Option<B::Prefill>,
+        active: Active,
     ) {
-        let joined = model.join_without_past(image, &mut self.cache);
-        self.push(joined, Active { search, reply, token_ids: vec![start] });
+        match backend.join(image, past, active.token_ids.len()) {
+            Ok(()) => self.active.push(active),
+            Err(error) => active.responder.fail(CaptionError::internal(error), backend.now()),
+        }
     }
 
-    /// Takes in an image after its prompt, with its first tokens.
-    pub(super) fn join(
-        &mut self,
-        model: &BlipModel,
-        (image, prefill): (Arc<EncodedImage>, Prefill),
-        (token_ids, search): (Vec<TokenId>, Search),
-        reply: Reply,
-    ) {
-        let joined = model.join(image, prefill, token_ids.len(), &mut self.cache);
-        reply.tell(&search);
-        self.push(joined, Active { search, reply, token_ids });
-    }
-
-    /// Drops the images that nobody waits for.
-    pub(super) fn drop_unwanted(&mut self) {
-        for image in (0..self.active.len()).rev() {
-            if let Some(error) = self.active[image].reply.unwanted() {
-                self.remove(image).reply.fail(error);
+    /// Removes the images that no client waits for any longer.
+    pub(super) fn drop_abandoned(&mut self, backend: &mut impl Backend) {
+        let now = backend.now();
+        for index in (0..self.active.len()).rev() {
+            if let Some(error) = self.active[index].responder.abandoned(now) {
+                self.swap_remove(backend, index).responder.fail(error, now);
             }
         }
-        self.cache.release();
+        backend.release();
     }
 
-    /// One token for every row: what it took, and the images that it finished. Nothing, if it could not be done.
-    pub(super) fn step(&mut self, model: &mut BlipModel) -> Option<(DecoderRun, Vec<Finished>)> {
-        match self.try_step(model) {
-            Ok(done) => {
-                self.cache.release();
-                Some(done)
+    /// Decodes one token for every row. If the step fails, all images fail with it and the batch is empty.
+    pub(super) fn step(&mut self, backend: &mut impl Backend) -> Option<Step> {
+        match self.try_step(backend) {
+            Ok(step) => {
+                backend.release();
+                Some(step)
             }
             Err(error) => {
                 tracing::error!(%error, images = self.active.len(), "decoder step failed");
+                let now = backend.now();
                 for active in self.active.drain(..) {
-                    active.reply.fail(CaptionError::internal(error.to_string()));
+                    active.responder.fail(CaptionError::internal(error.to_string()), now);
                 }
-                self.cache = model.new_cache();
+                backend.clear();
                 None
             }
         }
     }
 
-    fn push(&mut self, joined: Result<(), RunError>, active: Active) {
-        match joined {
-            Ok(()) => self.active.push(active),
-            Err(error) => active.reply.fail(CaptionError::internal(error)),
-        }
+    fn try_step<B: Backend>(&mut self, backend: &mut B) -> Result<Step, B::Error> {
+        let start = backend.now();
+        let input_ids: Vec<TokenId> = self.active.iter().flat_map(|active| &active.token_ids).copied().collect();
+        let logits = backend.step(&input_ids)?;
+        let infer = backend.take_run_time();
+        let decoded = backend.now();
+        let input = (decoded - start).saturating_sub(infer);
+        let finished = self.advance(backend, B::logits(&logits)?);
+        let output = backend.now() - decoded;
+        Ok(Step { run: DecoderRun { rows: input_ids.len(), input, infer, output }, finished })
     }
 
-    fn try_step(&mut self, model: &mut BlipModel) -> Result<(DecoderRun, Vec<Finished>), RunError> {
-        let start = Instant::now();
-        let input_ids: Vec<i64> =
-            self.active.iter().flat_map(|active| &active.token_ids).map(|id| i64::from(*id)).collect();
-        let logits = model.step(&mut self.cache, &input_ids)?;
-        let infer = model.take_run_time();
-        let input = start.elapsed().saturating_sub(infer);
-        let start = Instant::now();
-        let logits = logits.view()?;
-        let mut end = logits.nrows();
+    /// Gives each search the logits of its rows: `[rows, vocab_size]`.
+    fn advance(&mut self, backend: &mut impl Backend, logits: ArrayView2<'_, f32>) -> Vec<Finished> {
         let mut finished = Vec::new();
-        // From the end: a finished image is replaced by the last one, which has had its turn.
-        for image in (0..self.active.len()).rev() {
-            let active = &mut self.active[image];
-            active.reply.stages.steps += 1;
+        let mut end = logits.nrows();
+        // From the end: the last image takes the place of a removed one, and has then been advanced.
+        for index in (0..self.active.len()).rev() {
+            let active = &mut self.active[index];
+            active.responder.stages.steps += 1;
             let rows = end - active.token_ids.len()..end;
             end = rows.start;
             match active.search.advance(logits.slice_axis(Axis(0), rows.into())) {
                 Advance::Continue { beam_idx, token_ids } => {
-                    if let Err(error) = self.cache.reorder(image, &beam_idx) {
-                        // The others have what they need.
-                        self.remove(image).reply.fail(CaptionError::internal(error));
+                    if let Err(error) = backend.reorder(index, &beam_idx) {
+                        // The rows of the other images are complete.
+                        let active = self.swap_remove(backend, index);
+                        active.responder.fail(CaptionError::internal(error), backend.now());
                         continue;
                     }
                     active.token_ids = token_ids;
-                    active.reply.tell(&active.search);
+                    active.responder.publish_progress(&active.search);
                 }
                 Advance::Done(sequences) => {
-                    let Active { search, reply, .. } = self.remove(image);
-                    reply.tell(&search);
-                    finished.push((reply, sequences));
+                    let Active { search, responder, .. } = self.swap_remove(backend, index);
+                    responder.publish_progress(&search);
+                    finished.push(Finished { responder, sequences });
                 }
             }
         }
-        // In the order they came.
         finished.reverse();
-        Ok((DecoderRun { rows: input_ids.len(), input, infer, output: start.elapsed() }, finished))
+        finished
     }
 
-    fn remove(&mut self, image: usize) -> Active {
-        self.cache.swap_remove(image);
-        self.active.swap_remove(image)
-    }
-}
-
-impl DecoderRun {
-    /// A prompt that ran alone.
-    pub(super) fn of_prompt(infer: Duration, output: Duration) -> Self {
-        Self { rows: 1, input: Duration::ZERO, infer, output }
+    fn swap_remove(&mut self, backend: &mut impl Backend, index: usize) -> Active {
+        backend.swap_remove(index);
+        self.active.swap_remove(index)
     }
 }

@@ -1,95 +1,70 @@
-//! Around the encoder, the one long run of a graph: how it is ended when its client leaves, and what it made for later.
+//! The encoder's run is long and cannot be split: it is aborted when the last client that waits for it leaves.
 
 use std::sync::{
     Arc, Mutex, MutexGuard, PoisonError,
     atomic::{AtomicU64, Ordering},
 };
 
-use quick_cache::sync::Cache;
+use crate::engine::AbortHandle;
 
-use crate::blip::{Abort, EncodedImage, RunError};
-use crate::engine::Digest;
+/// The jobs that the encoder's current run is for, and what aborts it.
+#[derive(Clone, Debug)]
+pub(super) struct EncoderAbort<A>(Arc<State<A>>);
 
-/// Which jobs the encoder is running for.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Encoding(Arc<State>);
-
-#[derive(Debug, Default)]
-struct State {
-    ids: AtomicU64,
-    running: Mutex<Option<(Vec<u64>, Abort)>>,
+#[derive(Debug)]
+struct State<A> {
+    next_id: AtomicU64,
+    run: Mutex<Option<EncoderRun<A>>>,
 }
 
-/// Ends the encoder's run for a job, if one is going on when this is dropped and nobody else waits for it.
-pub(crate) struct AbortOnDrop {
-    encoding: Encoding,
-    id: u64,
+#[derive(Debug)]
+struct EncoderRun<A> {
+    /// The jobs that still wait for it.
+    job_ids: Vec<u64>,
+    abort: A,
 }
 
-impl Encoding {
-    /// For a new job.
-    pub(crate) fn next_id(&self) -> u64 {
-        self.0.ids.fetch_add(1, Ordering::Relaxed)
+/// Withdraws a job when it is dropped. If no other job waits for the encoder's current run, the run is aborted.
+pub(super) struct AbortOnDrop<A: AbortHandle> {
+    encoder: EncoderAbort<A>,
+    job_id: u64,
+}
+
+impl<A: AbortHandle> EncoderAbort<A> {
+    pub(super) fn new() -> Self {
+        Self(Arc::new(State { next_id: AtomicU64::new(0), run: Mutex::new(None) }))
     }
 
-    pub(crate) fn abort_on_drop(&self, id: u64) -> AbortOnDrop {
-        AbortOnDrop { encoding: self.clone(), id }
+    /// Returns the id of a new job.
+    pub(super) fn next_id(&self) -> u64 {
+        self.0.next_id.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// Calls the encoder for these jobs, with what can end its run from elsewhere.
-    pub(crate) fn run<T>(
-        &self,
-        ids: Vec<u64>,
-        encode: impl FnOnce(&Abort) -> Result<T, RunError>,
-    ) -> Result<T, RunError> {
-        let abort = Abort::new()?;
-        *self.running() = Some((ids, abort.clone()));
+    pub(super) fn abort_on_drop(&self, job_id: u64) -> AbortOnDrop<A> {
+        AbortOnDrop { encoder: self.clone(), job_id }
+    }
+
+    /// Calls `encode` for these jobs. Until it returns, the run can be aborted by the last of them that leaves.
+    pub(super) fn run<T>(&self, job_ids: Vec<u64>, abort: A, encode: impl FnOnce(&A) -> T) -> T {
+        *self.current() = Some(EncoderRun { job_ids, abort: abort.clone() });
         let result = encode(&abort);
-        *self.running() = None;
+        *self.current() = None;
         result
     }
 
-    fn running(&self) -> MutexGuard<'_, Option<(Vec<u64>, Abort)>> {
-        self.0.running.lock().unwrap_or_else(PoisonError::into_inner)
+    fn current(&self) -> MutexGuard<'_, Option<EncoderRun<A>>> {
+        self.0.run.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Drop for AbortOnDrop {
+impl<A: AbortHandle> Drop for AbortOnDrop<A> {
     fn drop(&mut self) {
-        if let Some((ids, abort)) = self.encoding.running().as_mut() {
-            let waited_for = ids.len();
-            ids.retain(|id| *id != self.id);
-            if ids.is_empty() && waited_for > 0 {
-                abort.abort();
+        if let Some(run) = self.encoder.current().as_mut() {
+            let waiting = run.job_ids.len();
+            run.job_ids.retain(|id| *id != self.job_id);
+            if run.job_ids.is_empty() && waiting > 0 {
+                run.abort.abort();
             }
-        }
-    }
-}
-
-/// The last encoded images, for another prompt on one of them.
-#[derive(Debug)]
-pub struct ImageCache(Option<Cache<Digest, Arc<EncodedImage>>>);
-
-impl ImageCache {
-    /// As many as fit into `capacity` bytes, when one takes `image_bytes`; 0 keeps nothing.
-    pub fn new(capacity: u64, image_bytes: u64) -> Self {
-        let images = capacity.checked_div(image_bytes).unwrap_or(0) as usize;
-        Self((images > 0).then(|| Cache::new(images)))
-    }
-
-    /// Whether it keeps anything.
-    pub fn is_used(&self) -> bool {
-        self.0.is_some()
-    }
-
-    /// The encoded image of a file.
-    pub fn get(&self, digest: &Digest) -> Option<Arc<EncodedImage>> {
-        self.0.as_ref()?.get(digest)
-    }
-
-    pub(crate) fn insert(&self, digest: Digest, image: &Arc<EncodedImage>) {
-        if let Some(cache) = &self.0 {
-            cache.insert(digest, image.clone());
         }
     }
 }

@@ -1,10 +1,7 @@
-//! One thread with the sessions of a model, and the way to it.
+//! One thread that owns a backend, and the channel to it.
 
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::atomic::{AtomicUsize, Ordering},
     thread,
     time::{Duration, Instant},
 };
@@ -13,62 +10,61 @@ use tokio::sync::{mpsc, oneshot};
 use tracing::Span;
 
 use crate::engine::{
-    EngineLimits, Entry, ImageCache, Job, NOT_SERVING, Outcome, Reply, encoder_abort::Encoding, stages::Stages,
-    watch::RunWatch, worker::Worker,
+    Backend, EngineConfig, Job, NOT_SERVING, Outcome,
+    busy_since::BusySince,
+    encoder_abort::EncoderAbort,
+    entry::{Entry, Responder, Stages},
+    worker::Worker,
 };
-use crate::{blip::BlipModel, error::CaptionError, observability::ModelRecorder};
+use crate::error::CaptionError;
 
-/// Jobs on their way to the thread, which takes them out between two runs of a graph. Those behind them wait in their
-/// senders, in order; admission bounds all.
+/// Jobs in the channel, which the thread empties between two runs of the model. Further jobs wait in their senders, in
+/// order; admission control bounds all of them.
 const CHANNEL_CAPACITY: usize = 16;
 
-/// A bounded sender; the thread ends when it is dropped.
+/// The handle of the thread, which ends when this is dropped.
 #[derive(Debug)]
-pub(super) struct Instance {
-    sender: mpsc::Sender<Entry>,
-    /// What the encoder is busy with.
-    encoding: Encoding,
-    /// Since when a run is going on.
-    run: RunWatch,
+pub(super) struct Instance<B: Backend> {
+    sender: mpsc::Sender<Entry<B::EncodedImage>>,
+    encoder_abort: EncoderAbort<B::Abort>,
+    busy_since: BusySince,
     /// Rows of the jobs that wait or decode.
     rows: AtomicUsize,
 }
 
-/// Takes a job's rows from its instance when it is over, however it ends.
-struct Occupied<'a> {
-    instance: &'a Instance,
+/// Counts a job's rows as long as it lives, however the job ends.
+struct RowsGuard<'a> {
+    total: &'a AtomicUsize,
     rows: usize,
 }
 
-impl Instance {
+impl<B: Backend> Instance<B> {
     pub(super) fn spawn(
-        (name, index): (&str, usize),
-        model: BlipModel,
-        limits: EngineLimits,
-        recorder: Arc<ModelRecorder>,
-        images: Arc<ImageCache>,
+        name: &str,
+        index: usize,
+        backend: B,
+        config: EngineConfig<B::EncodedImage>,
     ) -> std::io::Result<Self> {
         let (sender, receiver) = mpsc::channel(CHANNEL_CAPACITY);
-        let encoding = Encoding::default();
-        let run = RunWatch::default();
-        let worker = Worker::new((index, model), limits, receiver, recorder, (images, encoding.clone(), run.clone()));
-        // A panic ends the thread and with it the channel: the server sees that the engine is gone.
+        let worker = Worker::new(index, backend, config, receiver);
+        let (encoder_abort, busy_since) = (worker.encoder_abort.clone(), worker.busy_since.clone());
+        // A panic ends the thread and with it the channel: the server sees that the engine has stopped.
         thread::Builder::new().name(format!("engine-{name}-{index}")).spawn(move || worker.run())?;
-        Ok(Self { sender, encoding, run, rows: AtomicUsize::new(0) })
+        Ok(Self { sender, encoder_abort, busy_since, rows: AtomicUsize::new(0) })
     }
 
-    pub(super) async fn run(&self, job: Job) -> Result<Outcome, CaptionError> {
-        let Job { image, prompt, search, audience } = job;
-        let _occupied = Occupied::new(self, search.rows());
+    pub(super) async fn run(&self, job: Job<B::EncodedImage>) -> Result<Outcome, CaptionError> {
+        let Job { image, prompt, search, request } = job;
+        let _rows = RowsGuard::new(&self.rows, search.rows());
         let (sender, receiver) = oneshot::channel();
-        let id = self.encoding.next_id();
+        let id = self.encoder_abort.next_id();
         let called = Instant::now();
-        let stages = Stages::new(Span::current(), called, (search.rows(), prompt.len()));
-        let reply = Reply { id, sender, audience, called, admitted: None, stages };
-        // Waiting here is bounded: whoever calls was admitted, and drops this future when its time is over.
-        let sent = self.sender.send(Entry { image, prompt, search, reply }).await;
+        let stages = Stages::new(Span::current(), called, search.rows(), prompt.len());
+        let responder = Responder { id, sender, request, called, admitted: None, stages };
+        // This wait is bounded: the caller was admitted, and drops this future at its deadline.
+        let sent = self.sender.send(Entry { image, prompt, search, responder }).await;
         sent.map_err(|_| CaptionError::Unavailable(NOT_SERVING))?;
-        let _leaving = self.encoding.abort_on_drop(id);
+        let _abort = self.encoder_abort.abort_on_drop(id);
         receiver.await.unwrap_or(Err(CaptionError::Unavailable(NOT_SERVING)))
     }
 
@@ -77,7 +73,7 @@ impl Instance {
     }
 
     pub(super) fn busy_for(&self) -> Duration {
-        self.run.elapsed()
+        self.busy_since.elapsed()
     }
 
     pub(super) fn is_running(&self) -> bool {
@@ -85,15 +81,15 @@ impl Instance {
     }
 }
 
-impl<'a> Occupied<'a> {
-    fn new(instance: &'a Instance, rows: usize) -> Self {
-        instance.rows.fetch_add(rows, Ordering::Relaxed);
-        Self { instance, rows }
+impl<'a> RowsGuard<'a> {
+    fn new(total: &'a AtomicUsize, rows: usize) -> Self {
+        total.fetch_add(rows, Ordering::Relaxed);
+        Self { total, rows }
     }
 }
 
-impl Drop for Occupied<'_> {
+impl Drop for RowsGuard<'_> {
     fn drop(&mut self) {
-        self.instance.rows.fetch_sub(self.rows, Ordering::Relaxed);
+        self.total.fetch_sub(self.rows, Ordering::Relaxed);
     }
 }

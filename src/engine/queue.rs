@@ -1,61 +1,71 @@
-//! Jobs that wait for the engine: callers take turns, each caller's own jobs are first come first served.
+//! Jobs that wait for admission: callers take turns, and each caller's own jobs are first come, first served.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, time::Instant};
 
-use crate::engine::{Caller, Entry};
+use crate::engine::{Caller, entry::Entry};
 
-/// Jobs by caller, in the order of their turns.
-#[derive(Default)]
-pub(crate) struct Waiting {
-    /// No queue is empty.
-    turns: VecDeque<(Caller, VecDeque<Entry>)>,
+/// The waiting jobs of each caller, in the order of the callers' turns.
+pub(super) struct FairQueue<I> {
+    turns: VecDeque<Turn<I>>,
     len: usize,
 }
 
-impl Waiting {
-    pub(crate) fn len(&self) -> usize {
+/// The waiting jobs of one caller, at least one.
+struct Turn<I> {
+    caller: Caller,
+    entries: VecDeque<Entry<I>>,
+}
+
+impl<I> FairQueue<I> {
+    pub(super) fn new() -> Self {
+        Self { turns: VecDeque::new(), len: 0 }
+    }
+
+    pub(super) fn len(&self) -> usize {
         self.len
     }
 
-    pub(crate) fn push(&mut self, entry: Entry) {
+    pub(super) fn push(&mut self, entry: Entry<I>) {
         self.len += 1;
-        let caller = entry.reply.audience.caller;
-        match self.turns.iter_mut().find(|(known, _)| *known == caller) {
-            Some((_, queue)) => queue.push_back(entry),
-            None => self.turns.push_back((caller, VecDeque::from([entry]))),
+        let caller = entry.responder.request.caller;
+        match self.turns.iter_mut().find(|turn| turn.caller == caller) {
+            Some(turn) => turn.entries.push_back(entry),
+            None => self.turns.push_back(Turn { caller, entries: VecDeque::from([entry]) }),
         }
     }
 
-    /// Lets go of the jobs that nobody waits for: whoever left has given back what bounds them.
-    pub(crate) fn drop_unwanted(&mut self) {
-        for (_, queue) in &mut self.turns {
-            for _ in 0..queue.len() {
-                let Some(entry) = queue.pop_front() else { break };
-                match entry.reply.unwanted() {
-                    Some(error) => {
-                        self.len -= 1;
-                        entry.reply.fail(error);
-                    }
-                    None => queue.push_back(entry),
-                }
-            }
-        }
-        self.turns.retain(|(_, queue)| !queue.is_empty());
-    }
-
-    /// Whose turn it is, without taking it.
-    pub(crate) fn peek(&self) -> Option<&Entry> {
-        self.turns.front()?.1.front()
-    }
-
-    /// The next job; its caller's next turn comes after everybody else's.
-    pub(crate) fn pop(&mut self) -> Option<Entry> {
-        let (caller, mut queue) = self.turns.pop_front()?;
-        let entry = queue.pop_front();
-        if !queue.is_empty() {
-            self.turns.push_back((caller, queue));
+    /// Removes the next job. The next turn of its caller comes after those of all others.
+    pub(super) fn pop(&mut self) -> Option<Entry<I>> {
+        let mut turn = self.turns.pop_front()?;
+        let entry = turn.entries.pop_front();
+        if !turn.entries.is_empty() {
+            self.turns.push_back(turn);
         }
         self.len -= usize::from(entry.is_some());
         entry
+    }
+
+    /// Returns the rows of the first `limit` jobs, in the order in which [`Self::pop`] will return them.
+    pub(super) fn next_rows(&self, limit: usize) -> Vec<usize> {
+        let rounds = self.turns.iter().map(|turn| turn.entries.len()).max().unwrap_or(0);
+        let of_round = |round| self.turns.iter().filter_map(move |turn| turn.entries.get(round));
+        (0..rounds).flat_map(of_round).take(limit).map(|entry| entry.search.rows()).collect()
+    }
+
+    /// Removes the jobs that no client waits for any longer: what a client that left was admitted for is free again.
+    pub(super) fn drop_abandoned(&mut self, now: Instant) {
+        for turn in &mut self.turns {
+            for _ in 0..turn.entries.len() {
+                let Some(entry) = turn.entries.pop_front() else { break };
+                match entry.responder.abandoned(now) {
+                    Some(error) => {
+                        self.len -= 1;
+                        entry.responder.fail(error, now);
+                    }
+                    None => turn.entries.push_back(entry),
+                }
+            }
+        }
+        self.turns.retain(|turn| !turn.entries.is_empty());
     }
 }

@@ -17,10 +17,10 @@ use crate::registry::{
     model::{CaptionOptions, ServedModel},
 };
 use crate::{
-    blip::{BlipModel, BundleError, Manifest, SessionConfig, Tokenizer},
+    blip::{BlipModel, BundleError, Manifest, OnnxBackend, SessionConfig, Tokenizer},
     caption::Caption,
     config::catalogue::ModelEntry,
-    engine::{Engine, EngineLimits, ImageCache, RequestHandle},
+    engine::{Engine, EngineConfig, EngineLimits, ImageCache, RequestHandle},
     error::CaptionError,
     observability::ModelRecorder,
 };
@@ -82,11 +82,13 @@ impl ServedModel {
         let (vocabulary, execution_provider) = (blip.vocabulary(), blip.execution_provider());
         let recorder = Arc::new(ModelRecorder::default());
         let images = Arc::new(ImageCache::new(entry.image_cache_bytes, blip.image_bytes()));
-        let mut models = vec![blip];
-        while models.len() < entry.instances {
-            models.push(BlipModel::load(&shared.runtime, &entry.path, &manifest, &session_config(entry))?);
+        let mut backends = vec![OnnxBackend::from(blip)];
+        while backends.len() < entry.instances {
+            let blip = BlipModel::load(&shared.runtime, &entry.path, &manifest, &session_config(entry))?;
+            backends.push(blip.into());
         }
-        let engine = Engine::spawn(&entry.name, models, engine_limits(entry), &recorder, &images)?;
+        let config = EngineConfig { limits: engine_limits(entry), recorder: recorder.clone(), images: images.clone() };
+        let engine = Engine::spawn(&entry.name, backends, &config)?;
         let caption_cache = CaptionCache::new(entry.caption_cache_bytes, entry.single_flight, recorder.clone());
         let mut model = Self {
             name: entry.name.clone(),

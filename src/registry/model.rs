@@ -10,7 +10,7 @@ use crate::registry::{
     caption_cache::{self, CaptionCache},
 };
 use crate::{
-    blip::{Manifest, Tokenizer},
+    blip::{EncodedImage, Manifest, OnnxBackend, Tokenizer},
     caption::{Caption, Prompt, Timings},
     config::catalogue::{ExecutionProvider, ModelEntry},
     engine::{Digest, Engine, ImageCache, Job, JobImage, RequestHandle},
@@ -42,9 +42,9 @@ pub struct ServedModel {
     pub(super) defaults: GenerationParameters,
     pub(super) limits: GenerationLimits,
     pub(super) tokenizer: Tokenizer,
-    pub(super) engine: Engine,
+    pub(super) engine: Engine<OnnxBackend>,
     pub(super) caption_cache: CaptionCache,
-    pub(super) images: Arc<ImageCache>,
+    pub(super) images: Arc<ImageCache<EncodedImage>>,
 }
 
 /// A request's text and parameters, checked against the model.
@@ -94,7 +94,7 @@ impl ServedModel {
 
     /// Whether anything of an image is kept, so that its digest is worth computing.
     pub fn uses_cache(&self) -> bool {
-        self.caption_cache.is_used() || self.images.is_used()
+        self.caption_cache.is_used() || self.images.is_enabled()
     }
 
     /// Captions an image, or finds its captions where they are kept. `pixel_values` is awaited only if the image must be
@@ -143,7 +143,7 @@ impl ServedModel {
         let Plan { prompt, search, .. } = plan;
         let (start, prompt_len) = (Instant::now(), prompt.len());
         let kept = digest.and_then(|digest| self.images.get(&digest));
-        if digest.is_some() && self.images.is_used() {
+        if digest.is_some() && self.images.is_enabled() {
             self.recorder.record_image_lookup(kept.is_some());
         }
         let image = match kept {
@@ -151,7 +151,7 @@ impl ServedModel {
             None => JobImage::Pixels { pixel_values: pixel_values.await?, digest },
         };
         timings.compute_input = start.elapsed();
-        let outcome = self.engine.run(Job { image, prompt, search, audience }).await?;
+        let outcome = self.engine.run(Job { image, prompt, search, request: audience }).await?;
         (timings.queue, timings.compute_infer) = (outcome.queue, outcome.infer);
         self.recorder.record_stage(Stage::Queue, outcome.queue);
         for sequence in &outcome.sequences {

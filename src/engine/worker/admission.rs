@@ -1,110 +1,131 @@
-//! Letting jobs in: their images are encoded, their prompts run, and they join the batch.
+//! Admission: images are encoded, their prompts run, and they join the batch.
 
-use std::{sync::Arc, time::Instant};
+use std::{sync::Arc, time::Duration};
 
 use tracing::debug;
 
-use crate::engine::worker::Worker;
-use crate::{
-    blip::{EncodedImage, RunError},
-    engine::{
-        Entry, JobImage, Reply,
-        stages::{DECODE_STEPS, ENCODE},
-    },
-    error::CaptionError,
-    observability::DecoderRun,
+use crate::engine::{
+    Backend, JobImage,
+    batch::Active,
+    entry::{Entry, Responder, Stages},
+    worker::Worker,
 };
+use crate::{error::CaptionError, observability::DecoderRun};
 use generation::{Advance, Search, TokenId};
 use image_processor::PixelValues;
 
-impl Worker {
-    /// Encodes images, runs their prompts and puts them into the batch; or answers at once, if that is all.
-    pub(super) fn admit(&mut self, entries: Vec<Entry>) {
+/// A job without its image.
+struct Admitted {
+    prompt: Vec<TokenId>,
+    search: Search,
+    responder: Responder,
+}
+
+impl<B: Backend> Worker<B> {
+    /// Encodes the images of jobs, runs their prompts and puts them into the batch; or answers, if that is all.
+    pub(super) fn admit(&mut self, entries: Vec<Entry<B::EncodedImage>>) {
+        let mut encoded = Vec::new();
         let mut pixel_values = Vec::new();
-        let mut known = Vec::new();
-        let mut new = Vec::new();
-        for mut entry in entries {
-            if let Some(error) = entry.reply.unwanted() {
-                entry.reply.fail(error);
+        let mut digests = Vec::new();
+        let mut to_encode = Vec::new();
+        for Entry { image, prompt, search, mut responder } in entries {
+            let now = self.backend.now();
+            if let Some(error) = responder.abandoned(now) {
+                responder.fail(error, now);
                 continue;
             }
-            let admitted = Instant::now();
-            entry.reply.admitted = Some(admitted);
-            let Entry { image, prompt, search, mut reply } = entry;
+            responder.admitted = Some(now);
             match image {
-                JobImage::Encoded(image) => known.push((image, (prompt, search, reply))),
+                JobImage::Encoded(image) => encoded.push((image, Admitted { prompt, search, responder })),
                 JobImage::Pixels { pixel_values: pixels, digest } => {
-                    reply.stages.enter(ENCODE, admitted);
+                    responder.stages.enter(Stages::ENCODE, now);
                     pixel_values.push(pixels);
-                    new.push((digest, (prompt, search, reply)));
+                    digests.push(digest);
+                    to_encode.push(Admitted { prompt, search, responder });
                 }
             }
         }
-        let ids = new.iter().map(|(_, (_, _, reply))| reply.id).collect();
-        match self.encode(pixel_values, ids) {
+        let job_ids = to_encode.iter().map(|job| job.responder.id).collect();
+        match self.encode(pixel_values, job_ids) {
             Ok(images) => {
-                for (image, (digest, job)) in images.into_iter().zip(new) {
-                    job.2.stages.span.in_scope(|| debug!("image encoded"));
+                for ((image, digest), job) in images.into_iter().zip(digests).zip(to_encode) {
+                    job.responder.stages.span.in_scope(|| debug!("image encoded"));
                     if let Some(digest) = digest {
                         self.images.insert(digest, &image);
                     }
-                    known.push((image, job));
+                    encoded.push((image, job));
                 }
             }
             Err(error) => {
-                for (_, (_, _, reply)) in new {
-                    let error = reply.unwanted().unwrap_or_else(|| CaptionError::internal(error.to_string()));
-                    reply.fail(error);
+                let now = self.backend.now();
+                for Admitted { responder, .. } in to_encode {
+                    let error = responder.abandoned(now).unwrap_or_else(|| CaptionError::internal(error.to_string()));
+                    responder.fail(error, now);
                 }
             }
         }
-        for (image, (prompt, search, reply)) in known {
-            self.begin(image, &prompt, search, reply);
+        for (image, job) in encoded {
+            self.begin(image, job);
         }
     }
 
-    /// Runs the prompt on an encoded image and puts it into the batch.
-    fn begin(&mut self, image: Arc<EncodedImage>, prompt: &[TokenId], mut search: Search, mut reply: Reply) {
-        let _span = reply.stages.span.clone().entered();
-        if let Some(error) = reply.unwanted() {
-            return reply.fail(error);
-        }
-        reply.stages.enter(DECODE_STEPS, Instant::now());
-        if let [start] = prompt {
-            return self.batch.join_at_start(&self.model, image, (*start, search), reply);
-        }
-        let first = self.model.prefill(&image, prompt).and_then(|prefill| {
-            let (infer, start) = (self.model.take_run_time(), Instant::now());
-            let advance = search.advance(prefill.logits.view()?);
-            self.recorder.record_decoder_run(DecoderRun::of_prompt(infer, start.elapsed()));
-            Ok::<_, RunError>((prefill, advance))
-        });
-        match first {
-            Err(error) => reply.fail(CaptionError::internal(error)),
-            Ok((_, Advance::Done(sequences))) => {
-                reply.tell(&search);
-                reply.finish(sequences);
-            }
-            // All rows come from the one prompt: there is nothing to reorder.
-            Ok((prefill, Advance::Continue { token_ids, .. })) => {
-                self.batch.join(&self.model, (image, prefill), (token_ids, search), reply);
-            }
-        }
-    }
-
-    fn encode(&mut self, images: Vec<PixelValues>, ids: Vec<u64>) -> Result<Vec<Arc<EncodedImage>>, RunError> {
+    fn encode(&mut self, images: Vec<PixelValues>, job_ids: Vec<u64>) -> Result<Vec<Arc<B::EncodedImage>>, B::Error> {
         let count = images.len();
         if count == 0 {
             return Ok(Vec::new());
         }
-        let encoded = self.encoding.run(ids, |abort| self.model.encode(images, abort));
-        // Taken of a failed run, too: it is not the next one's.
-        let elapsed = self.model.take_run_time();
+        let abort = self.backend.abort_handle()?;
+        let encoded = self.encoder_abort.run(job_ids, abort, |abort| self.backend.encode(images, abort));
+        // The time of a failed run must not count as the next run's.
+        let time_per_image = self.backend.take_run_time() / count as u32;
         let encoded = encoded?;
         for _ in 0..count {
-            self.recorder.record_encoder_run(elapsed / count as u32);
-            self.pace.encoded(elapsed / count as u32);
+            self.recorder.record_encoder_run(time_per_image);
+            self.state.latency.record_encode(time_per_image);
         }
         Ok(encoded)
+    }
+
+    /// Runs the prompt of an encoded image and lets it join the batch.
+    fn begin(&mut self, image: Arc<B::EncodedImage>, job: Admitted) {
+        let Admitted { prompt, mut search, mut responder } = job;
+        let _span = responder.stages.span.clone().entered();
+        let now = self.backend.now();
+        if let Some(error) = responder.abandoned(now) {
+            return responder.fail(error, now);
+        }
+        responder.stages.enter(Stages::DECODE_STEPS, now);
+        if prompt.len() == 1 {
+            // The next step of the batch runs the start token.
+            return self.batch.join(&mut self.backend, image, None, Active { search, responder, token_ids: prompt });
+        }
+        match self.prefill(&image, &prompt, &mut search) {
+            Err(error) => responder.fail(CaptionError::internal(error), self.backend.now()),
+            Ok((_, Advance::Done(sequences))) => {
+                responder.publish_progress(&search);
+                responder.finish(sequences, self.backend.now());
+            }
+            // All rows start from the one row of the prompt: there is nothing to reorder.
+            Ok((prefill, Advance::Continue { token_ids, .. })) => {
+                responder.publish_progress(&search);
+                let active = Active { search, responder, token_ids };
+                self.batch.join(&mut self.backend, image, Some(prefill), active);
+            }
+        }
+    }
+
+    fn prefill(
+        &mut self,
+        image: &B::EncodedImage,
+        prompt: &[TokenId],
+        search: &mut Search,
+    ) -> Result<(B::Prefill, Advance), B::Error> {
+        let prefill = self.backend.prefill(image, prompt)?;
+        let infer = self.backend.take_run_time();
+        let start = self.backend.now();
+        let advance = search.advance(B::prefill_logits(&prefill)?);
+        let output = self.backend.now() - start;
+        self.recorder.record_decoder_run(DecoderRun { rows: 1, input: Duration::ZERO, infer, output });
+        Ok((prefill, advance))
     }
 }

@@ -1,179 +1,140 @@
-//! The loop of an engine's thread: who is let in, and when the next step is.
-//!
-//! First come, first served. New images are let in between two steps, and what their encoding took is given back to the
-//! images already decoding before the next one is let in: neither side starves. When nothing decodes and a queue has
-//! formed, a few images are encoded before the first step, so that they share it: as many as [`Pace`] says, or those in
-//! front would wait longer than sharing saves them.
+//! The loop of the engine's thread: it asks the scheduler for the next action and executes it.
 
 mod admission;
 
-use std::{
-    sync::Arc,
-    thread,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Duration};
 
-use tokio::sync::mpsc;
+use tokio::sync::mpsc::{self, error::TryRecvError};
 
 use crate::engine::{
-    EngineLimits, Entry, ImageCache, batch::Batch, encoder_abort::Encoding, latency::Pace, queue::Waiting,
-    watch::RunWatch,
+    Backend, EngineConfig, ImageCache,
+    batch::Batch,
+    busy_since::BusySince,
+    encoder_abort::EncoderAbort,
+    entry::Entry,
+    queue::FairQueue,
+    scheduler::{Action, Scheduler, State},
 };
-use crate::{
-    blip::BlipModel,
-    observability::{InstanceLoad, ModelRecorder},
-};
+use crate::observability::{InstanceLoad, ModelRecorder};
 
-/// How often is looked whether company has come.
-const COMPANY_POLL: Duration = Duration::from_micros(200);
+/// How often an idle engine that fills its first batch looks for more jobs.
+const FILL_POLL: Duration = Duration::from_micros(200);
 
-pub(super) struct Worker {
-    /// Of the model's instance.
+/// Everything that the thread of an instance owns.
+pub(super) struct Worker<B: Backend> {
+    /// The number of the instance.
     index: usize,
-    model: BlipModel,
-    limits: EngineLimits,
-    receiver: mpsc::Receiver<Entry>,
+    backend: B,
+    receiver: mpsc::Receiver<Entry<B::EncodedImage>>,
+    /// Jobs that are not admitted yet.
+    queue: FairQueue<B::EncodedImage>,
+    /// Images that decode.
     batch: Batch,
-    /// Not let in yet.
-    waiting: Waiting,
-    /// Time spent encoding that decoding has not had yet.
-    owed: Duration,
-    /// Images still to be let in before the next step.
-    burst: usize,
-    pace: Pace,
+    state: State,
     recorder: Arc<ModelRecorder>,
-    images: Arc<ImageCache>,
-    encoding: Encoding,
-    run: RunWatch,
+    images: Arc<ImageCache<B::EncodedImage>>,
+    pub(super) encoder_abort: EncoderAbort<B::Abort>,
+    pub(super) busy_since: BusySince,
 }
 
-/// What comes next.
-enum Turn {
-    /// Jobs are let in.
-    Admit(Vec<Entry>),
-    /// Those who are in decode.
-    Step,
-    /// Every handle is gone and every job is done.
-    End,
-}
-
-impl Worker {
+impl<B: Backend> Worker<B> {
     pub(super) fn new(
-        (index, model): (usize, BlipModel),
-        limits: EngineLimits,
-        receiver: mpsc::Receiver<Entry>,
-        recorder: Arc<ModelRecorder>,
-        (images, encoding, run): (Arc<ImageCache>, Encoding, RunWatch),
+        index: usize,
+        backend: B,
+        config: EngineConfig<B::EncodedImage>,
+        receiver: mpsc::Receiver<Entry<B::EncodedImage>>,
     ) -> Self {
-        let (batch, owed, waiting) = (Batch::new(&model), Duration::ZERO, Waiting::default());
         Self {
             index,
-            model,
-            limits,
+            state: State::new(config.limits, backend.now()),
+            backend,
             receiver,
-            batch,
-            waiting,
-            owed,
-            burst: 0,
-            pace: Pace::default(),
-            recorder,
-            images,
-            encoding,
-            run,
+            queue: FairQueue::new(),
+            batch: Batch::default(),
+            recorder: config.recorder,
+            images: config.images,
+            encoder_abort: EncoderAbort::new(),
+            busy_since: BusySince::default(),
         }
     }
 
-    /// Until every handle is dropped and every job is done.
+    /// Runs until every sender is dropped and every job is done.
     pub(super) fn run(mut self) {
         loop {
-            let start = Instant::now();
-            let turn = self.next();
-            self.recorder.record_load(self.index, InstanceLoad { queued: self.waiting.len(), rows: self.batch.rows() });
-            self.run.begin();
-            match turn {
-                Turn::End => return,
-                Turn::Admit(entries) => {
-                    let start = Instant::now();
-                    self.admit(entries);
-                    self.owed += start.elapsed();
-                }
-                Turn::Step => {
-                    self.step();
-                    self.owed = self.owed.saturating_sub(start.elapsed());
-                }
+            let action = self.next_action();
+            if action == Action::Stop {
+                return;
             }
-            self.run.end();
+            self.execute(action);
         }
     }
 
-    /// Whether to let in jobs before the next step. Blocks when idle.
-    fn next(&mut self) -> Turn {
-        self.collect();
-        self.waiting.drop_unwanted();
-        let live_rows = self.batch.rows();
-        if live_rows == 0 && self.burst == 0 {
-            self.owed = Duration::ZERO;
-            if self.waiting.len() == 0 {
-                self.recorder.record_load(self.index, InstanceLoad::default());
-                match self.receiver.blocking_recv() {
-                    Some(entry) => self.waiting.push(entry),
-                    None => return Turn::End,
-                }
-            }
-            self.wait_for_company();
-            self.burst = self.pace.burst(self.waiting.len()).max(self.limits.max_batch_size);
-        } else if self.burst == 0 && self.owed == Duration::ZERO && live_rows > 0 {
-            // Those who decode have had their share.
-            self.burst = self.limits.max_batch_size;
-        }
-        let (mut entries, mut rows) = (Vec::new(), live_rows);
-        while entries.len() < self.limits.max_batch_size.min(self.burst) {
-            match self.waiting.peek().map(|entry| entry.search.rows()) {
-                Some(more) if rows == 0 || rows + more <= self.limits.max_rows => {
-                    rows += more;
-                    entries.extend(self.waiting.pop());
-                }
-                _ => break,
-            }
-        }
-        if entries.is_empty() {
-            self.burst = 0;
-            return Turn::Step;
-        }
-        self.burst -= entries.len();
-        Turn::Admit(entries)
+    /// Brings the state up to date, without waiting, and asks the scheduler.
+    fn next_action(&mut self) -> Action {
+        self.state.now = self.backend.now();
+        self.receive();
+        self.queue.drop_abandoned(self.state.now);
+        self.batch.drop_abandoned(&mut self.backend);
+        self.state.waiting = self.queue.len();
+        self.state.next_rows = self.queue.next_rows(self.state.limits.max_batch_size);
+        self.state.live_rows = self.batch.rows();
+        Scheduler::next(&self.state)
     }
 
-    /// Takes in what has been sent, without waiting.
-    fn collect(&mut self) {
-        while let Ok(entry) = self.receiver.try_recv() {
-            self.waiting.push(entry);
+    fn execute(&mut self, action: Action) {
+        match action {
+            Action::Admit { entries, .. } => {
+                let entries = (0..entries).filter_map(|_| self.queue.pop()).collect();
+                self.record_load();
+                self.busy_since.start();
+                self.admit(entries);
+            }
+            Action::Step => {
+                self.record_load();
+                self.busy_since.start();
+                self.step();
+            }
+            Action::Fill { until } => self.backend.sleep(FILL_POLL.min(until - self.state.now)),
+            Action::Block => {
+                self.record_load();
+                if let Some(entry) = self.receiver.blocking_recv() {
+                    self.queue.push(entry);
+                }
+            }
+            Action::Stop => {}
         }
+        self.busy_since.stop();
+        self.state.record(action, self.backend.now() - self.state.now);
     }
 
-    /// Gives a run of the encoder that takes several images the time to find them.
-    fn wait_for_company(&mut self) {
-        let start = Instant::now();
-        self.collect();
-        while self.waiting.len() < self.limits.max_batch_size && start.elapsed() < self.limits.max_batch_delay {
-            thread::sleep(COMPANY_POLL);
-            self.collect();
+    /// Moves the jobs that were sent into the queue.
+    fn receive(&mut self) {
+        loop {
+            match self.receiver.try_recv() {
+                Ok(entry) => self.queue.push(entry),
+                Err(TryRecvError::Empty) => return,
+                Err(TryRecvError::Disconnected) => {
+                    self.state.senders_gone = true;
+                    return;
+                }
+            }
         }
     }
 
     fn step(&mut self) {
-        self.batch.drop_unwanted();
-        if self.batch.is_empty() {
-            return;
+        let Some(step) = self.batch.step(&mut self.backend) else { return };
+        // Counted before the answers are sent: a client that has its answer finds its work in the statistics.
+        self.recorder.record_decoder_run(step.run);
+        let latency = &mut self.state.latency;
+        latency.record_step(step.run.rows, step.run.input + step.run.infer + step.run.output);
+        for finished in step.finished {
+            latency.record_image(finished.responder.stages.steps);
+            finished.responder.finish(finished.sequences, self.backend.now());
         }
-        if let Some((run, finished)) = self.batch.step(&mut self.model) {
-            // Counted first: who has an answer can read what it took.
-            self.recorder.record_decoder_run(run);
-            self.pace.stepped(run.rows, run.input + run.infer + run.output);
-            for (reply, sequences) in finished {
-                self.pace.finished(reply.stages.steps);
-                reply.finish(sequences);
-            }
-        }
+    }
+
+    fn record_load(&self) {
+        let load = InstanceLoad { queued: self.queue.len(), rows: self.batch.rows() };
+        self.recorder.record_load(self.index, load);
     }
 }

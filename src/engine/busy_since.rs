@@ -1,20 +1,20 @@
-//! How long the engine's thread has been at one thing, seen from outside.
+//! How long the engine's thread has been executing one action, seen from other threads.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
-/// Since when the thread is in one turn: an admission or a step.
+/// When the thread began the current admission or step; `None` while it waits for jobs.
 #[derive(Clone, Debug, Default)]
-pub(super) struct RunWatch(Arc<Mutex<Option<Instant>>>);
+pub(super) struct BusySince(Arc<Mutex<Option<Instant>>>);
 
-impl RunWatch {
-    pub(super) fn begin(&self) {
+impl BusySince {
+    pub(super) fn start(&self) {
         self.set(Some(Instant::now()));
     }
 
-    pub(super) fn end(&self) {
+    pub(super) fn stop(&self) {
         self.set(None);
     }
 
