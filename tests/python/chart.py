@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 from manifests import Object, objects, one
-from render_manifests import template
+
+from release.manifests import template
 
 VALUES: dict[str, dict[str, Any]] = {
     "defaults": {},

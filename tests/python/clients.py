@@ -25,7 +25,7 @@ PICTURES = ("cats.jpg", "umbrella-guitar.jpg", "flower.gif")
 
 @cache
 def golden() -> dict[str, Any]:
-    """Captions as transformers gives them, by scripts/make_golden.py."""
+    """Captions as transformers gives them, by `python -m golden`."""
     return json.loads((ROOT / "tests" / "golden" / "captions.json").read_text("utf-8"))
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from clients import IMAGES, ROOT, SECONDS
+
 from service import default_binary
 
 PICTURES = sorted(IMAGES.iterdir())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import sys
 import threading
 from collections.abc import Iterator
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -15,11 +14,11 @@ from typing import TYPE_CHECKING
 os.environ["HF_HUB_OFFLINE"] = "1"
 # Every server of the tests is on this machine.
 os.environ["NO_PROXY"] = os.environ["no_proxy"] = "127.0.0.1"
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
 
 import pytest
 from clients import IMAGES
 from refusals import Connection
+
 from service import ROOT, Service
 
 if TYPE_CHECKING:
@@ -82,8 +81,9 @@ def playground(browser: Browser, service: Service) -> Playground:
 @pytest.fixture(scope="session")
 def exporter(tmp_path_factory: pytest.TempPathFactory) -> Exporter:
     """The exporter, with two pictures of its own."""
-    import random_checkpoint
     from exporting import Exporter
+
+    from oracle import random_checkpoint
 
     pictures = tmp_path_factory.mktemp("pictures")
     for index, image in enumerate(random_checkpoint.random_images(2, 50, seed=7)):

@@ -7,11 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import export_onnx
-import random_checkpoint
 import torch
 from transformers import BlipForConditionalGeneration, BlipProcessor
 from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
+
+from blip_onnx import cli
+from oracle import random_checkpoint
 
 TINY = random_checkpoint.KINDS["tiny"]
 # Work this small is slower on several threads.
@@ -45,7 +46,7 @@ class Exporter:
         arguments = ["--model", str(model), "--output", str(output)]
         if "--images" not in flags:
             arguments += ["--images", str(self.pictures)]
-        return export_onnx.export(export_onnx.parse_arguments([*arguments, *flags]))
+        return cli.export(cli.parse_arguments([*arguments, *flags]))
 
 
 def edit_json(path: Path, change: Callable[[dict[str, Any]], None]) -> None:

@@ -10,8 +10,9 @@ from base64 import b64encode
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from mutations import Mutant, Rule, is_valid, mutants
 from PIL import Image
+
+from reliability.mutations.requests import Mutant, Rule, is_valid, mutants
 from service import Service
 
 SECONDS = 5

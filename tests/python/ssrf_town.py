@@ -12,8 +12,9 @@ from typing import Any
 import grpc
 import requests
 from clients import PROMPT, SECONDS
-from service import Service
 from ssrf_web import Endpoint, Visits, Web
+
+from service import Service
 
 Flags = tuple[str, ...]
 

@@ -14,6 +14,7 @@ import pytest
 import requests
 from clients import IMAGES, MODEL, PICTURES, SECONDS, picture
 from metrics_page import value
+
 from service import ROOT, Service, models_toml
 
 LONG = {"min_new_tokens": 120, "max_new_tokens": 120}

@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from benchmark import captions, company, encoder, overhead, repeated, report, steps
-from benchmark.figures import GOALS
-from benchmark.models import Model
-from benchmark.settings import NEW_TOKENS, Settings
 from exporting import Exporter
+
+from bench import report
+from bench.figures import GOALS
+from bench.models import Model
+from bench.parts import captions, concurrency, encoder, overhead, repeated, steps
+from bench.settings import NEW_TOKENS, Settings
 from service import default_binary
 
 
@@ -53,7 +55,7 @@ def test_captions_are_the_same_work_for_everybody(settings: Settings) -> None:
 
 
 def test_requests_at_once_are_counted_and_batched(settings: Settings) -> None:
-    content = measured(settings, company)
+    content = measured(settings, concurrency)
     counters = content["details"]["counters"]
     # In a row and at once, each in both rounds.
     assert (counters["requests"], counters["failed"]) == (4 * settings.requests, 0)

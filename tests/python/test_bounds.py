@@ -18,6 +18,7 @@ from clients import caption, picture, strings, tensors
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 from metrics_page import value
+
 from service import Service
 
 SECONDS = 20

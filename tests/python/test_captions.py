@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import requests
 from clients import MODEL, PICTURE, PICTURES, PROMPT, SECONDS, caption, expected, picture
+
 from service import Service
 
 BEAMS = ("dog-house.png", {"num_beams": 3, "num_return_sequences": 3})

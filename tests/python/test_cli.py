@@ -15,6 +15,7 @@ import pytest
 from clients import IMAGES, PROMPT, ROOT, SECONDS, expected, golden
 from command_line import JPEG, PICTURES, PNG, Waiting, command, lines, run, running
 from PIL import Image
+
 from service import Service
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from clients import ROOT, SECONDS
 from command_line import PNG, run
+
 from service import default_binary
 
 BUNDLE = ROOT / "models" / "scenes"

@@ -14,6 +14,7 @@ import pytest
 from clients import MODEL, PICTURE, PROMPT, SECONDS, caption, curl
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
+
 from service import Service
 
 TEMPLATE_BODY = """{

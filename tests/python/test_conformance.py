@@ -23,7 +23,7 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The document, written anew."""
     new = tmp_path_factory.mktemp("conformance") / "conformance.md"
     # A process of its own: it registers the same protos as tritonclient.
-    command = [sys.executable, str(ROOT / "scripts" / "conformance.py"), "--output", str(new)]
+    command = [sys.executable, "-m", "conformance", "--output", str(new)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS)
     assert done.returncode == 0, done.stderr
     return new.read_text("utf-8")

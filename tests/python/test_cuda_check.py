@@ -1,4 +1,4 @@
-"""scripts/cuda_check.py on a machine without a GPU: the CPU against itself, and the refusal."""
+"""release.cuda_check on a machine without a GPU: the CPU against itself, and the refusal."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ import logging
 import subprocess
 from pathlib import Path
 
-import cuda_check
 import pytest
+
+from release import cuda_check
 from service import ROOT, ServiceError, default_binary
 
 

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import render_manifests
 from chart import VALUES, deployed, refusal, render
 from manifests import check_pod, environment, objects, one, pods, validate
-from render_manifests import CHART, HELM, NAME, OUTPUT
+
+from release import manifests
+from release.manifests import CHART, HELM, NAME, OUTPUT
 
 
 @pytest.mark.parametrize("name", VALUES)
@@ -33,7 +34,7 @@ def test_lint_is_content(values: str) -> None:
 
 
 def test_the_manifests_are_those_of_the_chart() -> None:
-    for name, text in render_manifests.render().items():
+    for name, text in manifests.render().items():
         assert (OUTPUT / name).read_text() == text, f"{name}: make manifests"
 
 
@@ -98,7 +99,7 @@ def test_keys_and_certificates_come_from_secrets(tmp_path: Path) -> None:
 
 
 def test_a_bundle_is_made_once(tmp_path: Path) -> None:
-    for name, does in (("fetch", "sha256sum -c"), ("export", "scripts/export_onnx.py")):
+    for name, does in (("fetch", "sha256sum -c"), ("export", "python -m blip_onnx")):
         spec = deployed(render(tmp_path, VALUES[name]))
         (container,) = spec["initContainers"]
         script = container["args"][0]

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from manifests import objects, one
+
 from service import ROOT, default_binary
 
 FOLDER = ROOT / "deploy" / "kserve"

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from chart import VALUES, deployed, render
 from manifests import Object, objects, one
-from render_manifests import CHART, NAME
+
+from release.manifests import CHART, NAME
 
 
 def test_services_tell_the_protocol(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import json
 import re
 import subprocess
 
-from render_manifests import CHART
+from release.manifests import CHART
 from service import default_binary
 
 # What the chart sets itself, from values of other names.

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 from clients import IMAGES, PICTURES, PROMPT, ROOT, SECONDS, caption
+
 from service import Service
 
 EXAMPLES = ROOT / "examples"

@@ -17,11 +17,14 @@ import onnxruntime
 import pytest
 import safetensors.torch
 import torch
-from blip_onnx import ExportError, checkpoint, external, graph, manifest
 from exporting import TINY, Exporter, edit_json
 from onnx import TensorProto
 from transformers import BlipForConditionalGeneration
 from transformers.activations import ACT2FN
+
+from blip_onnx import ExportError, checkpoint, manifest
+from blip_onnx.graphs import builder as graph
+from blip_onnx.graphs import external_data
 
 GRAPHS = ("vision_encoder.onnx", "text_decoder.onnx")
 
@@ -137,11 +140,13 @@ def test_graphs_stay_within_the_contract_and_outside_the_protobuf(bundle: Path, 
     assert [(entry.domain, entry.version <= 21) for entry in model.opset_import] == [("", True)]
     for tensor in model.graph.initializer:
         size = int(np.prod(tensor.dims)) * 4
-        assert (tensor.data_location == TensorProto.EXTERNAL) == (size >= external.INLINE_LIMIT)
+        assert (tensor.data_location == TensorProto.EXTERNAL) == (
+            size >= external_data.INLINE_LIMIT
+        )
         if tensor.data_location == TensorProto.EXTERNAL:
             entries = {entry.key: entry.value for entry in tensor.external_data}
             assert entries["location"] == f"{name}.data"
-            assert int(entries["offset"]) % (4096 if size >= external.PAGE_LIMIT else 64) == 0
+            assert int(entries["offset"]) % (4096 if size >= external_data.PAGE_LIMIT else 64) == 0
 
 
 def test_a_graph_beyond_the_protobuf_limit_is_refused(

@@ -9,13 +9,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import random_checkpoint
-import scenes
 import torch
-from blip_onnx import ExportError, bundle
 from exporting import TINY, Exporter
 from PIL import Image
 from transformers import AutoProcessor, BlipForConditionalGeneration
+
+from blip_onnx import ExportError, bundle
+from oracle import random_checkpoint
+from scenes import dataset
 
 CHECKPOINT = Path(__file__).resolve().parents[2] / "models" / "scenes" / "checkpoint"
 PICTURES = 32
@@ -32,8 +33,8 @@ def held_out(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A folder with rendered scenes."""
     folder = tmp_path_factory.mktemp("scenes")
     for index in range(PICTURES):
-        scene = scenes.make_scene("heldout", index)
-        Image.fromarray(scenes.render(scene)).save(folder / f"{index:02}.png")
+        scene = dataset.make_scene("heldout", index)
+        Image.fromarray(dataset.render(scene)).save(folder / f"{index:02}.png")
     return str(folder)
 
 

@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from blip_onnx.precision import VOCABULARY
 from exporting import TINY, Exporter
 from onnx import TensorProto
-from onnx_generate import Bundle, CachedDecoder
+
+from blip_onnx.generate import Bundle, CachedDecoder
+from blip_onnx.precision import VOCABULARY
 
 EVERYTHING = ("--min-agreement", "0")
 GRAPHS = ("vision_encoder.onnx", "text_decoder.onnx")

@@ -7,12 +7,14 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import pytest
-from blip_onnx import ExportError, quantize
-from blip_onnx.cider import cider
-from blip_onnx.graph import GraphBuilder
-from blip_onnx.precision import Plan
 from onnx import TensorProto
-from onnx_generate import session_options
+
+from blip_onnx import ExportError
+from blip_onnx.generate import session_options
+from blip_onnx.graphs import int8
+from blip_onnx.graphs.builder import GraphBuilder
+from blip_onnx.precision import Plan
+from blip_onnx.verification.cider import cider
 
 ENCODER, DECODER = "vision_model.layer", "text_decoder.layer"
 
@@ -44,10 +46,10 @@ def test_numpy_sees_what_the_kernels_see(tmp_path: Path, inner: int, outer: int)
         ours = session(tmp_path, Plan("int8"), name, weights).run(None, {"x": x})[0][0]
         matrix, bias = weights[f"{name}.weight"], weights[f"{name}.bias"]
         if name == ENCODER:
-            seen = quantize.seen_per_tensor(flat, float(x.min()), float(x.max()))
-            expected = seen @ quantize.seen_per_column(matrix.T)
+            seen = int8.seen_per_tensor(flat, float(x.min()), float(x.max()))
+            expected = seen @ int8.seen_per_column(matrix.T)
         else:
-            expected = quantize.seen_in_blocks(flat) @ quantize.seen_in_blocks(matrix).T
+            expected = int8.seen_in_blocks(flat) @ int8.seen_in_blocks(matrix).T
         np.testing.assert_allclose(ours, expected + bias, atol=2e-5)
         error = np.abs(ours - (flat @ matrix.T + bias)).max()
         assert 1e-4 < error < 0.1

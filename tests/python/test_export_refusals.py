@@ -9,11 +9,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import export_onnx
 import pytest
 import safetensors.torch
-from blip_onnx import text
 from exporting import Exporter, edit_json
+
+from blip_onnx import cli
+from blip_onnx.graphs import text_decoder
 
 
 @pytest.fixture
@@ -27,7 +28,7 @@ def refuses(
         arguments = ["--model", str(model), "--output", str(output), *flags]
         monkeypatch.setattr(sys, "argv", ["export_onnx.py", *arguments])
         capfd.readouterr()
-        assert export_onnx.main() == 1
+        assert cli.main() == 1
         assert (sorted(output.iterdir()) if output.is_dir() else output.exists()) == before
         assert list(output.parent.glob(".*")) == []
         error = capfd.readouterr().err
@@ -178,5 +179,5 @@ def test_a_bundle_that_captions_otherwise_is_not_left(
     refuses: Callable[..., str], exporter: Exporter, tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Unused cache slots take part in attention: captions come out, but other ones.
-    monkeypatch.setattr(text, "_MASKED", 0.0)
+    monkeypatch.setattr(text_decoder, "_MASKED", 0.0)
     assert "verification failed" in refuses(tiny, "--images", str(exporter.pictures))

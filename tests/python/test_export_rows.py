@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from exporting import TINY, Exporter
-from onnx_generate import Bundle, KeyValues
+
+from blip_onnx.generate import Bundle, KeyValues
 
 
 @pytest.fixture(scope="module", params=["fp32", "int8"])

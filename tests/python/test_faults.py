@@ -6,7 +6,8 @@ Not here: `clock` and `full_disk`, which need libfaketime and a mount. `make fau
 from __future__ import annotations
 
 import pytest
-from faults.stage import bring_about
+
+from reliability.faults.stage import run_fault
 
 FAULTS = [
     "kill",
@@ -22,5 +23,5 @@ FAULTS = [
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_nothing_is_lost(fault: str) -> None:
-    report = bring_about(fault, short=True)
+    report = run_fault(fault, short=True)
     assert report.holds, str(report)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from service import Service
 
 ROOT = Path(__file__).resolve().parents[2]

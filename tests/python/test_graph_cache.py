@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from clients import caption, picture
+
 from service import Service, default_binary
 
 

@@ -8,6 +8,7 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from reflected import ReflectedClient
+
 from service import Service
 
 SECONDS = 10

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import requests
 from clients import MODEL, PICTURES, SECONDS, caption, expected, picture
+
 from service import ROOT, Service
 
 ON = "caption_cache_bytes = 1000000\nimage_cache_bytes = 100000000\nsingle_flight = true\n"

@@ -12,6 +12,7 @@ import pytest
 import requests
 from clients import picture
 from metrics_page import FailedReload, samples, value
+
 from service import Service, default_binary
 
 SECONDS = 20

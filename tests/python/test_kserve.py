@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from clients import MODEL, PICTURES, SECONDS, caption
+
 from service import Service
 
 SURFACES = ["rest", "grpc"]

@@ -14,6 +14,7 @@ import requests
 from clients import picture
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from metrics_page import value
+
 from service import Service
 
 SECONDS = 20

@@ -12,6 +12,7 @@ import grpc
 import pytest
 import requests
 from clients import MODEL, SECONDS, picture
+
 from service import Service
 
 KEY = "a-key-that-must-not-be-told"

@@ -12,6 +12,7 @@ import requests
 from clients import ROOT, picture
 from metrics_page import samples, value
 from prometheus_client.parser import text_string_to_metric_families
+
 from service import Service
 
 SECONDS = 20

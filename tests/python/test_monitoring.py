@@ -8,9 +8,10 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-import make_dashboard
 import pytest
 import yaml
+
+from release import dashboard
 from service import ROOT
 
 DASHBOARD = ROOT / "deploy" / "grafana" / "blip-serve.json"
@@ -97,7 +98,7 @@ def test_the_dashboard_shows_every_metric_but_those_of_the_machine() -> None:
 
 
 def test_the_dashboard_is_the_one_that_the_script_writes() -> None:
-    text = json.dumps(make_dashboard.dashboard(), indent=1) + "\n"
+    text = json.dumps(dashboard.dashboard(), indent=1) + "\n"
     assert DASHBOARD.read_text() == text, "make manifests"
 
 

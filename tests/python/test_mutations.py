@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 from clients import MODEL
-from mutations import (
+from refusals import BASE64, PICTURE, URL, Answer, Connection, check, error_of
+
+from reliability.mutations.requests import (
     GENERATION,
     REMOVED,
     Mutant,
@@ -18,7 +20,6 @@ from mutations import (
     one_of,
     optional,
 )
-from refusals import BASE64, PICTURE, URL, Answer, Connection, check, error_of
 
 INFER = f"/v2/models/{MODEL}/infer"
 

@@ -8,7 +8,10 @@ from typing import Any
 
 import pytest
 from clients import MODEL
-from mutations import (
+from refusals import BASE64, PICTURE, URL, Answer, Connection, check, error_of
+from urllib3.filepost import encode_multipart_formdata
+
+from reliability.mutations.requests import (
     CONTROL,
     GENERATION,
     LONG,
@@ -22,8 +25,6 @@ from mutations import (
     is_word,
     one_of,
 )
-from refusals import BASE64, PICTURE, URL, Answer, Connection, check, error_of
-from urllib3.filepost import encode_multipart_formdata
 
 CAPTIONS = {"id": "7", "model": MODEL, "image": BASE64, "prompt": "a", "parameters": PARAMETERS}
 GENERATE = {"id": "7", "image_url": URL, "text_input": "a", "stream": False, **PARAMETERS}

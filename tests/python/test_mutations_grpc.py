@@ -11,8 +11,11 @@ from clients import MODEL
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
-from mutated_messages import EMPTY, TWICE, mutants
-from mutations import (
+from refusals import PICTURE, SECONDS
+from tritonclient.grpc import service_pb2
+
+from reliability.mutations.messages import EMPTY, TWICE, mutants
+from reliability.mutations.requests import (
     PARAMETERS,
     REMOVED,
     Mutant,
@@ -24,9 +27,7 @@ from mutations import (
     one_of,
     optional,
 )
-from refusals import PICTURE, SECONDS
 from service import Service
-from tritonclient.grpc import service_pb2
 
 Send = Callable[[bytes], Any]
 

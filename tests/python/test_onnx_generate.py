@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 from exporting import TINY
-from onnx_generate import Bundle, CachedDecoder, SearchConfig, beam, greedy
 from transformers import BlipForConditionalGeneration
+
+from blip_onnx.generate import Bundle, CachedDecoder, SearchConfig, beam, greedy
 
 EOS = 102
 

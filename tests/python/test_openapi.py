@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import schemathesis
 from clients import MODEL, SECONDS, picture
+
 from service import Service
 
 EXAMPLES = 20

@@ -3,11 +3,12 @@
 from pathlib import Path
 
 import pytest
-import scenes
 import torch
-from oracle import Oracle
-from oracle_margin import disturbed, margin_of_mismatch
-from parity_images import encode
+
+from oracle.captions import Oracle
+from oracle.margin import disturbed, margin_of_mismatch
+from parity.images import encode
+from scenes import dataset
 
 ROOT = Path(__file__).resolve().parents[2]
 SCENES = 60
@@ -21,7 +22,7 @@ def oracle() -> Oracle:
 
 
 def scene(number: int) -> bytes:
-    return encode(scenes.render(scenes.make_scene("unseen", number)), "png")
+    return encode(dataset.render(dataset.make_scene("unseen", number)), "png")
 
 
 @pytest.mark.parametrize(

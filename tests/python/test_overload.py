@@ -6,14 +6,13 @@ import subprocess
 import sys
 
 import pytest
-from clients import ROOT, SECONDS
+from clients import SECONDS
 
 
 @pytest.mark.parametrize("part", ["goodput", "bodies", "deadlines", "fairness"])
 def test_overload(part: str) -> None:
     # A process of its own, which keeps to its own cores.
-    script = ROOT / "scripts" / "overload.py"
-    command = [sys.executable, str(script), "--short", "--only", part]
+    command = [sys.executable, "-m", "reliability.overload", "--short", "--only", part]
     done = subprocess.run(command, capture_output=True, text=True, timeout=2 * SECONDS)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "1 of 1 parts: all holds" in done.stdout

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from clients import MODEL, PICTURE, PICTURES, caption, expected
 from playground import Playground, unconditional
+
 from service import Service
 
 

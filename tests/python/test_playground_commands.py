@@ -15,6 +15,7 @@ import pytest
 from browser import Browser
 from clients import IMAGES, MODEL, PICTURE, PROMPT, SECONDS, caption
 from playground import Playground
+
 from service import Service
 
 ODD_NAME = """it's "a" 50%; x,y & $HOME `id` \\ ö.jpg"""

@@ -9,6 +9,7 @@ from pathlib import Path
 from browser import Browser
 from clients import PICTURE, caption
 from playground import Playground, unconditional
+
 from service import Service
 
 KEY = "alpha-7"

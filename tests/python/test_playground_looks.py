@@ -14,6 +14,7 @@ from browser import Browser
 from clients import PICTURES
 from PIL import Image, ImageStat
 from playground import PICTURES_FOLDER, Playground
+
 from service import Service
 
 CONTROLS = {"button", "checkbox", "combobox", "DisclosureTriangle", "link", "spinbutton", "textbox"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from clients import MODEL, PICTURE, PROMPT, caption, picture
 from reflected import ReflectedClient
+
 from service import Service
 
 METHODS = {

@@ -18,6 +18,7 @@ import tritonclient.grpc
 import tritonclient.http
 from clients import caption, picture
 from metrics_page import value
+
 from service import ROOT, Service, models_toml
 
 SECONDS = 30

@@ -4,7 +4,6 @@ import subprocess
 import sys
 
 import pytest
-from clients import ROOT
 
 CARGO = "test result: ok. {} passed; {} failed; {} ignored; 0 measured; {} filtered out; finished in 0.01s"
 
@@ -15,7 +14,7 @@ def closing_line(*suites: tuple[int, str]) -> tuple[int, str]:
     for index, (status, output) in enumerate(suites):
         program = f"import sys; assert not sys.stdin.read(); print({output!r}); sys.exit({status})"
         commands.append(f'{sys.executable} -c "{program}" {index}')
-    command = [sys.executable, str(ROOT / "scripts" / "run_tests.py"), *commands]
+    command = [sys.executable, "-m", "release.run_tests", *commands]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     for _, output in suites:
         assert output in done.stdout

@@ -12,21 +12,17 @@ import torch
 from PIL import Image
 from transformers import AutoTokenizer, BlipForConditionalGeneration, BlipProcessor
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "scripts"))
-
-import evaluate_scenes
-import scenes
-import scenes_model
 import train_scenes
+from scenes import dataset, evaluate, model
 
+ROOT = Path(__file__).resolve().parents[2]
 CHECKPOINT = ROOT / "models" / "scenes" / "checkpoint"
 TOKENIZER = CHECKPOINT / "tokenizer.json"
 NEW_TOKENS = 20  # what generate() allows by default, [SEP] included
 
 
 def combinations(split: str, count: int) -> set[tuple[str, ...]]:
-    return {scenes.make_scene(split, index).combination for index in range(count)}
+    return {dataset.make_scene(split, index).combination for index in range(count)}
 
 
 @pytest.mark.parametrize("split", ["heldout", "unseen"])
@@ -37,7 +33,7 @@ def test_no_combination_of_a_held_out_split_occurs_in_training(split: str) -> No
 
 
 def test_held_out_pairs_never_meet_in_training_on_any_background() -> None:
-    pairs = set(scenes.held_out_pairs())
+    pairs = set(dataset.held_out_pairs())
     trained = {combination[:-1] for combination in combinations("train", 30_000)}
     tested = {combination[:-1] for combination in combinations("heldout", 2_000)}
     assert len(pairs) >= 40
@@ -47,27 +43,27 @@ def test_held_out_pairs_never_meet_in_training_on_any_background() -> None:
 
 def test_every_object_and_every_background_is_trained() -> None:
     trained = combinations("train", 5_000)
-    assert {name for combination in trained for name in combination[:-1]} == set(scenes.OBJECTS)
-    assert {combination[-1] for combination in trained} == set(scenes.BACKGROUNDS)
+    assert {name for combination in trained for name in combination[:-1]} == set(dataset.OBJECTS)
+    assert {combination[-1] for combination in trained} == set(dataset.BACKGROUNDS)
 
 
 def test_the_unseen_style_is_in_no_training_scene() -> None:
-    styles = {scenes.make_scene("train", index).style for index in range(2_000)}
-    assert styles == set(scenes.TRAIN_STYLES)
-    assert scenes.make_scene("unseen", 0).style == scenes.UNSEEN_STYLE not in styles
+    styles = {dataset.make_scene("train", index).style for index in range(2_000)}
+    assert styles == set(dataset.TRAIN_STYLES)
+    assert dataset.make_scene("unseen", 0).style == dataset.UNSEEN_STYLE not in styles
 
 
 def test_captions_name_the_left_and_the_upper_object_first() -> None:
     for index in range(2_000):
-        scene = scenes.make_scene("train", index)
+        scene = dataset.make_scene("train", index)
         first, last = scene.placements[0], scene.placements[-1]
         subject = scene.caption.removesuffix(f"{scene.background} background")
         if scene.kind == "next to":
-            assert first.left + first.size <= last.left + 2 * scenes.JITTER
-            assert abs(first.top - last.top) < scenes.CELL // 2
+            assert first.left + first.size <= last.left + 2 * dataset.JITTER
+            assert abs(first.top - last.top) < dataset.CELL // 2
         elif scene.kind == "above":
-            assert first.top + first.size <= last.top + 2 * scenes.JITTER
-            assert abs(first.left - last.left) < scenes.CELL // 2
+            assert first.top + first.size <= last.top + 2 * dataset.JITTER
+            assert abs(first.left - last.left) < dataset.CELL // 2
         else:
             count = {"one": 1, "two": 2, "three": 3}[scene.kind]
             assert len(scene.placements) == count and len(scene.names) == 1
@@ -77,7 +73,8 @@ def test_captions_name_the_left_and_the_upper_object_first() -> None:
 
 def test_a_scene_renders_to_the_same_bytes_in_another_process() -> None:
     program = (
-        "import hashlib, scenes\n"
+        "import hashlib\n"
+        "from scenes import dataset as scenes\n"
         "digest = hashlib.sha256()\n"
         "for index in range(40):\n"
         "    scene = scenes.make_scene(scenes.SPLITS[index % 3], index)\n"
@@ -86,7 +83,7 @@ def test_a_scene_renders_to_the_same_bytes_in_another_process() -> None:
     )
     digests = set()
     for seed in ("1", "2"):
-        environment = {**os.environ, "PYTHONPATH": str(ROOT / "scripts"), "PYTHONHASHSEED": seed}
+        environment = {**os.environ, "PYTHONHASHSEED": seed}
         command = [sys.executable, "-c", program]
         run = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
         digests.add(run.stdout)
@@ -95,29 +92,29 @@ def test_a_scene_renders_to_the_same_bytes_in_another_process() -> None:
 
 def test_every_possible_caption_fits_the_tokenizer_and_the_default_length() -> None:
     tokenizer = AutoTokenizer.from_pretrained(CHECKPOINT)
-    subjects = [scenes.with_article(name) for name in scenes.OBJECTS]
+    subjects = [dataset.with_article(name) for name in dataset.OBJECTS]
     pairs = [
         f"{first} {kind} {second}"
         for first, second in permutations(subjects, 2)
         for kind in ("next to", "above")
     ]
-    counts = [f"{n} {many}" for n in ("two", "three") for many in scenes.OBJECTS.values()]
+    counts = [f"{n} {many}" for n in ("two", "three") for many in dataset.OBJECTS.values()]
     captions = [
-        f"{subject} on {scenes.with_article(background)} background"
+        f"{subject} on {dataset.with_article(background)} background"
         for subject in subjects + counts + pairs
-        for background in scenes.BACKGROUNDS
+        for background in dataset.BACKGROUNDS
     ]
-    assert {scenes.make_scene("train", index).caption for index in range(500)} <= set(captions)
+    assert {dataset.make_scene("train", index).caption for index in range(500)} <= set(captions)
     rows = tokenizer(captions, add_special_tokens=False).input_ids
     assert max(len(row) for row in rows) + 1 <= NEW_TOKENS
     assert not any(tokenizer.unk_token_id in row for row in rows)
-    assert {piece for row in rows for piece in row} <= set(scenes_model.Words(TOKENIZER).used)
+    assert {piece for row in rows for piece in row} <= set(model.Words(TOKENIZER).used)
 
 
-@pytest.mark.parametrize("style", [*scenes.TRAIN_STYLES, scenes.UNSEEN_STYLE])
+@pytest.mark.parametrize("style", [*dataset.TRAIN_STYLES, dataset.UNSEEN_STYLE])
 def test_a_style_has_every_object_and_its_licence(style: str) -> None:
-    folder = scenes.SPRITES / style
-    assert {path.stem for path in folder.glob("*.png")} == set(scenes.OBJECTS)
+    folder = dataset.SPRITES / style
+    assert {path.stem for path in folder.glob("*.png")} == set(dataset.OBJECTS)
     assert (folder / "LICENSE").is_file()
     for path in folder.glob("*.png"):
         with Image.open(path) as image:
@@ -126,19 +123,19 @@ def test_a_style_has_every_object_and_its_licence(style: str) -> None:
 
 def test_the_exported_checkpoint_computes_what_was_trained(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    words = scenes_model.Words(TOKENIZER)
+    words = model.Words(TOKENIZER)
     trained = train_scenes.Trainee(words).blip.eval()
     for parameter in trained.parameters():
         parameter.data = (parameter + 0.05 * torch.randn_like(parameter)).half().float()
-    scenes_model.export(trained, words, tmp_path)
+    model.export(trained, words, tmp_path)
     loaded = BlipForConditionalGeneration.from_pretrained(tmp_path)
     head = loaded.text_decoder.cls.predictions.decoder
     assert loaded.dtype == torch.float32
     assert head.weight is loaded.text_decoder.bert.embeddings.word_embeddings.weight
-    assert BlipProcessor.from_pretrained(tmp_path).image_processor.size["height"] == scenes.SIDE
+    assert BlipProcessor.from_pretrained(tmp_path).image_processor.size["height"] == dataset.SIDE
 
-    images = torch.randn(2, 3, scenes.SIDE, scenes.SIDE)
-    full = torch.tensor([[scenes_model.BOS, *words.pieces("a dog above a cat")]] * 2)
+    images = torch.randn(2, 3, dataset.SIDE, dataset.SIDE)
+    full = torch.tensor([[model.BOS, *words.pieces("a dog above a cat")]] * 2)
     compact = torch.tensor([[words.compact[piece] for piece in row] for row in full.tolist()])
     with torch.no_grad():
         wanted = trained(pixel_values=images, input_ids=compact).logits
@@ -192,11 +189,11 @@ def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(
 
 
 def test_the_sample_images_are_captioned_truly() -> None:
-    captioner = evaluate_scenes.Captioner(CHECKPOINT)
-    files = {sample.name: sample.index for sample in evaluate_scenes.SAMPLE_IMAGES}
-    assert {path.name for path in evaluate_scenes.SAMPLES.iterdir()} == set(files)
+    captioner = evaluate.Captioner(CHECKPOINT)
+    files = {sample.name: sample.index for sample in evaluate.SAMPLE_IMAGES}
+    assert {path.name for path in evaluate.SAMPLES.iterdir()} == set(files)
     assert len({Path(name).suffix for name in files}) == 6
     for name, index in files.items():
-        with Image.open(evaluate_scenes.SAMPLES / name) as image:
+        with Image.open(evaluate.SAMPLES / name) as image:
             pixels = image.convert("RGB")
-        assert captioner([pixels]) == [scenes.make_scene("heldout", index).caption], name
+        assert captioner([pixels]) == [dataset.make_scene("heldout", index).caption], name

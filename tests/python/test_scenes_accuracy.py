@@ -4,8 +4,9 @@ import io
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-import scenes
 from PIL import Image
+
+from scenes import dataset
 from service import Service
 
 SCENES = 500
@@ -16,9 +17,9 @@ def exact(service: Service, split: str) -> int:
     """How many of the first 500 scenes of a split have exactly the true caption."""
 
     def is_exact(index: int) -> bool:
-        scene = scenes.make_scene(split, index)
+        scene = dataset.make_scene(split, index)
         file = io.BytesIO()
-        Image.fromarray(scenes.render(scene)).save(file, "PNG")
+        Image.fromarray(dataset.render(scene)).save(file, "PNG")
         return service.caption(file.getvalue())[0].text == scene.caption
 
     with ThreadPoolExecutor(IN_FLIGHT) as pool:

@@ -9,10 +9,11 @@ import io
 from pathlib import Path
 
 import pytest
-import random_checkpoint
-from blip_onnx.manifest import preprocess
 from exporting import TINY, Exporter
-from onnx_generate import Bundle, CachedDecoder, SearchConfig, beam, greedy
+
+from blip_onnx.generate import Bundle, CachedDecoder, SearchConfig, beam, greedy
+from blip_onnx.manifest import preprocess
+from oracle import random_checkpoint
 from service import Service, models_toml
 
 PRECISIONS = ("fp32", "int8", "fp16")

@@ -6,15 +6,26 @@ import asyncio
 from dataclasses import replace
 
 import pytest
-from load.clients import Both, Grpc, Rest
-from load.metrics import metric_in
-from load.outcome import FAILED, LATE, LOST, OK, OVERLOADED, REFUSED, WRONG, Outcome, kind_of
-from load.questions import Question, learn
-from load.report import Report, conclude
-from load.traffic import Traffic
+
+from reliability.load.clients import Both, Grpc, Rest
+from reliability.load.metrics import metric_in
+from reliability.load.outcome import (
+    FAILED,
+    LATE,
+    LOST,
+    OK,
+    OVERLOADED,
+    REFUSED,
+    WRONG,
+    Outcome,
+    kind_of,
+)
+from reliability.load.report import Report, conclude
+from reliability.load.test_requests import Question, learn
+from reliability.load.traffic import Traffic
+from reliability.soak.memory import growth
+from reliability.soak.run import ALL, Seen, soak
 from service import Service, free_port
-from soak.memory import growth
-from soak.run import ALL, Seen, soak
 
 
 def test_every_kind_of_request_gets_what_it_may(service: Service) -> None:

@@ -12,11 +12,12 @@ from collections.abc import Iterator
 
 import pytest
 from clients import PICTURE, PROMPT, SECONDS, caption, picture
-from service import ROOT, default_binary
 from ssrf_answers import FLOODS
 from ssrf_cases import HERE, TRICKS
 from ssrf_town import Flags, Town
 from ssrf_web import Web
+
+from service import ROOT, default_binary
 
 ANY_PORT: Flags = ("--fetch-ports=*",)
 ALLOWED: Flags = ("--allow-private-networks",)

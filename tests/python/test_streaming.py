@@ -15,6 +15,7 @@ import pytest
 import requests
 from clients import MODEL, PICTURE, PICTURES, PROMPT, SECONDS, caption, expected, picture
 from google.rpc import error_details_pb2
+
 from service import Service
 
 NEW_TOKENS = 128

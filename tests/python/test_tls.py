@@ -15,6 +15,7 @@ import requests
 from certificates import Authority, Signed
 from clients import curl, picture
 from metrics_page import FailedReload
+
 from service import Service, default_binary, free_port, stubs
 
 SECONDS = 20

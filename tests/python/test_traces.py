@@ -17,6 +17,7 @@ import requests
 from clients import MODEL, PROMPT, SECONDS, picture
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 from otlp import Collector, values
+
 from service import Service
 
 KEY = "a-key-that-must-not-be-told"

@@ -29,9 +29,10 @@ from clients import (
     texts,
 )
 from PIL import Image
-from service import Service
 from tritonclient.grpc import service_pb2
 from tritonclient.utils import InferenceServerException
+
+from service import Service
 
 OUTPUTS = ["generated_output", "token_ids", "score", "finish_reason"]
 

@@ -27,8 +27,9 @@ from clients import (
     tensors,
     texts,
 )
-from service import Service
 from tritonclient.utils import InferenceServerException
+
+from service import Service
 
 OUTPUTS = ["generated_output", "token_ids", "score", "finish_reason"]
 ENCODE = {"gzip": gzip.compress, "deflate": zlib.compress}

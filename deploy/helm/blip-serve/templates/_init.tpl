@@ -14,7 +14,7 @@ initContainers:
         test -e "/bundles/$NAME/manifest.json" && exit 0
         {{- if eq .kind "export" }}
         # Another pod may do the same and be first: then this one fails, starts again and finds it.
-        exec python scripts/export_onnx.py --model "$MODEL" --revision "$REVISION" --output "/bundles/$NAME"
+        exec python -m blip_onnx --model "$MODEL" --revision "$REVISION" --output "/bundles/$NAME"
         {{- else }}
         curl --fail --silent --show-error --location --proto =https --output /tmp/bundle.tar.gz "$URL"
         echo "$SHA256  /tmp/bundle.tar.gz" | sha256sum -c -

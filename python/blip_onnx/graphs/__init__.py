@@ -1,0 +1,1 @@
+"""The two ONNX graphs of a bundle: how they are built, converted and written."""

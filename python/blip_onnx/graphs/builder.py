@@ -1,0 +1,213 @@
+"""Builds ONNX graphs from weights: nodes, initializers and their external data file.
+
+Weights keep their name in the state_dict. Dense weights are stored `[in, out]`, the operand order
+of MatMul, so that no transpose is left for load time. They live in `<graph>.onnx.data`, aligned
+for memory mapping; the protobuf itself stays small whatever the size of the model. In which
+precision a layer is multiplied is looked up in the `Plan`, by the layer's name.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from blip_onnx import ExportError
+from blip_onnx.graphs import external_data, int8
+from blip_onnx.precision import Plan, Scheme
+
+OPSET = 20
+# ONNX Runtime's own operators; imported only by graphs that use them.
+CONTRIB = "com.microsoft"
+IR_VERSION = 9
+# A protobuf message cannot reach 2 GiB.
+PROTOBUF_LIMIT = 2**31 - 1
+
+_ACTIVATIONS = {
+    "gelu": "gelu",
+    "gelu_new": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "relu": "relu",
+    "quick_gelu": "quick_gelu",
+    "silu": "silu",
+    "swish": "silu",
+}
+
+
+@dataclass
+class GraphBuilder:
+    """One ONNX graph in the making, by the precisions of `plan`."""
+
+    name: str
+    plan: Plan = field(default_factory=Plan)
+    nodes: list[onnx.NodeProto] = field(default_factory=list)
+    inputs: list[onnx.ValueInfoProto] = field(default_factory=list)
+    outputs: list[onnx.ValueInfoProto] = field(default_factory=list)
+    weights: dict[str, np.ndarray] = field(default_factory=dict)
+    constants: dict[str, TensorProto] = field(default_factory=dict)
+    # Every linear layer, and the value that it multiplies.
+    linears: dict[str, str] = field(default_factory=dict)
+    # Weights that keep their own type when they are stored.
+    exact: set[str] = field(default_factory=set)
+
+    def input(self, name: str, elem_type: int, shape: list[str | int]) -> str:
+        """Declare a graph input; a string in `shape` is a dimension known only at run time."""
+        self.inputs.append(helper.make_tensor_value_info(name, elem_type, shape))
+        return name
+
+    def output(self, name: str, elem_type: int, shape: list[str | int]) -> None:
+        """Declare a graph output."""
+        self.outputs.append(helper.make_tensor_value_info(name, elem_type, shape))
+
+    def op(self, op_type: str, *inputs: str, output: str | None = None, **attributes: Any) -> str:
+        """Append a node with one output and return the output's name."""
+        name = f"{op_type}_{len(self.nodes)}"
+        output = output or name
+        self.nodes.append(helper.make_node(op_type, list(inputs), [output], name, **attributes))
+        return output
+
+    def split(self, x: str, parts: int) -> list[str]:
+        """`x` in equal parts of its last axis."""
+        name = f"Split_{len(self.nodes)}"
+        outputs = [f"{name}_{part}" for part in range(parts)]
+        node = helper.make_node("Split", [x], outputs, name, axis=-1, num_outputs=parts)
+        self.nodes.append(node)
+        return outputs
+
+    def weight(self, name: str, array: np.ndarray) -> str:
+        """A weight as fp32 value of the graph; the same name twice is the same initializer."""
+        value = f"{name}/fp32" if self.plan.half else name
+        if name not in self.weights:
+            self.weights[name] = array
+            if self.plan.half:
+                self.op("Cast", name, output=value, to=TensorProto.FLOAT)
+        return value
+
+    def constant(self, value: float | list[int]) -> str:
+        """A small int64 or fp32 constant, inline so that shape inference sees it."""
+        array = np.asarray(value, dtype=np.float32 if isinstance(value, float) else np.int64)
+        name = (
+            f"constant_{array.dtype}_{'x'.join(map(repr, np.ravel(array).tolist()))}_{array.ndim}"
+        )
+        self.constants.setdefault(name, numpy_helper.from_array(array, name))
+        return name
+
+    def linear(
+        self,
+        x: str,
+        weights: dict[str, np.ndarray],
+        name: str,
+        *,
+        rows: slice = slice(None),
+        table: str | None = None,
+        output: str | None = None,
+    ) -> str:
+        """`x @ W.T + b` of a torch Linear called `name`.
+
+        With `rows`, only those of its outputs. `table` names the weight under which W is stored as
+        torch has it, because something else reads its rows.
+        """
+        self.linears[name] = x
+        part = "" if rows == slice(None) else f"[{rows.start}:{rows.stop}]"
+        matrix, shift = weights[f"{name}.weight"][rows], weights[f"{name}.bias"][rows]
+        bias = self.weight(f"{name}.bias{part}", shift)
+        match self.plan.scheme(name):
+            case Scheme.DYNAMIC:
+                return self._dynamic(x, f"{name}.weight{part}", matrix, bias)
+            case Scheme.BLOCKS:
+                return self._blocks(x, f"{name}.weight{part}", matrix, bias, output)
+        if table:
+            return self.op("Gemm", x, self.weight(table, matrix), bias, output=output, transB=1)
+        product = self.op("MatMul", x, self.weight(f"{name}.weight{part}", matrix.T))
+        return self.op("Add", product, bias, output=output)
+
+    def _dynamic(self, x: str, name: str, matrix: np.ndarray, bias: str) -> str:
+        values, scale = int8.per_column(matrix.T)
+        inputs = [x, self._exact(name, values), self._exact(f"{name}/scale", scale), "", bias]
+        return self.op("DynamicQuantizeMatMul", *inputs, domain=CONTRIB)
+
+    def _blocks(self, x: str, name: str, matrix: np.ndarray, bias: str, output: str | None) -> str:
+        values, scale = int8.in_blocks(matrix)
+        inputs = [x, self._exact(name, values), self._exact(f"{name}/scale", scale), "", "", bias]
+        return self.op(
+            "MatMulNBits",
+            *inputs,
+            output=output,
+            domain=CONTRIB,
+            N=matrix.shape[0],
+            K=matrix.shape[1],
+            bits=8,
+            block_size=int8.BLOCK,
+            # Activations are quantised, too: the fast kernel.
+            accuracy_level=4,
+        )
+
+    def _exact(self, name: str, array: np.ndarray) -> str:
+        """An initializer that is stored as it is, whatever the plan."""
+        self.weights[name] = array
+        self.exact.add(name)
+        return name
+
+    def layer_norm(self, x: str, weights: dict[str, np.ndarray], name: str, epsilon: float) -> str:
+        """LayerNorm over the last axis, with the tower's own epsilon."""
+        scale = self.weight(f"{name}.weight", weights[f"{name}.weight"])
+        bias = self.weight(f"{name}.bias", weights[f"{name}.bias"])
+        return self.op("LayerNormalization", x, scale, bias, axis=-1, epsilon=epsilon)
+
+    def activation(self, x: str, hidden_act: str) -> str:
+        """The activation that transformers calls `hidden_act`."""
+        match _ACTIVATIONS.get(hidden_act):
+            case "gelu":
+                return self.op("Gelu", x)
+            case "gelu_tanh":
+                return self.op("Gelu", x, approximate="tanh")
+            case "relu":
+                return self.op("Relu", x)
+            case "quick_gelu":
+                gate = self.op("Sigmoid", self.op("Mul", x, self.constant(1.702)))
+                return self.op("Mul", x, gate)
+            case "silu":
+                return self.op("Mul", x, self.op("Sigmoid", x))
+        known = ", ".join(_ACTIVATIONS)
+        raise ExportError(f"activation {hidden_act!r} is not supported (supported: {known})")
+
+    def split_heads(
+        self, x: str, heads: tuple[int, int], perm: tuple[int, ...], output: str | None = None
+    ) -> str:
+        """`[batch, length, hidden]` to `[batch, length, *heads]`, axes in the order of `perm`.
+
+        `heads` is (number of heads, head_dim).
+        """
+        split = self.op("Reshape", x, self.constant([0, 0, *heads]))
+        return self.op("Transpose", split, output=output, perm=perm)
+
+    def save(self, path: Path) -> None:
+        """Write `path` and, beside it, `path`.data with the weights."""
+        in_halves = self.plan.half or self.plan.precision == "fp16"
+        stored = np.float16 if in_halves else np.float32
+        initializers = list(self.constants.values())
+        with open(f"{path}.data", "wb") as data:
+            for name, array in self.weights.items():
+                # One tensor at a time is copied, so a large model needs no second copy in memory.
+                dtype = array.dtype if name in self.exact else stored
+                array = np.ascontiguousarray(array, dtype)
+                initializers.append(external_data.write_tensor(name, array, data))
+        graph = helper.make_graph(self.nodes, self.name, self.inputs, self.outputs, initializers)
+        model = helper.make_model(
+            graph,
+            opset_imports=[helper.make_opsetid(*entry) for entry in self._opsets()],
+            ir_version=IR_VERSION,
+            producer_name="blip-serve",
+        )
+        if model.ByteSize() > PROTOBUF_LIMIT:
+            raise ExportError(f"{path.name} does not fit into a protobuf of 2 GiB")
+        path.write_bytes(model.SerializeToString(deterministic=True))
+        onnx.checker.check_model(str(path))
+
+    def _opsets(self) -> list[tuple[str, int]]:
+        contrib = any(node.domain == CONTRIB for node in self.nodes)
+        return [("", OPSET), (CONTRIB, 1)] if contrib else [("", OPSET)]

@@ -1,0 +1,1 @@
+"""Measures the service against what else could serve BLIP, in interleaved runs: `make bench`."""

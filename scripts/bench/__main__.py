@@ -1,0 +1,83 @@
+"""Measures the service against what else could serve BLIP; one table of ratios.
+
+    python -m bench [--only PART ...] [--quick] [--report docs/benchmarks.md]
+
+Each part lets its subjects take turns and writes `build/bench/results/<part>.json`. Models with the
+shape of BLIP-large and random weights are made and exported first, if not there yet (minutes,
+16 GB of memory). `make bench` installs what the parts need and runs them all.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import logging
+import shlex
+import sys
+from pathlib import Path
+
+from service import ROOT, default_binary
+
+logger = logging.getLogger("bench")
+
+# By module of `bench.parts`, in the order of a full run.
+PARTS = {
+    "captions": "whole captions of one request, and their steps",
+    "encoder": "the vision graph against its floor",
+    "steps": "decoder steps of many rows",
+    "concurrency": "16 requests at once, and their memory",
+    "overhead": "time outside ONNX Runtime",
+    "repeated": "the same picture again",
+    "preprocess": "file to pixel values",
+    "python_server": "requests per second against LitServe",
+    "load": "closed and open loops over REST and gRPC",
+}
+
+
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parts = "; ".join(f"{name}: {about}" for name, about in PARTS.items())
+    parser = argparse.ArgumentParser(description="Measure blip-serve.", epilog=f"Parts: {parts}.")
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), metavar="PART")
+    parser.add_argument("--quick", action="store_true", help="a tiny model and few repetitions")
+    parser.add_argument("--rounds", type=int, help="5, or 2 when quick")
+    parser.add_argument("--binary", type=Path, default=default_binary())
+    parser.add_argument("--work", type=Path, default=ROOT / "build" / "bench")
+    parser.add_argument(
+        "--report", type=Path, help="measure nothing; write the figures seen into this page"
+    )
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Measure, or report."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    options = parse_arguments(arguments)
+    # torch takes seconds to import; a mistake on the command line need not wait for it.
+    from bench import report
+    from bench.settings import Settings
+
+    if options.report:
+        results = report.read_results(options.work)
+        report.update_page(options.report, results)
+        return 0
+    settings = Settings(
+        binary=options.binary.resolve(),
+        work=options.work.resolve(),
+        quick=options.quick,
+        rounds=options.rounds or (2 if options.quick else 5),
+    )
+    command = shlex.join(["python", "-m", "bench", *(arguments or sys.argv[1:])])
+    for part in options.only:
+        logger.info("=== %s: %s", part, PARTS[part])
+        run = report.describe_run(settings, command)
+        result = importlib.import_module(f"bench.parts.{part}").measure(settings)
+        logger.info("%s", report.write_result(settings, part, run, result))
+    results = report.read_results(settings.work, quick=settings.quick)
+    lines = [*report.table(results), "", *report.load_table(results)]
+    sys.stdout.write("\n".join(lines) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,71 @@
+"""What is measured: random checkpoints and their bundles, made once and kept.
+
+BLIP-large's shape takes minutes to make and to export, so checkpoints and bundles stay in the work
+folder under a name that carries a hash of the files that made them: a changed exporter exports anew.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+from parity.models import EMBEDDED, available_cores, embedded, run_module
+from service import ROOT
+
+logger = logging.getLogger("bench")
+
+PRECISIONS = ("fp32", "int8")
+SEED = 1
+_EXPORTER = "python/blip_onnx/**/*.py"
+_RANDOM_CHECKPOINT = "scripts/oracle/random_checkpoint.py"
+
+
+@dataclass(frozen=True)
+class Model:
+    """A checkpoint and its bundles by precision."""
+
+    name: str
+    checkpoint: Path
+    bundles: dict[str, Path]
+
+
+def scenes() -> Model:
+    """The embedded model; it is fp32."""
+    subject = embedded()
+    return Model(EMBEDDED, subject.checkpoint, {"fp32": subject.bundle})
+
+
+def random_model(kind: str, work: Path) -> Model:
+    """A random checkpoint of this kind, exported in every precision; made if not there yet."""
+    made_by = _hash(_RANDOM_CHECKPOINT)
+    exported_by = _hash(_EXPORTER)
+    checkpoint = work / "checkpoints" / f"{kind}-{SEED}-{made_by}"
+    threads = available_cores()
+    if not (checkpoint / "model.safetensors").is_file():
+        logger.info("making the checkpoint %s", checkpoint.name)
+        checkpoint.parent.mkdir(parents=True, exist_ok=True)
+        run_module("oracle.random_checkpoint", threads, kind=kind, seed=SEED, output=checkpoint)
+    bundles = {}
+    for precision in PRECISIONS:
+        bundle = work / "bundles" / f"{checkpoint.name}-{precision}-{exported_by}"
+        if not bundle.is_dir():
+            logger.info("exporting %s", bundle.name)
+            # Captions of random weights say nothing about a precision; the gate is for pictures.
+            options = {"precision": precision, "min-agreement": 0}
+            run_module("blip_onnx", threads, model=checkpoint, output=bundle, **options)
+        bundles[precision] = bundle
+    return Model(kind, checkpoint, bundles)
+
+
+def bundle_bytes(bundle: Path) -> int:
+    """Size of a bundle's files."""
+    return sum(path.stat().st_size for path in bundle.rglob("*") if path.is_file())
+
+
+def _hash(pattern: str) -> str:
+    digest = hashlib.sha256()
+    for path in sorted(ROOT.glob(pattern)):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:8]

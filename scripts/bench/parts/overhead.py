@@ -1,0 +1,29 @@
+"""What the service adds to ONNX Runtime's own work in a request for one BLIP-large caption."""
+
+from __future__ import annotations
+
+from bench.images import jpegs
+from bench.settings import Result, Settings
+from bench.subjects.served import Client, Counters, body, serving
+
+
+def measure(settings: Settings) -> Result:
+    """Share of a request's time outside the runs of graphs, by the service's own clock."""
+    result = Result()
+    for precision, bundle in settings.model.bundles.items():
+        with serving(settings, {precision: bundle}) as service:
+            client = Client(service)
+            outside, outside_engine = [], []
+            for index, image in enumerate(jpegs(settings.few(30) + 1)):
+                before = Counters.read(service, precision)
+                client.caption(body(image))
+                # The first warms up.
+                if index:
+                    done = Counters.read(service, precision).since(before)
+                    outside.append(done.outside_run())
+                    engine = done.stages["queue"] + done.stages["compute_infer"]
+                    outside_engine.append(1 - engine / done.stages["success"])
+        if None not in outside:
+            result.add(f"outside Run, {precision}", outside)
+        result.add(f"outside the engine, {precision}", outside_engine)
+    return result

@@ -1,0 +1,1 @@
+"""What is measured: the service, raw sessions and a Python server."""

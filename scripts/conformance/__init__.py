@@ -1,0 +1,1 @@
+"""Writes docs/conformance.md from a running service: `make conformance`."""

@@ -1,0 +1,1 @@
+"""Writes the files of tests/golden from transformers and Pillow."""

@@ -1,0 +1,1 @@
+"""Compares the service with transformers on random cases: `make parity`."""

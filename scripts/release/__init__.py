@@ -1,0 +1,1 @@
+"""Container images, manifests, and the tools that builds and checks fetch."""

@@ -1,0 +1,1 @@
+"""Builds and runs a container image without a container engine: `make image`."""

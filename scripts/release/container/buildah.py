@@ -1,0 +1,93 @@
+"""buildah with a storage of the project's own, under build/image."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[3]
+WORK = ROOT / "build" / "image"
+# buildah 1.28 now and then fails to start a step, by a race of its own; what was built is kept.
+CHANCE = "sealing memfd copy: Device or resource busy"
+ATTEMPTS = 5
+
+
+class Buildah:
+    """Calls buildah; a failure ends the program with buildah's own words."""
+
+    def __init__(self) -> None:
+        self._command = [
+            "buildah",
+            f"--root={WORK / 'storage'}",
+            f"--runroot={WORK / 'run'}",
+            "--storage-driver=overlay",
+        ]
+        # What the Dockerfile keeps between builds lies there, too.
+        temporary = WORK / "tmp"
+        temporary.mkdir(parents=True, exist_ok=True)
+        self._environment = os.environ | {"TMPDIR": str(temporary)}
+
+    def __call__(self, *arguments: str) -> str:
+        """What it prints."""
+        command = [*self._command, *arguments]
+        done = subprocess.run(
+            command, cwd=ROOT, capture_output=True, text=True, env=self._environment
+        )
+        if done.returncode != 0:
+            sys.exit(f"error: buildah {arguments[0]} ({done.returncode}): {done.stderr}")
+        return done.stdout.strip()
+
+    def build(self, *arguments: str) -> None:
+        """Builds, and shows how it goes."""
+        command = [*self._command, "build", *arguments]
+        for _ in range(ATTEMPTS):
+            process = subprocess.Popen(
+                command,
+                cwd=ROOT,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                env=self._environment,
+            )
+            is_chance = False
+            for line in process.stdout:
+                print(line, end="", flush=True)
+                is_chance |= CHANCE in line
+            if process.wait() == 0:
+                return
+            if not is_chance:
+                break
+        sys.exit(f"error: buildah build failed ({process.returncode})")
+
+    def close(self) -> None:
+        """Takes away what buildah leaves mounted on itself, or the folder could not be removed."""
+        mounted = ["umount", str(WORK / "storage" / "overlay")]
+        while subprocess.run(mounted, capture_output=True).returncode == 0:
+            pass
+
+    def has(self, image: str) -> bool:
+        """Whether the image is there."""
+        return bool(self("images", "--quiet", "--filter", f"reference={image}"))
+
+    @contextmanager
+    def container(self, image: str) -> Iterator[str]:
+        """A working container, gone at the end."""
+        container = self("from", "--pull-never", image).splitlines()[-1]
+        try:
+            yield container
+        finally:
+            self("rm", container)
+
+    def mount(self, container: str) -> Path:
+        """Its root folder."""
+        return Path(self("mount", container))
+
+    def config(self, image: str) -> dict[str, Any]:
+        """What the image says of how it is run."""
+        return json.loads(self("inspect", "--type=image", image))["Docker"]["config"]

@@ -1,0 +1,1 @@
+"""The service under load, faults, overload and damaged input."""

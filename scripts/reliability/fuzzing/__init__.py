@@ -1,0 +1,1 @@
+"""Builds and runs the fuzz targets of `fuzz/`: `make fuzz`."""

@@ -1,0 +1,1 @@
+"""Requests with one field changed, as JSON and as protobuf messages."""

@@ -1,0 +1,1 @@
+"""Ten times the load that the service can carry: `make overload`."""

@@ -1,0 +1,91 @@
+"""Proves that bodies in flight are bounded in bytes, whoever sends them and however slowly.
+
+Many more clients than fit send most of a large body and pause there, when the server has to hold
+what came. Those that it takes are answered when they go on; the others are refused as overload.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+from collections.abc import AsyncIterator
+
+import aiohttp
+import PIL.Image
+
+from reliability.load.clients import GIVE_UP
+from reliability.load.outcome import LOST, OK, OVERLOADED, Outcome, Tally, examples, kind_of
+from reliability.load.report import Report
+from reliability.load.resident import MIB, Sampled, resident
+from reliability.load.subject import serving, split_cores
+from reliability.load.test_requests import IMAGES, question
+from service import Service
+
+CLIENTS = 64
+INFLIGHT = 16 * MIB
+CONSTANT = 96 * MIB
+"""For files and pixels decoded from the bodies, connections, and the allocator's slack."""
+_SIZE = (1000, 1000)
+_CHUNK = 64 << 10
+
+
+async def run() -> Report:
+    """All at once, paused before the end, then finished."""
+    report = Report("more bytes of bodies than may be in flight")
+    body = question("large", large_picture()).json
+    flags = ("--queue-capacity", str(2 * CLIENTS), "--max-inflight-bytes", str(INFLIGHT))
+    with serving(*flags, cores=split_cores()[0]) as service:
+        # The first one warms up: buffers, pixels, a decode.
+        first = await _send(service, body, asyncio.Event(), pause=False)
+        report.check("alone such a body is answered", first.kind == OK, first.text)
+        resting = resident(service.process.pid)
+        async with Sampled(service.process.pid) as memory:
+            outcomes = await _all(service, body)
+    tally = Tally(outcomes)
+    report.note(clients=CLIENTS, sent_MiB=CLIENTS * len(body) // MIB, limit_MiB=INFLIGHT // MIB)
+    allowed = resting + INFLIGHT + CONSTANT
+    seen = (
+        f"{memory.peak / MIB:.0f} MiB of {allowed / MIB:.0f} allowed, {resting / MIB:.0f} at rest"
+    )
+    report.check("resident memory is bounded", memory.peak <= allowed, seen)
+    other = tally.beside(OK, OVERLOADED)
+    report.check("everyone is answered or refused as overload", not other, examples(other) or tally)
+    refused, most = len(tally.of(OVERLOADED)), CLIENTS - INFLIGHT // len(body)
+    report.check("what does not fit is refused", refused >= most, f"{refused}, at least {most}")
+    report.check("what fits is answered", bool(tally.of(OK)), tally)
+    return report
+
+
+def large_picture() -> bytes:
+    """A file of a few MiB."""
+    file = io.BytesIO()
+    PIL.Image.open(IMAGES / "cats.jpg").convert("RGB").resize(_SIZE).save(file, "BMP")
+    return file.getvalue()
+
+
+async def _all(service: Service, body: bytes) -> list[Outcome]:
+    end = asyncio.Event()
+    sending = [asyncio.create_task(_send(service, body, end, pause=True)) for _ in range(CLIENTS)]
+    # Refusals come while the others pause. Those that are held are answered only afterwards.
+    await asyncio.wait(sending, timeout=2)
+    end.set()
+    return await asyncio.gather(*sending)
+
+
+async def _send(service: Service, body: bytes, end: asyncio.Event, pause: bool) -> Outcome:
+    async def pieces() -> AsyncIterator[bytes]:
+        for start in range(0, len(body), _CHUNK):
+            if pause and start + _CHUNK >= len(body):
+                await end.wait()
+            yield body[start : start + _CHUNK]
+
+    headers = {"content-type": "application/json", "content-length": str(len(body))}
+    url = f"{service.url}/v1/captions"
+    timeout = aiohttp.ClientTimeout(GIVE_UP)
+    async with aiohttp.ClientSession(timeout=timeout) as session:
+        try:
+            async with session.post(url, data=pieces(), headers=headers) as reply:
+                answer, code = await reply.json(), str(reply.status)
+        except (aiohttp.ClientError, OSError) as error:
+            return Outcome(LOST, type(error).__name__, 0, 0, str(error))
+    return Outcome(kind_of(code), code, 0, 0, str(answer)[:200], "retry-after" in reply.headers)

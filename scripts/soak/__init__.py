@@ -1,1 +1,0 @@
-"""The kinds of requests that `scripts/soak.py` mixes, each with the outcomes that it may have."""
