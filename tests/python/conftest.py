@@ -1,4 +1,4 @@
-"""Fixtures of all tests: a tiny bundle for the exporter's, the running service for the clients'."""
+"""Fixtures of all tests: the running service, and a tiny bundle."""
 
 from __future__ import annotations
 
@@ -16,15 +16,12 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["NO_PROXY"] = os.environ["no_proxy"] = "127.0.0.1"
 
 import pytest
-from clients import IMAGES
-from refusals import Connection
 
 from service import ROOT, Service
+from support.clients import IMAGES
 
 if TYPE_CHECKING:
-    from browser import Browser
-    from exporting import Exporter
-    from playground import Playground
+    from support.exporting import Exporter
 
 
 class QuietHandler(SimpleHTTPRequestHandler):
@@ -53,37 +50,11 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
         yield running
 
 
-@pytest.fixture(scope="module")
-def connection(service: Service) -> Iterator[Connection]:
-    """One HTTP connection that must last."""
-    connection = Connection(service)
-    yield connection
-    connection.http.close()
-
-
-@pytest.fixture(scope="session")
-def browser() -> Iterator[Browser]:
-    """A browser for all tests; each page is in a profile of its own."""
-    from browser import Browser
-
-    with Browser() as running:
-        yield running
-
-
-@pytest.fixture
-def playground(browser: Browser, service: Service) -> Playground:
-    """The service's page in a new tab."""
-    from playground import Playground
-
-    return Playground(browser, service.url)
-
-
 @pytest.fixture(scope="session")
 def exporter(tmp_path_factory: pytest.TempPathFactory) -> Exporter:
     """The exporter, with two pictures of its own."""
-    from exporting import Exporter
-
     from oracle import random_checkpoint
+    from support.exporting import Exporter
 
     pictures = tmp_path_factory.mktemp("pictures")
     for index, image in enumerate(random_checkpoint.random_images(2, 50, seed=7)):
@@ -103,12 +74,6 @@ def bundle(exporter: Exporter, tiny: Path, tmp_path_factory: pytest.TempPathFact
     folder = tmp_path_factory.mktemp("bundles") / "tiny"
     exporter.export(tiny, folder)
     return folder
-
-
-@pytest.fixture
-def copy(tiny: Path, tmp_path: Path) -> Path:
-    """A copy of the tiny checkpoint to change."""
-    return Path(shutil.copytree(tiny, tmp_path / "checkpoint"))
 
 
 @pytest.fixture

@@ -1,0 +1,138 @@
+"""The playground in a real browser when something is wrong: mistakes, keys, a busy server, no network."""
+
+from __future__ import annotations
+
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+from service import Service
+from support.clients import PICTURE, caption
+from support.playground.browser import Browser
+from support.playground.page import Playground, unconditional
+
+KEY = "alpha-7"
+
+
+def test_mistakes_are_told_where_they_are(playground: Playground, tmp_path: Path) -> None:
+    playground.click("#run")
+    assert playground.text("#form-problem") == "Add an image first."
+    (tmp_path / "no.jpg").write_text("this is no picture")
+    playground.add(tmp_path / "no.jpg")
+    (card,) = playground.caption()
+    assert card["state"] == "failed" and card["problem"].startswith(
+        "Not an image in a supported format"
+    ), card
+    # One that the page knows: nothing is sent.
+    requests = playground.asked("/generate_stream")
+    playground.parameter(num_beams=99)
+    playground.click("#run")
+    assert playground.text("#p-num_beams-problem") == "Enter a number from 1 to 32."
+    assert playground.page.run("document.activeElement.id") == "p-num_beams"
+    assert playground.asked("/generate_stream") == requests
+    # And one that only the server knows.
+    playground.parameter(num_beams="", num_return_sequences=2)
+    (card,) = playground.caption()
+    said = "must be 1 without beams and without do_sample, got 2"
+    assert card["problem"] == f"num_return_sequences: {said}"
+    assert playground.text("#p-num_return_sequences-problem") == said
+
+
+def test_names_and_prompts_are_text(playground: Playground, tmp_path: Path) -> None:
+    name = "<img src=x onerror=alert(1)>.jpg"
+    (tmp_path / name).write_text("no picture")
+    playground.add(tmp_path / name)
+    prompt = "<script>alert(2)</script>"
+    (card,) = playground.caption(prompt)
+    assert card["name"] == name
+    assert prompt in playground.commands()["curl"]
+    assert prompt in playground.text(".commands")
+    nodes = "document.querySelectorAll('.card script, .card img').length"
+    # The one picture is the thumbnail.
+    assert playground.page.run(nodes) == 1
+    assert playground.page.events("Page.javascriptDialogOpening") == []
+
+
+def test_a_key_is_asked_for_and_kept_for_the_tab_alone(browser: Browser, tmp_path: Path) -> None:
+    with Service(log=tmp_path / "log", flags=(f"--api-keys={KEY}",)) as guarded:
+        playground = Playground(browser, guarded.url, awaited="waiting")
+        assert playground.text("#state-text") == "API key needed"
+        playground.add_samples(PICTURE)
+        (card,) = playground.caption()
+        assert "API key" in card["problem"]
+        assert playground.text("#key-problem") == "The server wants a key."
+        playground.set("#key", "wrong")
+        (card,) = playground.caption()
+        assert playground.text("#key-problem") == "The server does not know this key."
+        playground.set("#key", KEY)
+        playground.page.wait("document.querySelector('#state').dataset.state === 'ready'")
+        (card,) = playground.caption()
+        assert card["captions"] == [caption(PICTURE)]
+        for command in playground.commands().values():
+            assert "$API_KEY" in command and KEY not in command
+        kept = "[JSON.stringify(localStorage), JSON.stringify(sessionStorage), document.cookie]"
+        local, session, cookie = playground.page.run(kept)
+        assert KEY in session and KEY not in local + cookie
+        playground.page.call("Page.reload")
+        playground.page.wait("document.querySelector('#state')?.dataset.state === 'ready'")
+
+
+class Stalled(BaseHTTPRequestHandler):
+    """An image that does not come until it is let go."""
+
+    asked = threading.Event()
+    release = threading.Event()
+
+    def do_GET(self) -> None:
+        self.asked.set()
+        self.release.wait()
+
+    def log_message(self, *_args: object) -> None:
+        pass
+
+
+def test_a_busy_server_and_a_cancelled_request(browser: Browser, tmp_path: Path) -> None:
+    flags = ("--queue-capacity=1", "--allow-private-networks", "--fetch-timeout=60")
+    with (
+        ThreadingHTTPServer(("127.0.0.1", 0), Stalled) as images,
+        Service(log=tmp_path / "log", flags=flags) as small,
+    ):
+        threading.Thread(target=images.serve_forever, daemon=True).start()
+        playground = Playground(browser, small.url)
+        playground.add_url(f"http://127.0.0.1:{images.server_address[1]}/slow.png")
+        playground.click("#run")
+        assert Stalled.asked.wait(60)
+        playground.add_samples(PICTURE)
+        playground.click(".card:nth-child(2) [data-do=run]")
+        playground.page.wait("document.querySelectorAll('[data-state=failed]').length === 1")
+        slow, busy = playground.cards()
+        assert slow["state"] == "running"
+        assert "busy" in busy["problem"] and "Try again" in busy["problem"]
+        # The button that had the focus is gone; its neighbour has it.
+        playground.page.run("document.querySelector('.card [data-do=cancel]').focus()")
+        playground.click(".card [data-do=cancel]")
+        assert playground.cards()[0]["state"] == "cancelled"
+        assert playground.page.run("document.activeElement.dataset.do") == "run"
+        Stalled.release.set()
+        # The place is free as soon as the server knows.
+        playground.page.wait(
+            """(() => {
+                const card = document.querySelector('.card:nth-child(2)');
+                if (card.dataset.state === 'failed') card.querySelector('[data-do=retry]').click();
+                return card.dataset.state === 'done';
+            })()"""
+        )
+        assert playground.cards()[1]["captions"] == [unconditional(PICTURE)]
+        images.shutdown()
+
+
+def test_without_a_network_it_says_so_and_comes_back(playground: Playground) -> None:
+    network = {"latency": 0, "downloadThroughput": -1, "uploadThroughput": -1}
+    playground.add_samples(PICTURE)
+    playground.page.call("Network.emulateNetworkConditions", offline=True, **network)
+    (card,) = playground.caption()
+    assert card["problem"].startswith("You are offline."), card
+    playground.page.call("Network.emulateNetworkConditions", offline=False, **network)
+    playground.page.wait("document.querySelector('#state').dataset.state === 'ready'")
+    playground.click("[data-do=retry]")
+    assert playground.settled()[0]["captions"] == [caption(PICTURE)]

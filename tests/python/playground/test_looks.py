@@ -1,0 +1,241 @@
+"""What the playground looks like, and how it is used without mouse or eyes.
+
+Pictures for people are left in build/playground.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image, ImageStat
+
+from service import Service
+from support.clients import PICTURES
+from support.playground.browser import Browser
+from support.playground.page import PICTURES_FOLDER, Playground
+
+CONTROLS = {"button", "checkbox", "combobox", "DisclosureTriangle", "link", "spinbutton", "textbox"}
+TAB = ("Tab", 9)
+
+CONTRAST = """(() => {
+    const canvas = new OffscreenCanvas(1, 1).getContext('2d', {willReadFrequently: true});
+    const rgba = (colour) => {
+        canvas.clearRect(0, 0, 1, 1);
+        canvas.fillStyle = colour;
+        canvas.fillRect(0, 0, 1, 1);
+        return [...canvas.getImageData(0, 0, 1, 1).data];
+    };
+    const light = (colour) => colour.slice(0, 3)
+        .map((part) => part / 255)
+        .map((part) => part <= 0.04045 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4)
+        .reduce((sum, part, at) => sum + part * [0.2126, 0.7152, 0.0722][at], 0);
+    const behind = (node) => {
+        for (let at = node; at; at = at.parentElement) {
+            const colour = rgba(getComputedStyle(at).backgroundColor);
+            if (colour[3] === 255) return colour;
+        }
+        return rgba('Canvas');
+    };
+    const ratio = (one, other) => {
+        const [low, high] = [light(one), light(other)].sort((a, b) => a - b);
+        return (high + 0.05) / (low + 0.05);
+    };
+    const found = [];
+    const look = (node, kind, colour, back, least) => {
+        const value = ratio(rgba(colour), back);
+        found.push({what: `${kind} of ${node.tagName}#${node.id}.${node.className}`, value, fits: value >= least});
+    };
+    const isSeen = (node) => node.checkVisibility() && !node.closest('.unseen, .skip');
+    for (const node of document.querySelectorAll('body *')) {
+        if (!isSeen(node)) continue;
+        const style = getComputedStyle(node);
+        const hasText = [...node.childNodes].some((n) => n.nodeType === 3 && n.data.trim());
+        if (hasText) look(node, 'text', style.color, behind(node), 4.5);
+        if (node.placeholder) look(node, 'placeholder', getComputedStyle(node, '::placeholder').color, behind(node), 4.5);
+        if (node.matches('input, select, textarea, .button:not(.primary)')) {
+            look(node, 'border', style.borderTopColor, behind(node.parentElement), 3);
+        }
+        if (node.matches('button svg, .dot')) {
+            look(node, 'shape', node.tagName === 'svg' ? style.color : style.backgroundColor,
+                behind(node.tagName === 'svg' ? node : node.parentElement), 3);
+        }
+    }
+    return found;
+})()"""
+
+FOCUS = """(() => {
+    const node = document.activeElement;
+    const style = getComputedStyle(node);
+    const box = node.getBoundingClientRect();
+    return {
+        name: node === document.body ? 'BODY' : node.id || node.ariaLabel || node.textContent.trim(),
+        seen: parseFloat(style.outlineWidth) >= 2 && style.outlineStyle !== 'none',
+        inside: box.width > 0 && box.top < innerHeight && box.bottom > 0,
+    };
+})()"""
+
+
+def filled(playground: Playground, tmp_path: Path) -> Playground:
+    """Cards in every state that stays."""
+    (tmp_path / "notes.jpg").write_text("no picture")
+    playground.add_samples(*PICTURES)
+    playground.add(tmp_path / "notes.jpg")
+    playground.add_url(f"http://127.0.0.1:9/{'a-name-without-an-end-' * 9}.jpg")
+    playground.caption()
+    playground.page.run("document.querySelector('.commands').open = true")
+    playground.page.wait("document.querySelector('.command')")
+    return playground
+
+
+def nodes(playground: Playground) -> list[dict[str, Any]]:
+    """Role, name and properties of everything that a screen reader finds."""
+    tree = playground.page.call("Accessibility.getFullAXTree")["nodes"]
+    found = []
+    for node in tree:
+        if not node["ignored"]:
+            values = {key: node.get(key, {}).get("value", "") for key in ("role", "name")}
+            found.append(values | {"description": node.get("description", {}).get("value", "")})
+    return found
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_every_text_has_contrast(
+    browser: Browser, service: Service, tmp_path: Path, theme: str
+) -> None:
+    playground = Playground(browser, service.url, prefers_color_scheme=theme)
+    playground.page.screenshot(PICTURES_FOLDER / f"{theme}-empty.png")
+    filled(playground, tmp_path)
+    playground.page.screenshot(PICTURES_FOLDER / f"{theme}.png")
+    playground.parameter(num_beams=99)
+    playground.click("#run")
+    playground.page.run("document.querySelector('#key-fold').open = true")
+    found = playground.page.run(CONTRAST)
+    assert len(found) > 80 and {"text", "placeholder", "border", "shape"} <= {
+        each["what"].split()[0] for each in found
+    }
+    assert [each for each in found if not each["fits"]] == []
+    picture = playground.page.screenshot(PICTURES_FOLDER / f"{theme}-errors.png")
+    brightness = ImageStat.Stat(Image.open(picture).convert("L")).mean[0]
+    assert (brightness > 128) == (theme == "light")
+
+
+def test_everything_has_a_role_and_a_name(playground: Playground, tmp_path: Path) -> None:
+    filled(playground, tmp_path)
+    playground.page.run("document.querySelectorAll('details').forEach((each) => each.open = true)")
+    found = nodes(playground)
+    controls = [node for node in found if node["role"] in CONTROLS]
+    assert len(controls) > 45
+    assert [node for node in controls if not node["name"]] == []
+    roles = {node["role"] for node in found}
+    assert {
+        "banner",
+        "navigation",
+        "main",
+        "form",
+        "region",
+        "list",
+        "listitem",
+        "article",
+    } <= roles
+    assert {"status", "log", "heading", "group"} <= roles
+    names = {node["name"] for node in controls}
+    assert {
+        "Prompt",
+        "Model",
+        "Image URL",
+        "API key",
+        "num_beams",
+        f"Remove {PICTURES[0]}",
+    } <= names
+    (beams,) = (node for node in controls if node["name"] == "num_beams")
+    assert "searches wider" in beams["description"]
+    page = playground.page
+    levels = page.run("[...document.querySelectorAll('h1, h2, h3, h4')].map((e) => +e.tagName[1])")
+    assert levels[0] == 1 and all(b <= a + 1 for a, b in pairwise(levels))
+    assert page.run("document.documentElement.lang") == "en" and page.run("document.title")
+    ids = page.run("[...document.querySelectorAll('[id]')].map((e) => e.id)")
+    assert len(ids) == len(set(ids))
+    named = page.run(
+        """[...document.querySelectorAll('[aria-describedby], [aria-labelledby], label[for]')].flatMap(
+            (e) => `${e.getAttribute('aria-describedby') ?? ''} ${e.getAttribute('aria-labelledby') ?? ''}
+                ${e.htmlFor ?? ''}`.split(/\\s+/)).filter(Boolean)"""
+    )
+    assert set(named) <= set(ids)
+
+
+def test_the_keyboard_reaches_everything_in_order_and_leaves_again(playground: Playground) -> None:
+    playground.add_samples(PICTURES[0])
+    playground.caption()
+    page = playground.page
+    page.run("document.activeElement.blur(); scrollTo(0, 0)")
+    page.press(*TAB)
+    order = []
+    while (focus := page.run(FOCUS))["name"] not in order and focus["name"] != "BODY":
+        assert focus["seen"] and focus["inside"], focus
+        order.append(focus["name"])
+        page.press(*TAB)
+    expected = ["theme", "pick", "url", "add-url", "prompt", "model", "Parametersmodel's defaults"]
+    expected += ["API keynone", "run", "copy-all", "clear"]
+    expected += [
+        f"Caption {PICTURES[0]}",
+        f"Remove {PICTURES[0]}",
+        "Copy the caption",
+        "Command line",
+    ]
+    assert order[0] == "Skip to the captions"
+    assert [name for name in order if name in expected] == expected, order
+    # Enter opens, Control and Enter captions.
+    page.run("document.querySelector('#parameters summary').focus()")
+    page.press("Enter", 13)
+    page.wait("document.querySelector('#parameters').open")
+    page.run("document.querySelector('#p-num_beams').focus()")
+    page.call("Input.insertText", text="2")
+    page.press("Enter", 13, modifiers=2)
+    page.wait("document.querySelector('[data-state=done]')")
+    assert playground.asked("/v1/captions") == 1
+
+
+def test_the_theme_follows_the_system_until_one_is_chosen(
+    browser: Browser, service: Service
+) -> None:
+    playground = Playground(browser, service.url, prefers_color_scheme="dark")
+    page = playground.page
+    background = "getComputedStyle(document.body).backgroundColor"
+    pressed = "document.querySelector('#theme').getAttribute('aria-pressed')"
+    dark = page.run(background)
+    assert page.run(pressed) == "true"
+    playground.click("#theme")
+    light = page.run(background)
+    assert light != dark and page.run(pressed) == "false"
+    page.call("Page.reload")
+    page.wait("document.querySelector('#state')?.dataset.state === 'ready'")
+    assert page.run(background) == light
+    features = [{"name": "prefers-color-scheme", "value": "light"}]
+    playground.click("#theme")
+    assert page.run(background) == dark
+    page.call("Emulation.setEmulatedMedia", features=features)
+    assert page.run(background) == light, "the choice of what the system had is no choice"
+
+
+@pytest.mark.parametrize("width", [360, 768, 1280])
+def test_nothing_is_wider_than_the_screen(
+    playground: Playground, tmp_path: Path, width: int
+) -> None:
+    playground.page.resize(width, 740, mobile=width < 500)
+    filled(playground, tmp_path)
+    playground.page.screenshot(PICTURES_FOLDER / f"{width}-wide.png")
+    playground.page.run("document.querySelectorAll('details').forEach((each) => each.open = true)")
+    wide = """[document.documentElement, ...document.querySelectorAll('body *')]
+        .filter((node) => node.checkVisibility() && !node.closest('.unseen'))
+        .filter((node) => node.getBoundingClientRect().right > innerWidth + 0.5)
+        .map((node) => node.outerHTML.slice(0, 120))"""
+    assert playground.page.run(wide) == []
+    assert playground.page.run("document.documentElement.scrollWidth") <= width
+    small = """[...document.querySelectorAll('button, select, input, summary')]
+        .filter((node) => node.checkVisibility())
+        .filter((node) => node.getBoundingClientRect().height < 24)
+        .map((node) => node.outerHTML.slice(0, 120))"""
+    assert playground.page.run(small) == [], "a finger needs 24 pixels"

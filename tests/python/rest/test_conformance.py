@@ -1,0 +1,62 @@
+"""docs/conformance.md is what a running service answers, and has every kind of error on both transports."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import subprocess
+import sys
+
+import pytest
+
+from support.clients import ROOT, SECONDS
+
+DOCUMENT = ROOT / "docs" / "conformance.md"
+NOT_SEEN = {
+    "REST": {"Unimplemented", "Cancelled", "Internal"},
+    "gRPC": {"MethodNotAllowed", "UnsupportedMediaType", "Cancelled", "Internal"},
+}
+"""No client can see them; the document says why."""
+
+
+@pytest.fixture(scope="module")
+def answers(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The document, written anew."""
+    new = tmp_path_factory.mktemp("conformance") / "conformance.md"
+    # A process of its own: it registers the same protos as tritonclient.
+    command = [sys.executable, "-m", "conformance", "--output", str(new)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS)
+    assert done.returncode == 0, done.stderr
+    return new.read_text("utf-8")
+
+
+def test_the_document_is_what_the_service_answers(answers: str) -> None:
+    committed = DOCUMENT.read_text("utf-8")
+    changed = difflib.unified_diff(
+        committed.splitlines(), answers.splitlines(), "committed", "service", lineterm=""
+    )
+    assert committed == answers, "`make conformance` if this is meant:\n" + "\n".join(changed)
+
+
+def test_every_code_of_the_table_occurs(answers: str) -> None:
+    table = error_codes()
+    assert len(table) == 13
+    seen_statuses = set(re.findall(r"→ (\d{3})", answers))
+    seen_reasons = set(re.findall(r"→ [A-Z_]+ `.*ErrorInfo (\w+)", answers))
+    for code, (status, reasons) in table.items():
+        assert (status in seen_statuses) == (code not in NOT_SEEN["REST"]), code
+        assert (reasons <= seen_reasons) == (code not in NOT_SEEN["gRPC"]), code
+
+
+def error_codes() -> dict[str, tuple[str, set[str]]]:
+    """Each ErrorCode of src/error.rs, its HTTP status and the reasons that src/server/status.rs gives it."""
+    table = (ROOT / "src" / "error.rs").read_text("utf-8")
+    enum = table.partition("pub enum ErrorCode {")[2].partition("\n}")[0]
+    codes = {name: status for status, name in re.findall(r"(\d{3})\.\n    (\w+),", enum)}
+    statuses = (ROOT / "src" / "server" / "status.rs").read_text("utf-8")
+    reasons = dict(re.findall(r"CaptionError::(\w+).* => \"([A-Z_]+)\"", statuses))
+    rows = re.findall(r"(Self::.*) => ErrorCode::(\w+),", table)
+    kinds = {code: re.findall(r"Self::(\w+)", kinds) for kinds, code in rows}
+    return {
+        code: (status, {reasons[kind] for kind in kinds[code]}) for code, status in codes.items()
+    }

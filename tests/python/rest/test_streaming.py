@@ -1,0 +1,208 @@
+"""Captions while they are decided: StreamCaption, CaptionMany and generate_stream."""
+
+from __future__ import annotations
+
+import base64
+import json
+import queue
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import grpc
+import pytest
+import requests
+from google.rpc import error_details_pb2
+
+from service import Service
+from support.clients import MODEL, PICTURE, PICTURES, PROMPT, SECONDS, caption, expected, picture
+
+NEW_TOKENS = 128
+"""As many as the embedded model's positions allow."""
+
+
+def ask(service: Service, name: str = PICTURE, **more: Any) -> Any:
+    """A CaptionRequest for a sample picture and the prompt."""
+    fields = {"image": picture(name), "prompt": PROMPT} | more
+    return service.messages.CaptionRequest(**fields)
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_the_pieces_joined_are_the_caption(service: Service, name: str) -> None:
+    request = ask(service, name, id="7")
+    *pieces, last = service.stub.StreamCaption(request, timeout=SECONDS)
+    assert all(event.WhichOneof("event") == "piece" for event in pieces)
+    # Word by word, however late the reader is.
+    assert [event.piece.strip() for event in pieces] == caption(name).split()
+    assert "".join(event.piece for event in pieces) == caption(name)
+    assert last.response == service.stub.Caption(request, timeout=SECONDS)
+
+
+def test_beams_come_only_at_the_end(service: Service) -> None:
+    name, parameters = "dog-house.png", {"num_beams": 3, "num_return_sequences": 3}
+    request = service.messages.CaptionRequest(image=picture(name), parameters=parameters)
+    (only,) = service.stub.StreamCaption(request, timeout=SECONDS)
+    got = [each.text for each in only.response.captions]
+    assert got == [row["text"] for row in expected(name, None, parameters)]
+
+
+def test_a_mistake_ends_the_stream_before_any_piece(service: Service) -> None:
+    for request, code in [
+        (ask(service, image=b"no picture"), grpc.StatusCode.INVALID_ARGUMENT),
+        (ask(service, model="none"), grpc.StatusCode.NOT_FOUND),
+    ]:
+        with pytest.raises(grpc.RpcError) as failure:
+            next(service.stub.StreamCaption(request, timeout=SECONDS))
+        assert failure.value.code() is code
+
+
+def test_a_stream_can_be_cancelled(service: Service) -> None:
+    call = service.stub.StreamCaption(ask(service), timeout=SECONDS)
+    assert next(call).piece
+    call.cancel()
+    assert service.caption(picture(), PROMPT)[0].text == caption()
+
+
+def decoder_steps(service: Service) -> int:
+    """Steps of the decoder so far, once it rests."""
+    url = f"{service.url}/v2/models/{MODEL}/stats"
+    steps = -1
+    while True:
+        (model,) = requests.get(url, timeout=SECONDS).json()["model_stats"]
+        if model["execution_count"] == steps:
+            return steps
+        steps = model["execution_count"]
+        time.sleep(0.05)
+
+
+def test_the_decoder_stops_when_the_reader_goes(service: Service) -> None:
+    parameters = {"min_new_tokens": NEW_TOKENS, "max_new_tokens": NEW_TOKENS}
+    request = ask(service, prompt="", parameters=parameters)
+
+    def steps_of(read: Callable[[Any], None]) -> int:
+        before = decoder_steps(service)
+        read(service.stub.StreamCaption(request, timeout=SECONDS))
+        return decoder_steps(service) - before
+
+    def read_one_piece(call: Any) -> None:
+        assert next(call).piece
+        call.cancel()
+
+    assert steps_of(list) == NEW_TOKENS
+    # Mostly 2 or 3; this process may be late once, on a busy machine, but not three times in five.
+    assert statistics.median(steps_of(read_one_piece) for _ in range(5)) < NEW_TOKENS / 2
+
+
+class Many:
+    """A CaptionMany call that is fed one request at a time."""
+
+    def __init__(self, service: Service) -> None:
+        self._requests: queue.Queue[Any] = queue.Queue()
+        self._call = service.stub.CaptionMany(iter(self._requests.get, None), timeout=SECONDS)
+
+    def send(self, *requests: Any) -> None:
+        for request in requests:
+            self._requests.put(request)
+
+    def finish(self) -> None:
+        """No more requests."""
+        self._requests.put(None)
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._call)
+
+    def next(self) -> Any:
+        return next(self._call)
+
+
+def test_many_are_captioned_and_each_keeps_its_id(service: Service) -> None:
+    names = PICTURES * 4
+    many = Many(service)
+    many.send(*[ask(service, name, id=str(index)) for index, name in enumerate(names)])
+    many.finish()
+    results = {result.id: result.response for result in many}
+    assert set(results) == set(map(str, range(len(names))))
+    for index, name in enumerate(names):
+        response = results[str(index)]
+        assert (response.id, response.model) == (str(index), MODEL)
+        assert [each.text for each in response.captions] == [caption(name)]
+
+
+def test_a_failed_item_is_an_error_of_that_item_alone(service: Service) -> None:
+    many = Many(service)
+    many.send(ask(service, id="good"), ask(service, image=b"no picture", id="picture"))
+    many.send(ask(service, model="none", id="model"), service.messages.CaptionRequest(id="empty"))
+    many.send(ask(service, id="too"))
+    many.finish()
+    results = {result.id: result for result in many}
+    assert set(results) == {"good", "picture", "model", "empty", "too"}
+    for name in ("good", "too"):
+        assert results[name].response.captions[0].text == caption()
+    for name, code in [("picture", "INVALID_ARGUMENT"), ("model", "NOT_FOUND")]:
+        assert results[name].error.code == grpc.StatusCode[code].value[0]
+    assert results["empty"].error.code == grpc.StatusCode.INVALID_ARGUMENT.value[0]
+    bad_request = error_details_pb2.BadRequest()
+    details = results["picture"].error.details
+    assert any(detail.Unpack(bad_request) for detail in details)
+    assert [violation.field for violation in bad_request.field_violations] == ["image"]
+
+
+def test_results_come_before_the_requests_have_ended(service: Service) -> None:
+    many = Many(service)
+    for index, name in enumerate(PICTURES):
+        many.send(ask(service, name, id=str(index)))
+        result = many.next()
+        assert (result.id, result.response.captions[0].text) == (str(index), caption(name))
+    many.finish()
+    assert list(many) == []
+
+
+def test_many_without_any_request_end_at_once(service: Service) -> None:
+    many = Many(service)
+    many.finish()
+    assert list(many) == []
+
+
+def generate(service: Service, path: str, body: dict[str, Any]) -> requests.Response:
+    url = f"{service.url}/v2/models/{MODEL}/{path}"
+    return requests.post(url, json=body, stream=True, timeout=SECONDS)
+
+
+def test_generate_stream_sends_server_sent_events(service: Service, images_url: str) -> None:
+    sources = [
+        {"image_url": f"{images_url}/{PICTURE}"},
+        {"image": base64.b64encode(picture()).decode()},
+    ]
+    for source in sources:
+        body = {**source, "text_input": PROMPT, "id": "7"}
+        reply = generate(service, "generate_stream", body)
+        assert reply.status_code == 200
+        assert reply.headers["content-type"].startswith("text/event-stream")
+        lines = [line for line in reply.iter_lines(decode_unicode=True) if line]
+        assert all(line.startswith("data: ") for line in lines)
+        events = [json.loads(line.removeprefix("data: ")) for line in lines]
+        assert len(events) > 2
+        assert "".join(event["text_output"] for event in events) == caption()
+        assert {(e["model_name"], e["model_version"]) for e in events} == {(MODEL, "1")}
+        assert (events[-1]["caption"], events[-1]["finish_reason"]) == (caption(), "eos")
+        whole = generate(service, "generate", body).json()
+        assert (whole["id"], whole["text_output"]) == ("7", caption())
+
+
+def test_generate_with_beams_has_one_event(service: Service) -> None:
+    name, parameters = "dog-house.png", {"num_beams": 3}
+    body = {"image": base64.b64encode(picture(name)).decode(), "parameters": parameters}
+    reply = generate(service, "generate_stream", body)
+    (line,) = [line for line in reply.iter_lines() if line]
+    wanted = expected(name, "", parameters)[0]["text"]
+    assert json.loads(line.removeprefix(b"data: "))["text_output"] == wanted
+
+
+@pytest.mark.parametrize("path", ["generate", "generate_stream"])
+def test_a_mistake_is_plain_json_with_its_status(service: Service, path: str) -> None:
+    reply = generate(service, path, {"image": "bm8gcGljdHVyZQ=="})
+    assert (reply.status_code, reply.headers["content-type"]) == (400, "application/json")
+    body = reply.json()
+    assert body["error"].startswith("image: ")
+    assert body["request_id"] == reply.headers["x-request-id"]

@@ -1,0 +1,1 @@
+"""A headless browser, and the playground in it."""

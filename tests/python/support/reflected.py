@@ -1,0 +1,59 @@
+"""A gRPC client that has no protos: everything it knows, it asked the server's reflection for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import grpc
+from google.protobuf.descriptor_pool import DescriptorPool
+from google.protobuf.message import Message
+from google.protobuf.message_factory import GetMessageClass
+from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
+    ProtoReflectionDescriptorDatabase,
+)
+
+from support.clients import SECONDS
+
+
+class _AsVersion1(grpc.StreamStreamClientInterceptor):
+    """Asks grpc.reflection.v1, whose messages are those of v1alpha under another name."""
+
+    def intercept_stream_stream(
+        self,
+        continuation: Callable[..., Any],
+        details: Any,
+        requests: Iterable[Any],
+    ) -> Any:
+        method = details.method.replace("v1alpha", "v1")
+        return continuation(details._replace(method=method), requests)
+
+
+class ReflectedClient:
+    """Calls any method of any service that the server describes."""
+
+    def __init__(self, channel: grpc.Channel, version: str) -> None:
+        self.channel = channel
+        asked = grpc.intercept_channel(channel, _AsVersion1()) if version == "v1" else channel
+        database = ProtoReflectionDescriptorDatabase(asked)
+        self.services = set(database.get_services())
+        self.pool = DescriptorPool(database)
+
+    def message(self, name: str, **fields: Any) -> Message:
+        """A message by its full name."""
+        return GetMessageClass(self.pool.FindMessageTypeByName(name))(**fields)
+
+    def call(self, path: str, *requests: Message) -> list[Any]:
+        """The responses to these requests; `path` is service/Method."""
+        service, name = path.split("/")
+        method = self.pool.FindServiceByName(service).methods_by_name[name]
+        sides = (method.client_streaming, method.server_streaming)
+        kind = "_".join("stream" if streams else "unary" for streams in sides)
+        call = getattr(self.channel, kind)(
+            f"/{path}",
+            request_serializer=lambda message: message.SerializeToString(),
+            response_deserializer=GetMessageClass(method.output_type).FromString,
+        )
+        argument = iter(requests) if method.client_streaming else requests[0]
+        answer = call(argument, timeout=SECONDS)
+        return list(answer) if method.server_streaming else [answer]

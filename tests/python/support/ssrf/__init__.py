@@ -1,0 +1,1 @@
+"""A network namespace whose "public" servers answer, behind a DNS that lies."""
