@@ -1,15 +1,13 @@
-"""Builds ONNX graphs from weights: nodes, initializers and their external data file.
+"""Builds ONNX graphs from weights.
 
 Weights keep their name in the state_dict. Dense weights are stored `[in, out]`, the operand order
-of MatMul, so that no transpose is left for load time. They live in `<graph>.onnx.data`, aligned
-for memory mapping; the protobuf itself stays small whatever the size of the model. In which
-precision a layer is multiplied is looked up in the `Plan`, by the layer's name.
+of MatMul, so that no transpose is left for load time. In which precision a layer is multiplied is
+looked up in the `Plan`, by the layer's name.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,15 +15,11 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from blip_onnx import ExportError
-from blip_onnx.graphs import external_data, int8
+from blip_onnx.graphs import int8
 from blip_onnx.precision import Plan, Scheme
 
-OPSET = 20
 # ONNX Runtime's own operators; imported only by graphs that use them.
 CONTRIB = "com.microsoft"
-IR_VERSION = 9
-# A protobuf message cannot reach 2 GiB.
-PROTOBUF_LIMIT = 2**31 - 1
 
 _ACTIVATIONS = {
     "gelu": "gelu",
@@ -184,30 +178,3 @@ class GraphBuilder:
         """
         split = self.op("Reshape", x, self.constant([0, 0, *heads]))
         return self.op("Transpose", split, output=output, perm=perm)
-
-    def save(self, path: Path) -> None:
-        """Write `path` and, beside it, `path`.data with the weights."""
-        in_halves = self.plan.half or self.plan.precision == "fp16"
-        stored = np.float16 if in_halves else np.float32
-        initializers = list(self.constants.values())
-        with open(f"{path}.data", "wb") as data:
-            for name, array in self.weights.items():
-                # One tensor at a time is copied, so a large model needs no second copy in memory.
-                dtype = array.dtype if name in self.exact else stored
-                array = np.ascontiguousarray(array, dtype)
-                initializers.append(external_data.write_tensor(name, array, data))
-        graph = helper.make_graph(self.nodes, self.name, self.inputs, self.outputs, initializers)
-        model = helper.make_model(
-            graph,
-            opset_imports=[helper.make_opsetid(*entry) for entry in self._opsets()],
-            ir_version=IR_VERSION,
-            producer_name="blip-serve",
-        )
-        if model.ByteSize() > PROTOBUF_LIMIT:
-            raise ExportError(f"{path.name} does not fit into a protobuf of 2 GiB")
-        path.write_bytes(model.SerializeToString(deterministic=True))
-        onnx.checker.check_model(str(path))
-
-    def _opsets(self) -> list[tuple[str, int]]:
-        contrib = any(node.domain == CONTRIB for node in self.nodes)
-        return [("", OPSET), (CONTRIB, 1)] if contrib else [("", OPSET)]

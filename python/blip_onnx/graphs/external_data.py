@@ -1,4 +1,7 @@
-"""Weights outside the protobuf, aligned for memory mapping."""
+"""Writes graphs, with their weights outside the protobuf and aligned for memory mapping.
+
+The weights are in `<graph>.onnx.data`, so the protobuf stays small whatever the size of the model.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +9,54 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 from onnx import TensorProto, helper, numpy_helper
+
+from blip_onnx import ExportError
+from blip_onnx.graphs import fp16
+from blip_onnx.graphs.builder import CONTRIB, GraphBuilder
+
+OPSET = 20
+IR_VERSION = 9
+# A protobuf message cannot reach 2 GiB.
+PROTOBUF_LIMIT = 2**31 - 1
 
 # Smaller initializers stay inside the protobuf: bytes.
 INLINE_LIMIT = 1024
 # Tensors from this size on start on a page, so that they can be mapped: bytes.
 PAGE_LIMIT = 64 * 1024
+
+
+def save_graph(graph: GraphBuilder, path: Path) -> None:
+    """Write `path` and, beside it, `path`.data with the weights."""
+    plan = graph.plan
+    stored = np.float16 if plan.half else np.float32
+    if plan.precision == "fp16":
+        fp16.convert(graph)
+        stored = np.float16
+    initializers = list(graph.constants.values())
+    with open(f"{path}.data", "wb") as data:
+        for name, array in graph.weights.items():
+            # One tensor at a time is copied, so a large model needs no second copy in memory.
+            dtype = array.dtype if name in graph.exact else stored
+            array = np.ascontiguousarray(array, dtype)
+            initializers.append(write_tensor(name, array, data))
+    content = helper.make_graph(graph.nodes, graph.name, graph.inputs, graph.outputs, initializers)
+    model = helper.make_model(
+        content,
+        opset_imports=[helper.make_opsetid(*entry) for entry in _opsets(graph)],
+        ir_version=IR_VERSION,
+        producer_name="blip-serve",
+    )
+    if model.ByteSize() > PROTOBUF_LIMIT:
+        raise ExportError(f"{path.name} does not fit into a protobuf of 2 GiB")
+    path.write_bytes(model.SerializeToString(deterministic=True))
+    onnx.checker.check_model(str(path))
+
+
+def _opsets(graph: GraphBuilder) -> list[tuple[str, int]]:
+    contrib = any(node.domain == CONTRIB for node in graph.nodes)
+    return [("", OPSET), (CONTRIB, 1)] if contrib else [("", OPSET)]
 
 
 def write_tensor(name: str, array: np.ndarray, data: Any) -> TensorProto:

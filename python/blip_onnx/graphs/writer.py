@@ -12,7 +12,8 @@ import numpy as np
 
 from blip_onnx.checkpoint import Checkpoint
 from blip_onnx.generate import Bundle
-from blip_onnx.graphs import fp16, text_decoder, vision_encoder
+from blip_onnx.graphs import text_decoder, vision_encoder
+from blip_onnx.graphs.external_data import save_graph
 from blip_onnx.precision import Plan
 
 MANIFEST = "manifest.json"
@@ -49,9 +50,7 @@ class Writer:
                 graph = vision_encoder.build(config, self.weights, plan)
             else:
                 graph = text_decoder.build(config, self.weights, plan, self.tied)
-            if plan.precision == "fp16":
-                fp16.convert(graph)
-            graph.save(folder / name)
+            save_graph(graph, folder / name)
             linears |= graph.linears
         _write_tokenizer(folder / "tokenizer.json", self.checkpoint.tokenizer)
         (folder / MANIFEST).write_text(json.dumps(manifest), "utf-8")

@@ -152,13 +152,13 @@ def test_graphs_stay_within_the_contract_and_outside_the_protobuf(bundle: Path, 
 def test_a_graph_beyond_the_protobuf_limit_is_refused(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(graph, "PROTOBUF_LIMIT", 100)
+    monkeypatch.setattr(external_data, "PROTOBUF_LIMIT", 100)
     builder = graph.GraphBuilder("too_big")
     x = builder.input("x", TensorProto.FLOAT, [1])
     builder.op("Add", x, builder.constant(1.0), output="y")
     builder.output("y", TensorProto.FLOAT, [1])
     with pytest.raises(ExportError, match="2 GiB"):
-        builder.save(tmp_path / "too_big.onnx")
+        external_data.save_graph(builder, tmp_path / "too_big.onnx")
 
 
 def test_the_manifest_states_the_checkpoint_and_true_checksums(bundle: Path) -> None:
@@ -221,7 +221,7 @@ def test_activations_equal_those_of_transformers(hidden_act: str, tmp_path: Path
     name = builder.input("x", TensorProto.FLOAT, [len(x)])
     builder.op("Identity", builder.activation(name, hidden_act), output="y")
     builder.output("y", TensorProto.FLOAT, [len(x)])
-    builder.save(tmp_path / "activation.onnx")
+    external_data.save_graph(builder, tmp_path / "activation.onnx")
     session = onnxruntime.InferenceSession(tmp_path / "activation.onnx")
     expected = ACT2FN[hidden_act](torch.from_numpy(x)).numpy()
     np.testing.assert_allclose(session.run(None, {"x": x})[0], expected, rtol=1e-6, atol=2e-6)

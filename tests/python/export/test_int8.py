@@ -13,6 +13,7 @@ from blip_onnx import ExportError
 from blip_onnx.generate import session_options
 from blip_onnx.graphs import int8
 from blip_onnx.graphs.builder import GraphBuilder
+from blip_onnx.graphs.external_data import save_graph
 from blip_onnx.precision import Plan
 from blip_onnx.verification.cider import cider
 
@@ -33,7 +34,7 @@ def session(folder: Path, plan: Plan, name: str, weights: dict) -> onnxruntime.I
     x = graph.input("x", TensorProto.FLOAT, ["rows", "length", inner])
     graph.op("Identity", graph.linear(x, weights, name), output="y")
     graph.output("y", TensorProto.FLOAT, ["rows", "length", outer])
-    graph.save(folder / "linear.onnx")
+    save_graph(graph, folder / "linear.onnx")
     return onnxruntime.InferenceSession(folder / "linear.onnx", session_options())
 
 
@@ -107,7 +108,7 @@ def test_a_mask_hides_in_fp16_what_it_hides_in_fp32(tmp_path: Path) -> None:
     results = {}
     for precision in ("fp32", "fp16"):
         graph = masked_attention(Plan(precision))
-        graph.save(tmp_path / "masked.onnx")
+        save_graph(graph, tmp_path / "masked.onnx")
         run = onnxruntime.InferenceSession(tmp_path / "masked.onnx").run
         results[precision] = run(None, feeds)[0]
         # All masked is what a kernel may meet in rows that nobody reads.
