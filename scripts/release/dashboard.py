@@ -1,7 +1,7 @@
 """Writes the Grafana dashboard from the list of panels below: `make manifests`.
 
 A panel is a title, a unit of Grafana's, and expressions with their legends. `$selector` limits every series to what is chosen
-at the top. The file is deploy/grafana/blip-serve.json, which lies in the chart.
+at the top. The file is files/dashboard.json of the chart.
 """
 
 from __future__ import annotations

@@ -14,8 +14,8 @@ import yaml
 from release import dashboard
 from service import ROOT
 
-DASHBOARD = ROOT / "deploy" / "grafana" / "blip-serve.json"
-FOLDER = ROOT / "deploy" / "prometheus"
+FOLDER = ROOT / "deploy" / "helm" / "blip-serve" / "files"
+DASHBOARD = FOLDER / "dashboard.json"
 DOCUMENT = ROOT / "docs" / "metrics.md"
 ROW = re.compile(r"^\| `([a-z_]+)` \| (counter|gauge|histogram) \| ([^|]*)\| ([^|]*)\| (.+) \|$")
 # What Prometheus puts on every series.

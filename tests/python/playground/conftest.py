@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from playwright.sync_api import Browser
 
 from service import Service
-from support.playground.browser import Browser
-from support.playground.page import Playground
+from support.playground import Playground, chromium
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """A browser for all tests; each page is in a profile of its own."""
-    with Browser() as running:
+    """A browser for the tests of one file; each page is in a context of its own."""
+    with chromium() as running:
         yield running
 
 

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
-import shlex
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
+from google.protobuf import json_format
+from playwright.sync_api import Browser
 
 from service import Service
 from support.clients import IMAGES, MODEL, PICTURE, PROMPT, SECONDS, caption
-from support.playground.browser import Browser
-from support.playground.page import Playground
+from support.playground import Playground
+from support.reflected import ReflectedClient
 
 ODD_NAME = """it's "a" 50%; x,y & $HOME `id` \\ ö.jpg"""
 ODD_PROMPT = """@home 'quoted' "50%" <b> $HOME `id` \\ {a}"""
@@ -24,65 +26,83 @@ NAMES = ["curl", "curl, reading along", "grpcurl"]
 PARAMETERS = {"max_new_tokens": 5, "repetition_penalty": 1.5, "seed": 2**53 - 1}
 
 
-@pytest.fixture
-def shell(tmp_path: Path) -> Path:
-    """A folder to run commands in; its grpcurl asks the server's reflection, as the real one."""
-    program = tmp_path / "bin" / "grpcurl"
-    program.parent.mkdir()
-    script = Path(__file__).with_name("grpcurl.py")
-    program.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} {script} "$@"\n')
-    program.chmod(0o755)
-    return tmp_path
+# In the shell's place of grpcurl: its arguments and its standard input as they reach a program.
+GRPCURL = """grpcurl() { printf '%s\\0' "$@"; cat; }\n"""
 
 
-def texts(shell: Path, name: str, command: str, **environment: str) -> list[str]:
-    """The captions that a command prints; of a stream, its last answer's."""
+def texts(folder: Path, name: str, command: str, **environment: str) -> list[str]:
+    """The captions that a command gives in a real shell; of a stream, its last answer's."""
     done = subprocess.run(
-        ["bash", "-euc", command],
-        cwd=shell,
+        ["bash", "-euc", GRPCURL + command],
+        cwd=folder,
+        stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
         timeout=SECONDS,
-        env=os.environ | {"PATH": f"{shell}/bin:{os.environ['PATH']}"} | environment,
+        env=os.environ | environment,
     )
     assert done.returncode == 0, done.stderr
-    answer = json.loads(done.stdout.strip().splitlines()[-1].removeprefix("data: "))
+    if name == "grpcurl":
+        *arguments, data = done.stdout.split("\0")
+        answer = reflected_call(arguments, data)
+    else:
+        answer = json.loads(done.stdout.strip().splitlines()[-1].removeprefix("data: "))
     if name == "curl, reading along":
         return [answer["caption"]]
     answer = answer.get("response", answer)
-    assert "captions" in answer, done.stdout
+    assert "captions" in answer, answer
     return [each["text"] for each in answer["captions"]]
 
 
+def reflected_call(arguments: list[str], data: str) -> dict[str, Any]:
+    """The last answer to a command of grpcurl, by a client that also asks the server's reflection."""
+    parser = argparse.ArgumentParser("grpcurl")
+    parser.add_argument("-plaintext", action="store_true", required=True)
+    parser.add_argument("-H", action="append", default=[])
+    parser.add_argument("-d", required=True)
+    parser.add_argument("address")
+    parser.add_argument("method")
+    options = parser.parse_args(arguments)
+    headers = [(name.lower(), value) for name, value in (h.split(": ", 1) for h in options.H)]
+    no_proxy = [("grpc.enable_http_proxy", 0)]
+    with grpc.insecure_channel(options.address, options=no_proxy) as channel:
+        client = ReflectedClient(channel, "v1alpha", headers)
+        service, name = options.method.split("/")
+        method = client.pool.FindServiceByName(service).methods_by_name[name]
+        request = client.message(method.input_type.full_name)
+        json_format.Parse(data if options.d == "@" else options.d, request)
+        return json_format.MessageToDict(client.call(options.method, request)[-1])
+
+
 @pytest.mark.parametrize("prompt", [None, PROMPT, ODD_PROMPT])
-def test_the_commands_of_a_file(playground: Playground, shell: Path, prompt: str | None) -> None:
+def test_the_commands_of_a_file(playground: Playground, tmp_path: Path, prompt: str | None) -> None:
     name = ODD_NAME if prompt == ODD_PROMPT else PICTURE
-    shutil.copy(IMAGES / PICTURE, shell / name)
-    playground.add(shell / name)
+    shutil.copy(IMAGES / PICTURE, tmp_path / name)
+    playground.add(tmp_path / name)
     (card,) = playground.caption(prompt)
     assert card["state"] == "done", card
     commands = playground.commands()
     assert list(commands) == NAMES
     for kind, command in commands.items():
-        assert texts(shell, kind, command) == card["captions"], command
+        assert texts(tmp_path, kind, command) == card["captions"], command
 
 
-def test_the_commands_of_a_url(playground: Playground, shell: Path, images_url: str) -> None:
+def test_the_commands_of_a_url(playground: Playground, tmp_path: Path, images_url: str) -> None:
     playground.add_url(f"{images_url}/{PICTURE}?a='b'&c")
     playground.parameter(**PARAMETERS)
     (card,) = playground.caption(ODD_PROMPT)
     commands = playground.commands()
     assert list(commands) == NAMES
     for kind, command in commands.items():
-        assert texts(shell, kind, command) == card["captions"], command
+        assert texts(tmp_path, kind, command) == card["captions"], command
 
 
 @pytest.mark.parametrize("of_file", [True, False])
 def test_every_parameter_is_in_the_commands(
-    playground: Playground, shell: Path, images_url: str, of_file: bool
+    playground: Playground, tmp_path: Path, images_url: str, of_file: bool
 ) -> None:
-    shutil.copy(IMAGES / PICTURE, shell / PICTURE)
-    playground.add(shell / PICTURE) if of_file else playground.add_url(f"{images_url}/{PICTURE}")
+    shutil.copy(IMAGES / PICTURE, tmp_path / PICTURE)
+    playground.add(tmp_path / PICTURE) if of_file else playground.add_url(f"{images_url}/{PICTURE}")
     given: dict[str, Any] = {
         **PARAMETERS,
         "min_new_tokens": 2,
@@ -105,26 +125,26 @@ def test_every_parameter_is_in_the_commands(
     assert playground.text("#parameters-count") == f"{len(given)} set"
     for kind, command in commands.items():
         assert all(name in command for name in given), command
-        assert texts(shell, kind, command) == card["captions"], command
+        assert texts(tmp_path, kind, command) == card["captions"], command
 
 
-def test_before_the_first_run_they_follow_the_form(playground: Playground, shell: Path) -> None:
-    shutil.copy(IMAGES / PICTURE, shell / PICTURE)
-    playground.add(shell / PICTURE)
-    playground.page.run("document.querySelector('.commands').open = true")
+def test_before_the_first_run_they_follow_the_form(playground: Playground, tmp_path: Path) -> None:
+    shutil.copy(IMAGES / PICTURE, tmp_path / PICTURE)
+    playground.add(tmp_path / PICTURE)
+    playground.run("document.querySelector('.commands').open = true")
     playground.set("#prompt", PROMPT)
     command = playground.commands()["curl"]
     assert f"model={MODEL}" in command
-    assert texts(shell, "curl", command) == [caption(PICTURE)]
+    assert texts(tmp_path, "curl", command) == [caption(PICTURE)]
 
 
-def test_the_key_comes_from_the_environment(browser: Browser, shell: Path) -> None:
-    shutil.copy(IMAGES / PICTURE, shell / PICTURE)
-    with Service(log=shell / "log", flags=("--api-keys=alpha",)) as guarded:
+def test_the_key_comes_from_the_environment(browser: Browser, tmp_path: Path) -> None:
+    shutil.copy(IMAGES / PICTURE, tmp_path / PICTURE)
+    with Service(log=tmp_path / "log", flags=("--api-keys=alpha",)) as guarded:
         playground = Playground(browser, guarded.url, awaited="waiting")
         playground.set("#key", "alpha")
-        playground.page.wait("document.querySelector('#state').dataset.state === 'ready'")
-        playground.add(shell / PICTURE)
+        playground.wait("document.querySelector('#state').dataset.state === 'ready'")
+        playground.add(tmp_path / PICTURE)
         (card,) = playground.caption()
         for kind, command in playground.commands().items():
-            assert texts(shell, kind, command, API_KEY="alpha") == card["captions"], command
+            assert texts(tmp_path, kind, command, API_KEY="alpha") == card["captions"], command

@@ -6,10 +6,11 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+from playwright.sync_api import Browser
+
 from service import Service
 from support.clients import PICTURE, caption
-from support.playground.browser import Browser
-from support.playground.page import Playground, unconditional
+from support.playground import Playground, unconditional
 
 KEY = "alpha-7"
 
@@ -28,7 +29,7 @@ def test_mistakes_are_told_where_they_are(playground: Playground, tmp_path: Path
     playground.parameter(num_beams=99)
     playground.click("#run")
     assert playground.text("#p-num_beams-problem") == "Enter a number from 1 to 32."
-    assert playground.page.run("document.activeElement.id") == "p-num_beams"
+    assert playground.run("document.activeElement.id") == "p-num_beams"
     assert playground.asked("/generate_stream") == requests
     # And one that only the server knows.
     playground.parameter(num_beams="", num_return_sequences=2)
@@ -49,8 +50,8 @@ def test_names_and_prompts_are_text(playground: Playground, tmp_path: Path) -> N
     assert prompt in playground.text(".commands")
     nodes = "document.querySelectorAll('.card script, .card img').length"
     # The one picture is the thumbnail.
-    assert playground.page.run(nodes) == 1
-    assert playground.page.events("Page.javascriptDialogOpening") == []
+    assert playground.run(nodes) == 1
+    assert playground.dialogs == []
 
 
 def test_a_key_is_asked_for_and_kept_for_the_tab_alone(browser: Browser, tmp_path: Path) -> None:
@@ -65,16 +66,16 @@ def test_a_key_is_asked_for_and_kept_for_the_tab_alone(browser: Browser, tmp_pat
         (card,) = playground.caption()
         assert playground.text("#key-problem") == "The server does not know this key."
         playground.set("#key", KEY)
-        playground.page.wait("document.querySelector('#state').dataset.state === 'ready'")
+        playground.wait("document.querySelector('#state').dataset.state === 'ready'")
         (card,) = playground.caption()
         assert card["captions"] == [caption(PICTURE)]
         for command in playground.commands().values():
             assert "$API_KEY" in command and KEY not in command
         kept = "[JSON.stringify(localStorage), JSON.stringify(sessionStorage), document.cookie]"
-        local, session, cookie = playground.page.run(kept)
+        local, session, cookie = playground.run(kept)
         assert KEY in session and KEY not in local + cookie
-        playground.page.call("Page.reload")
-        playground.page.wait("document.querySelector('#state')?.dataset.state === 'ready'")
+        playground.page.reload()
+        playground.wait("document.querySelector('#state')?.dataset.state === 'ready'")
 
 
 class Stalled(BaseHTTPRequestHandler):
@@ -104,18 +105,18 @@ def test_a_busy_server_and_a_cancelled_request(browser: Browser, tmp_path: Path)
         assert Stalled.asked.wait(60)
         playground.add_samples(PICTURE)
         playground.click(".card:nth-child(2) [data-do=run]")
-        playground.page.wait("document.querySelectorAll('[data-state=failed]').length === 1")
+        playground.wait("document.querySelectorAll('[data-state=failed]').length === 1")
         slow, busy = playground.cards()
         assert slow["state"] == "running"
         assert "busy" in busy["problem"] and "Try again" in busy["problem"]
         # The button that had the focus is gone; its neighbour has it.
-        playground.page.run("document.querySelector('.card [data-do=cancel]').focus()")
+        playground.run("document.querySelector('.card [data-do=cancel]').focus()")
         playground.click(".card [data-do=cancel]")
         assert playground.cards()[0]["state"] == "cancelled"
-        assert playground.page.run("document.activeElement.dataset.do") == "run"
+        assert playground.run("document.activeElement.dataset.do") == "run"
         Stalled.release.set()
         # The place is free as soon as the server knows.
-        playground.page.wait(
+        playground.wait(
             """(() => {
                 const card = document.querySelector('.card:nth-child(2)');
                 if (card.dataset.state === 'failed') card.querySelector('[data-do=retry]').click();
@@ -127,12 +128,11 @@ def test_a_busy_server_and_a_cancelled_request(browser: Browser, tmp_path: Path)
 
 
 def test_without_a_network_it_says_so_and_comes_back(playground: Playground) -> None:
-    network = {"latency": 0, "downloadThroughput": -1, "uploadThroughput": -1}
     playground.add_samples(PICTURE)
-    playground.page.call("Network.emulateNetworkConditions", offline=True, **network)
+    playground.context.set_offline(True)
     (card,) = playground.caption()
     assert card["problem"].startswith("You are offline."), card
-    playground.page.call("Network.emulateNetworkConditions", offline=False, **network)
-    playground.page.wait("document.querySelector('#state').dataset.state === 'ready'")
+    playground.context.set_offline(False)
+    playground.wait("document.querySelector('#state').dataset.state === 'ready'")
     playground.click("[data-do=retry]")
     assert playground.settled()[0]["captions"] == [caption(PICTURE)]

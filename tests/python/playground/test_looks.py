@@ -11,14 +11,13 @@ from typing import Any
 
 import pytest
 from PIL import Image, ImageStat
+from playwright.sync_api import Browser
 
 from service import Service
 from support.clients import PICTURES
-from support.playground.browser import Browser
-from support.playground.page import PICTURES_FOLDER, Playground
+from support.playground import PICTURES_FOLDER, Playground
 
 CONTROLS = {"button", "checkbox", "combobox", "DisclosureTriangle", "link", "spinbutton", "textbox"}
-TAB = ("Tab", 9)
 
 CONTRAST = """(() => {
     const canvas = new OffscreenCanvas(1, 1).getContext('2d', {willReadFrequently: true});
@@ -85,14 +84,14 @@ def filled(playground: Playground, tmp_path: Path) -> Playground:
     playground.add(tmp_path / "notes.jpg")
     playground.add_url(f"http://127.0.0.1:9/{'a-name-without-an-end-' * 9}.jpg")
     playground.caption()
-    playground.page.run("document.querySelector('.commands').open = true")
-    playground.page.wait("document.querySelector('.command')")
+    playground.run("document.querySelector('.commands').open = true")
+    playground.wait("document.querySelector('.command')")
     return playground
 
 
 def nodes(playground: Playground) -> list[dict[str, Any]]:
     """Role, name and properties of everything that a screen reader finds."""
-    tree = playground.page.call("Accessibility.getFullAXTree")["nodes"]
+    tree = playground.devtools.send("Accessibility.getFullAXTree")["nodes"]
     found = []
     for node in tree:
         if not node["ignored"]:
@@ -105,26 +104,26 @@ def nodes(playground: Playground) -> list[dict[str, Any]]:
 def test_every_text_has_contrast(
     browser: Browser, service: Service, tmp_path: Path, theme: str
 ) -> None:
-    playground = Playground(browser, service.url, prefers_color_scheme=theme)
-    playground.page.screenshot(PICTURES_FOLDER / f"{theme}-empty.png")
+    playground = Playground(browser, service.url, color_scheme=theme)
+    playground.screenshot(PICTURES_FOLDER / f"{theme}-empty.png")
     filled(playground, tmp_path)
-    playground.page.screenshot(PICTURES_FOLDER / f"{theme}.png")
+    playground.screenshot(PICTURES_FOLDER / f"{theme}.png")
     playground.parameter(num_beams=99)
     playground.click("#run")
-    playground.page.run("document.querySelector('#key-fold').open = true")
-    found = playground.page.run(CONTRAST)
+    playground.run("document.querySelector('#key-fold').open = true")
+    found = playground.run(CONTRAST)
     assert len(found) > 80 and {"text", "placeholder", "border", "shape"} <= {
         each["what"].split()[0] for each in found
     }
     assert [each for each in found if not each["fits"]] == []
-    picture = playground.page.screenshot(PICTURES_FOLDER / f"{theme}-errors.png")
+    picture = playground.screenshot(PICTURES_FOLDER / f"{theme}-errors.png")
     brightness = ImageStat.Stat(Image.open(picture).convert("L")).mean[0]
     assert (brightness > 128) == (theme == "light")
 
 
 def test_everything_has_a_role_and_a_name(playground: Playground, tmp_path: Path) -> None:
     filled(playground, tmp_path)
-    playground.page.run("document.querySelectorAll('details').forEach((each) => each.open = true)")
+    playground.run("document.querySelectorAll('details').forEach((each) => each.open = true)")
     found = nodes(playground)
     controls = [node for node in found if node["role"] in CONTROLS]
     assert len(controls) > 45
@@ -152,13 +151,16 @@ def test_everything_has_a_role_and_a_name(playground: Playground, tmp_path: Path
     } <= names
     (beams,) = (node for node in controls if node["name"] == "num_beams")
     assert "searches wider" in beams["description"]
-    page = playground.page
-    levels = page.run("[...document.querySelectorAll('h1, h2, h3, h4')].map((e) => +e.tagName[1])")
+    levels = playground.run(
+        "[...document.querySelectorAll('h1, h2, h3, h4')].map((e) => +e.tagName[1])"
+    )
     assert levels[0] == 1 and all(b <= a + 1 for a, b in pairwise(levels))
-    assert page.run("document.documentElement.lang") == "en" and page.run("document.title")
-    ids = page.run("[...document.querySelectorAll('[id]')].map((e) => e.id)")
+    assert playground.run("document.documentElement.lang") == "en" and playground.run(
+        "document.title"
+    )
+    ids = playground.run("[...document.querySelectorAll('[id]')].map((e) => e.id)")
     assert len(ids) == len(set(ids))
-    named = page.run(
+    named = playground.run(
         """[...document.querySelectorAll('[aria-describedby], [aria-labelledby], label[for]')].flatMap(
             (e) => `${e.getAttribute('aria-describedby') ?? ''} ${e.getAttribute('aria-labelledby') ?? ''}
                 ${e.htmlFor ?? ''}`.split(/\\s+/)).filter(Boolean)"""
@@ -170,13 +172,13 @@ def test_the_keyboard_reaches_everything_in_order_and_leaves_again(playground: P
     playground.add_samples(PICTURES[0])
     playground.caption()
     page = playground.page
-    page.run("document.activeElement.blur(); scrollTo(0, 0)")
-    page.press(*TAB)
+    playground.run("document.activeElement.blur(); scrollTo(0, 0)")
+    page.keyboard.press("Tab")
     order = []
-    while (focus := page.run(FOCUS))["name"] not in order and focus["name"] != "BODY":
+    while (focus := playground.run(FOCUS))["name"] not in order and focus["name"] != "BODY":
         assert focus["seen"] and focus["inside"], focus
         order.append(focus["name"])
-        page.press(*TAB)
+        page.keyboard.press("Tab")
     expected = ["theme", "pick", "url", "add-url", "prompt", "model", "Parametersmodel's defaults"]
     expected += ["API keynone", "run", "copy-all", "clear"]
     expected += [
@@ -188,54 +190,54 @@ def test_the_keyboard_reaches_everything_in_order_and_leaves_again(playground: P
     assert order[0] == "Skip to the captions"
     assert [name for name in order if name in expected] == expected, order
     # Enter opens, Control and Enter captions.
-    page.run("document.querySelector('#parameters summary').focus()")
-    page.press("Enter", 13)
-    page.wait("document.querySelector('#parameters').open")
-    page.run("document.querySelector('#p-num_beams').focus()")
-    page.call("Input.insertText", text="2")
-    page.press("Enter", 13, modifiers=2)
-    page.wait("document.querySelector('[data-state=done]')")
+    playground.run("document.querySelector('#parameters summary').focus()")
+    page.keyboard.press("Enter")
+    playground.wait("document.querySelector('#parameters').open")
+    playground.run("document.querySelector('#p-num_beams').focus()")
+    page.keyboard.insert_text("2")
+    page.keyboard.press("Control+Enter")
+    playground.wait("document.querySelector('[data-state=done]')")
     assert playground.asked("/v1/captions") == 1
 
 
 def test_the_theme_follows_the_system_until_one_is_chosen(
     browser: Browser, service: Service
 ) -> None:
-    playground = Playground(browser, service.url, prefers_color_scheme="dark")
+    playground = Playground(browser, service.url, color_scheme="dark")
     page = playground.page
     background = "getComputedStyle(document.body).backgroundColor"
     pressed = "document.querySelector('#theme').getAttribute('aria-pressed')"
-    dark = page.run(background)
-    assert page.run(pressed) == "true"
+    dark = playground.run(background)
+    assert playground.run(pressed) == "true"
     playground.click("#theme")
-    light = page.run(background)
-    assert light != dark and page.run(pressed) == "false"
-    page.call("Page.reload")
-    page.wait("document.querySelector('#state')?.dataset.state === 'ready'")
-    assert page.run(background) == light
-    features = [{"name": "prefers-color-scheme", "value": "light"}]
+    light = playground.run(background)
+    assert light != dark and playground.run(pressed) == "false"
+    page.reload()
+    playground.wait("document.querySelector('#state')?.dataset.state === 'ready'")
+    assert playground.run(background) == light
     playground.click("#theme")
-    assert page.run(background) == dark
-    page.call("Emulation.setEmulatedMedia", features=features)
-    assert page.run(background) == light, "the choice of what the system had is no choice"
+    assert playground.run(background) == dark
+    page.emulate_media(color_scheme="light")
+    assert playground.run(background) == light, "the choice of what the system had is no choice"
 
 
 @pytest.mark.parametrize("width", [360, 768, 1280])
 def test_nothing_is_wider_than_the_screen(
-    playground: Playground, tmp_path: Path, width: int
+    browser: Browser, service: Service, tmp_path: Path, width: int
 ) -> None:
-    playground.page.resize(width, 740, mobile=width < 500)
+    size = {"width": width, "height": 740}
+    playground = Playground(browser, service.url, viewport=size, is_mobile=width < 500)
     filled(playground, tmp_path)
-    playground.page.screenshot(PICTURES_FOLDER / f"{width}-wide.png")
-    playground.page.run("document.querySelectorAll('details').forEach((each) => each.open = true)")
+    playground.screenshot(PICTURES_FOLDER / f"{width}-wide.png")
+    playground.run("document.querySelectorAll('details').forEach((each) => each.open = true)")
     wide = """[document.documentElement, ...document.querySelectorAll('body *')]
         .filter((node) => node.checkVisibility() && !node.closest('.unseen'))
         .filter((node) => node.getBoundingClientRect().right > innerWidth + 0.5)
         .map((node) => node.outerHTML.slice(0, 120))"""
-    assert playground.page.run(wide) == []
-    assert playground.page.run("document.documentElement.scrollWidth") <= width
+    assert playground.run(wide) == []
+    assert playground.run("document.documentElement.scrollWidth") <= width
     small = """[...document.querySelectorAll('button, select, input, summary')]
         .filter((node) => node.checkVisibility())
         .filter((node) => node.getBoundingClientRect().height < 24)
         .map((node) => node.outerHTML.slice(0, 120))"""
-    assert playground.page.run(small) == [], "a finger needs 24 pixels"
+    assert playground.run(small) == [], "a finger needs 24 pixels"

@@ -4,25 +4,25 @@ from __future__ import annotations
 
 from service import Service
 from support.clients import MODEL, PICTURE, PICTURES, caption, expected
-from support.playground.page import Playground, unconditional
+from support.playground import Playground, unconditional
 
 
 def test_the_page_loads_quietly_and_from_its_own_server_alone(
     playground: Playground, service: Service
 ) -> None:
     assert playground.text("#state-text") == "Ready"
-    assert playground.page.run("document.querySelector('#model').value") == MODEL
+    assert playground.run("document.querySelector('#model').value") == MODEL
     playground.click("#sample")
     (card,) = playground.settled()
     assert card["captions"] == [unconditional(PICTURE)]
-    requests = playground.page.requests()
+    requests = playground.requests()
     assert len(requests) > 15
     assert [url for url in requests if not url.startswith((f"{service.url}/", "blob:"))] == []
-    assert playground.page.complaints() == []
+    assert playground.complaints() == []
 
 
 def test_captions_are_those_of_transformers_and_come_in_pieces(playground: Playground) -> None:
-    playground.page.run(
+    playground.run(
         """globalThis.pieces = [];
         new MutationObserver((changes) => changes.forEach(({target, addedNodes}) => {
             if (target.className === 'caption') pieces.push(...[...addedNodes].map((n) => n.data));
@@ -36,12 +36,12 @@ def test_captions_are_those_of_transformers_and_come_in_pieces(playground: Playg
     assert all({"First text", "Total"} <= card["timings"].keys() for card in cards)
     assert playground.asked(f"/v2/models/{MODEL}/generate_stream") == len(PICTURES)
     # Pieces of three captions at the same time; together they are all the text.
-    pieces = playground.page.run("pieces")
+    pieces = playground.run("pieces")
     assert len(pieces) > 3 * len(PICTURES)
     assert sorted("".join(pieces)) == sorted("".join(caption(name) for name in PICTURES))
     assert playground.copied(".captions .copy") == caption(PICTURES[0])
     assert playground.copied("#copy-all") == "\n".join(map(caption, PICTURES))
-    spoken = playground.page.run("document.querySelector('#announcer').innerText")
+    spoken = playground.run("document.querySelector('#announcer').innerText")
     assert all(f"{name}: {caption(name)}" in spoken for name in PICTURES)
 
 
@@ -56,13 +56,13 @@ def test_an_image_url_is_fetched_by_the_server(playground: Playground, images_ur
     (card,) = playground.caption()
     assert card["captions"] == [caption(PICTURE)]
     # Not by the page, which would tell that server who looks at it.
-    assert not [url for url in playground.page.requests() if url.startswith(images_url)]
+    assert not [url for url in playground.requests() if url.startswith(images_url)]
     playground.add_url("cats.jpg")
     assert "http://" in playground.text("#url-problem") and len(playground.cards()) == 1
 
 
 def test_images_can_be_pasted_and_dropped(playground: Playground, images_url: str) -> None:
-    playground.page.run(
+    playground.run(
         f"""(async () => {{
             const blob = await (await fetch('playground/sample.jpg')).blob();
             const withFile = () => {{
@@ -83,7 +83,7 @@ def test_images_can_be_pasted_and_dropped(playground: Playground, images_url: st
     cards = playground.caption()
     assert [card["name"] for card in cards] == ["one.jpg", PICTURE, "one.jpg"]
     assert [card["captions"] for card in cards] == [[caption(PICTURE)]] * 3
-    assert not playground.page.run("document.documentElement.hasAttribute('data-dropping')")
+    assert not playground.run("document.documentElement.hasAttribute('data-dropping')")
 
 
 def test_parameters_change_the_captions(playground: Playground) -> None:
@@ -105,7 +105,7 @@ def test_parameters_change_the_captions(playground: Playground) -> None:
 
 
 def test_what_the_server_says_of_its_time_is_shown(playground: Playground) -> None:
-    playground.page.run(
+    playground.run(
         """(() => {
             const real = fetch;
             globalThis.fetch = async (...request) => {
@@ -128,6 +128,6 @@ def test_removing_a_card_keeps_the_focus_near(playground: Playground) -> None:
     playground.click(".card:nth-child(2) [data-do=remove]")
     assert [card["name"] for card in playground.cards()] == [PICTURES[0], PICTURES[2]]
     focused = "document.activeElement.closest('.card').querySelector('h3').textContent"
-    assert playground.page.run(focused) == PICTURES[2]
+    assert playground.run(focused) == PICTURES[2]
     playground.click("#clear")
-    assert playground.page.run("document.activeElement.id") == "pick"
+    assert playground.run("document.activeElement.id") == "pick"

@@ -1,6 +1,6 @@
 """Image URLs that must not be fetched, and answers that must not be believed: on loopback, without privileges.
 
-What needs an Internet, such as names and redirects to public servers, is in test_ssrf_internet.py.
+What needs an Internet, such as names and redirects to public servers, is in test_internet.py.
 """
 
 from __future__ import annotations

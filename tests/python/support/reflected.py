@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import grpc
@@ -29,10 +29,33 @@ class _AsVersion1(grpc.StreamStreamClientInterceptor):
         return continuation(details._replace(method=method), requests)
 
 
-class ReflectedClient:
-    """Calls any method of any service that the server describes."""
+class _WithMetadata(
+    grpc.UnaryUnaryClientInterceptor,
+    grpc.UnaryStreamClientInterceptor,
+    grpc.StreamStreamClientInterceptor,
+):
+    """Sends metadata with every call."""
 
-    def __init__(self, channel: grpc.Channel, version: str) -> None:
+    def __init__(self, metadata: Sequence[tuple[str, str]]) -> None:
+        self.metadata = metadata
+
+    def _intercept(self, continuation: Callable[..., Any], details: Any, request: Any) -> Any:
+        return continuation(details._replace(metadata=self.metadata), request)
+
+    intercept_unary_unary = intercept_unary_stream = intercept_stream_stream = _intercept
+
+
+class ReflectedClient:
+    """Calls any method of any service that the server describes.
+
+    The metadata goes with every call, reflection's too.
+    """
+
+    def __init__(
+        self, channel: grpc.Channel, version: str, metadata: Sequence[tuple[str, str]] = ()
+    ) -> None:
+        if metadata:
+            channel = grpc.intercept_channel(channel, _WithMetadata(metadata))
         self.channel = channel
         asked = grpc.intercept_channel(channel, _AsVersion1()) if version == "v1" else channel
         database = ProtoReflectionDescriptorDatabase(asked)

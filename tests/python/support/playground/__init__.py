@@ -1,1 +1,0 @@
-"""A headless browser, and the playground in it."""
