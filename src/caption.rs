@@ -1,4 +1,4 @@
-//! The domain's nouns: what comes in, what goes out. No wire format, no tensor.
+//! The types of a caption request and its reply. They know neither a wire format nor tensors.
 
 use std::time::{Duration, Instant};
 
@@ -8,96 +8,97 @@ use url::Url;
 
 use generation::{FinishReason, GenerationParameters, TokenId};
 
-/// Where the picture is.
+/// Where the image is.
 #[derive(Clone, Debug)]
 pub enum ImageSource {
-    /// To be fetched; http or https.
+    /// An http or https URL that must be fetched.
     Url(Url),
-    /// The bytes of an image file, and the name of the request field they came in (for errors).
+    /// The bytes of an image file inside the request.
     Bytes {
-        /// The file.
+        /// The image file.
         bytes: Bytes,
-        /// e.g. `image`, `img_url` for a data: URI.
+        /// Name of the request field, for errors; e.g. `image`, or `img_url` for a `data:` URL.
         field: &'static str,
     },
 }
 
-/// Text that a caption continues.
+/// Text that the caption continues.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Prompt {
-    /// Empty is the same as none.
+    /// The text; an empty one is the same as none.
     pub text: String,
-    /// The name of the request field it came in (for errors).
+    /// Name of the request field, for errors.
     pub field: &'static str,
 }
 
-/// One image to caption, already checked at the edge except for what needs the model.
+/// One image to caption. Everything is checked except what needs the model.
 #[derive(Clone, Debug)]
 pub struct CaptionRequest {
-    /// Name or alias; `None` is the default model.
+    /// Name or alias of the model; `None` means the default model.
     pub model: Option<String>,
-    /// `None` is the model's only version.
+    /// Version of the model; `None` means its only version.
     pub version: Option<String>,
-    /// The picture.
+    /// The image.
     pub image: ImageSource,
-    /// Text to continue; `None` is an unconditional caption.
+    /// Text to continue; `None` means an unconditional caption.
     pub prompt: Option<Prompt>,
-    /// What the client asked for; the model's defaults fill the rest.
+    /// Generation parameters of the request; the model's defaults apply to the others.
     pub parameters: GenerationParameters,
-    /// After this nobody waits for the answer.
+    /// When the client stops waiting.
     pub deadline: Option<Instant>,
-    /// Cancelled when the client goes away.
+    /// Cancelled when the client disconnects.
     pub cancelled: CancellationToken,
-    /// Who asks, as a number: callers take turns at the engine.
+    /// Number of the API key: keys take turns in the engine.
     pub caller: u64,
 }
 
 /// The captions of one image.
 #[derive(Clone, Debug)]
 pub struct CaptionReply {
-    /// Name of the model that answered (not the alias asked for).
+    /// Name of the model, not the alias in the request.
     pub model: String,
-    /// Its version.
+    /// Version of the model.
     pub model_version: String,
-    /// `num_return_sequences` captions.
+    /// The captions, `num_return_sequences` of them.
     pub captions: Vec<Caption>,
-    /// Where the time went.
+    /// Duration of each stage.
     pub timings: Timings,
 }
 
-/// Where the time of one image went.
+/// Duration of each stage of one image.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Timings {
-    /// Fetching, decoding and resizing it.
+    /// Fetching, decoding and resizing.
     pub compute_input: Duration,
-    /// Waiting for the engine.
+    /// Waiting in the engine's queue.
     pub queue: Duration,
     /// From the first run of a graph to the last token.
     pub compute_infer: Duration,
     /// From token ids to text.
     pub compute_output: Duration,
-    /// Nothing was computed: the captions were kept, or another request's.
-    pub kept: bool,
+    /// Whether the captions come from the cache or from an equal concurrent request, so that nothing was computed.
+    pub cache_hit: bool,
 }
 
-/// What a client that reads along is told.
+/// An event of a caption stream.
 #[derive(Clone, Debug)]
 pub enum CaptionEvent {
-    /// The next piece of the text; the pieces joined are the caption's text.
+    /// The next piece of the text; all pieces joined are the text of the caption.
     Piece(String),
-    /// The end.
+    /// The reply, which is the last event.
     Reply(CaptionReply),
 }
 
 /// One caption.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Caption {
-    /// Detokenised, prompt included.
+    /// The text, including the prompt.
     pub text: String,
-    /// Start token, prompt, generated ids, end token if it came.
+    /// The start token, the prompt, the generated ids, and the end token if it was generated.
     pub token_ids: Vec<TokenId>,
-    /// See `score` in the README's table of outputs.
+    /// Log-probability of the sequence: with beams transformers' `sequences_scores`, else the sum over the generated ids
+    /// divided by their number to the power of `length_penalty`.
     pub score: f32,
-    /// Why generation stopped.
+    /// Why the generation stopped.
     pub finish_reason: FinishReason,
 }

@@ -1,4 +1,4 @@
-//! The program; everything is in the library.
+//! The program `blip-serve`; everything else is in the library.
 
 use std::{
     env,
@@ -6,12 +6,12 @@ use std::{
     process::{Command, ExitCode},
 };
 
-/// What libraries read when the process begins, and must not be changed later.
+/// Variables that libraries read when the process starts; they cannot be set later.
 const ENVIRONMENT: [(&str, &str); 4] = [
-    // ONNX Runtime sends telemetry to its makers, even where its API was told not to, unless this is set.
+    // ONNX Runtime sends telemetry to Microsoft, even if its API disables it, unless this is set.
     ("ORT_DISABLE_TELEMETRY", "1"),
-    // glibc learns from large buffers that are freed to keep the next ones, for each thread: tens of megabytes that are
-    // never given back. These are the thresholds it begins with; set, they stay. Two heaps waste less than one a thread.
+    // glibc raises its thresholds when large buffers are freed, and then keeps tens of megabytes per thread. Setting the
+    // initial thresholds fixes them. Two arenas waste less memory than one per thread.
     ("MALLOC_ARENA_MAX", "2"),
     ("MALLOC_MMAP_THRESHOLD_", "131072"),
     ("MALLOC_TRIM_THRESHOLD_", "131072"),
@@ -19,13 +19,14 @@ const ENVIRONMENT: [(&str, &str); 4] = [
 
 fn main() -> ExitCode {
     if ENVIRONMENT.iter().any(|(name, _)| env::var_os(name).is_none()) {
-        start_again();
+        reexec_with_env();
     }
     blip_serve::cli::run(env::args_os())
 }
 
-/// Becomes the same program with what is missing of [`ENVIRONMENT`]. If that fails, the program goes on as it is.
-fn start_again() {
+/// Replaces the process by the same program with the missing variables of [`ENVIRONMENT`]. If that fails, the program
+/// continues without them.
+fn reexec_with_env() {
     let mut arguments = env::args_os();
     let (Some(name), Ok(program)) = (arguments.next(), env::current_exe()) else { return };
     let missing = ENVIRONMENT.into_iter().filter(|(name, _)| env::var_os(name).is_none());

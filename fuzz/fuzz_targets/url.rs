@@ -38,7 +38,7 @@ fuzz_target!(|text: &[u8]| {
 });
 
 fn check(url: &Url) {
-    let (public, any) = (PUBLIC.permits(url), ANY.permits(url));
+    let (public, any) = (PUBLIC.allows(url), ANY.allows(url));
     assert!(any || !public, "{url} is only for the public");
     if any {
         assert!(matches!(url.scheme(), "http" | "https"));

@@ -1,63 +1,56 @@
-//! The path of a request, in one function: fetch -> decode -> preprocess -> decode loop -> reply.
+//! The path of a request: fetch, decode, preprocess, encode and decode, detokenise.
+//!
+//! [`Captioner::caption_image`] is that path in one function. It ends at the request's deadline or when the client
+//! disconnects. What happens inside the model is in `registry` and `engine`; the captioner knows no wire format.
 
-mod streaming;
+mod image_loader;
+mod stream;
 
-use std::{
-    num::NonZero,
-    sync::Arc,
-    thread::available_parallelism,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Instant};
 
-use bytes::Bytes;
-use futures_util::{StreamExt, stream};
-use sha2::{Digest as _, Sha256};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use futures_util::{StreamExt, stream as futures_stream};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use tracing::{Span, info};
+use tracing::info;
 
 use crate::{
-    caption::{CaptionReply, CaptionRequest, ImageSource, Timings},
+    caption::{CaptionReply, CaptionRequest, Timings},
+    captioner::image_loader::ImageLoader,
     config::ImageConfig,
     error::{CaptionError, Cause},
-    fetch::Fetcher,
-    observability::{self, Stage},
-    registry::{CaptionOptions, Digest, Registry, RequestHandle, ServedModel},
+    registry::{CaptionOptions, Registry, RequestHandle, ServedModel},
 };
 use generation::TokenId;
-use image_processor::{DecodeError, DecodeLimits, PixelValues, PreprocessConfig};
 
-/// Bytes that are hashed in less time than it takes to hand them to another thread and a little more.
-const QUICKLY_HASHED: usize = 128 * 1024;
-
-/// Takes the ids decided so far.
+/// Sends the token ids that are final so far.
 type Progress = watch::Sender<Vec<TokenId>>;
 
 /// Captions images; cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Captioner {
     registry: Arc<Registry>,
-    fetcher: Fetcher,
-    limits: DecodeLimits,
-    /// One permit a core: `spawn_blocking` alone would start a thread for every image there is.
-    preprocessing: Arc<Semaphore>,
+    images: ImageLoader,
+}
+
+/// How one image of a request is captioned.
+#[derive(Debug, Default)]
+struct ImageOptions {
+    /// Where to send tokens as they become final; `None` if the client waits for the whole caption.
+    progress: Option<Progress>,
+    /// Whether an equal concurrent request may do the work for this one.
+    single_flight: bool,
 }
 
 impl Captioner {
-    /// From loaded models and the rules for images.
+    /// Creates a captioner from loaded models and the settings for images.
     ///
     /// # Errors
-    /// The HTTP client cannot be made.
+    /// The HTTP client cannot be built.
     pub fn new(registry: Registry, config: &ImageConfig) -> Result<Self, Cause> {
-        Ok(Self {
-            registry: Arc::new(registry),
-            fetcher: Fetcher::new(config)?,
-            limits: DecodeLimits { max_pixels: config.max_image_pixels },
-            preprocessing: Arc::new(Semaphore::new(available_parallelism().map_or(1, NonZero::get))),
-        })
+        Ok(Self { registry: Arc::new(registry), images: ImageLoader::new(config)? })
     }
 
-    /// The models.
+    /// The served models.
     pub fn registry(&self) -> &Registry {
         &self.registry
     }
@@ -65,35 +58,35 @@ impl Captioner {
     /// The model that a request names.
     ///
     /// # Errors
-    /// There is none, or it is not loaded.
+    /// There is no such model, or it is not loaded.
     pub fn resolve(&self, request: &CaptionRequest) -> Result<Arc<ServedModel>, CaptionError> {
         self.registry.resolve(request.model.as_deref(), request.version.as_deref())
     }
 
-    /// Captions one image by this model, whatever takes its place meanwhile; so do those below.
+    /// Captions one image by this model, even if a reload replaces the model meanwhile.
     ///
     /// # Errors
-    /// Every row of the table in `error`.
+    /// Any [`CaptionError`].
     pub async fn caption(&self, model: &ServedModel, request: CaptionRequest) -> Result<CaptionReply, CaptionError> {
         let timer = model.recorder.begin_request();
-        let reply = self.caption_with(model, request, (None, true)).await?;
+        let options = ImageOptions { progress: None, single_flight: true };
+        let reply = self.caption_image(model, request, options).await?;
         timer.succeed(&[reply.timings]);
         Ok(reply)
     }
 
-    /// Captions the images of one request, `at_once` at a time: a result for each, in order.
+    /// Captions the images of one request, at most `concurrency` at a time, and returns a result for each, in order.
     pub async fn caption_all(
         &self,
         model: &ServedModel,
         requests: Vec<CaptionRequest>,
-        at_once: usize,
+        concurrency: usize,
     ) -> Vec<Result<CaptionReply, CaptionError>> {
         let timer = model.recorder.begin_request();
         // The images of one request decode together, equal ones too.
-        let shared = requests.len() == 1;
-        let results =
-            stream::iter(requests).map(|request| self.caption_with(model, request, (None, shared))).buffered(at_once);
-        let results: Vec<_> = results.collect().await;
+        let single_flight = requests.len() == 1;
+        let caption = |request| self.caption_image(model, request, ImageOptions { progress: None, single_flight });
+        let results: Vec<_> = futures_stream::iter(requests).map(caption).buffered(concurrency).collect().await;
         let timings: Option<Vec<Timings>> = results.iter().map(|result| Some(result.as_ref().ok()?.timings)).collect();
         if let Some(timings) = timings {
             timer.succeed(&timings);
@@ -101,136 +94,100 @@ impl Captioner {
         results
     }
 
-    /// The whole path of one image. `shared`: an equal request at the same time may do the work for this one.
-    async fn caption_with(
+    /// The path of one image, from its source to its captions.
+    async fn caption_image(
         &self,
         model: &ServedModel,
         request: CaptionRequest,
-        (progress, shared): (Option<Progress>, bool),
+        options: ImageOptions,
     ) -> Result<CaptionReply, CaptionError> {
         let CaptionRequest { image, prompt, parameters, deadline, cancelled, caller, .. } = request;
-        within(deadline, &cancelled.clone(), async {
-            // Before the image: a mistake in a parameter should not cost a download.
+        let ImageOptions { progress, single_flight } = options;
+        let path = async {
+            // Parameters are checked first: a mistake in them must not cost a download.
             let plan = model.plan(prompt.as_ref(), &parameters)?;
             let start = Instant::now();
-            let (bytes, field) = self.bytes(image).await?;
-            if field.is_none() {
-                model.recorder.record_stage(Stage::Fetch, start.elapsed());
-            }
-            let digest = if model.uses_cache() { Some(self.digest_of(&bytes).await?) } else { None };
-            let before = start.elapsed();
-            let pixel_values = Box::pin(self.pixel_values(bytes, field, model));
-            let audience = RequestHandle { deadline, cancelled, progress, caller, instance: None };
-            let (captions, timings) = model
-                .caption(plan, pixel_values, CaptionOptions { digest, single_flight: shared, request: audience })
-                .await?;
+            let file = self.images.load(image, &model.recorder).await?;
+            let digest = if model.uses_cache() { Some(self.images.digest(&file).await?) } else { None };
+            let load_time = start.elapsed();
+            // Polled only if neither the captions nor the encoded image are cached.
+            let pixel_values = Box::pin(self.images.preprocess(file, model));
+            let handle = RequestHandle { deadline, cancelled: cancelled.clone(), progress, caller, instance: None };
+            let options = CaptionOptions { digest, single_flight, request: handle };
+            let (captions, timings) = model.caption(plan, pixel_values, options).await?;
             Ok(CaptionReply {
                 model: model.name.clone(),
                 model_version: model.version.clone(),
                 captions: captions.to_vec(),
-                timings: Timings { compute_input: timings.compute_input + before, ..timings },
+                timings: Timings { compute_input: timings.compute_input + load_time, ..timings },
             })
-        })
-        .await
-        .inspect_err(|error| {
-            if let CaptionError::ImageUrl { reason, source } = error {
-                // The client is told one sentence; the operator must be able to see why.
-                info!(reason, cause = source.as_ref().map(tracing::field::display), "image URL refused");
-                self.registry.metrics().record_image_url_refusal(reason);
-            }
-        })
-    }
-
-    /// An image's file, and the request's field it came in; `None`: it was fetched.
-    async fn bytes(&self, source: ImageSource) -> Result<(Bytes, Option<&'static str>), CaptionError> {
-        match source {
-            ImageSource::Bytes { bytes, field } => Ok((bytes, Some(field))),
-            ImageSource::Url(url) => {
-                let _stage = observability::stage("fetch");
-                Ok((self.fetcher.fetch(&url).await?, None))
-            }
-        }
-    }
-
-    /// SHA-256 of an image's file.
-    async fn digest_of(&self, bytes: &Bytes) -> Result<Digest, CaptionError> {
-        if bytes.len() <= QUICKLY_HASHED {
-            return Ok(Sha256::digest(bytes).into());
-        }
-        let (permit, bytes) = (self.permit().await?, bytes.clone());
-        let work = move || {
-            let _permit = permit;
-            Sha256::digest(&bytes).into()
         };
-        tokio::task::spawn_blocking(work).await.map_err(CaptionError::internal)
+        with_deadline(deadline, &cancelled, path).await.inspect_err(|error| self.record_refusal(error))
     }
 
-    /// To keep a core busy.
-    async fn permit(&self) -> Result<OwnedSemaphorePermit, CaptionError> {
-        self.preprocessing.clone().acquire_owned().await.map_err(CaptionError::internal)
-    }
-
-    /// What the model sees of an image.
-    async fn pixel_values(
-        &self,
-        bytes: Bytes,
-        field: Option<&'static str>,
-        model: &ServedModel,
-    ) -> Result<PixelValues, CaptionError> {
-        let (pixel_values, times) = self.preprocess(bytes, &model.preprocess).await?.map_err(|error| match field {
-            Some(field) => CaptionError::image(field, &error),
-            // What came from a URL stays one sentence: a caller must not read our network through error texts.
-            None => CaptionError::ImageUrl { reason: "not_an_image", source: Some(error.into()) },
-        })?;
-        model.recorder.record_stage(Stage::Decode, times.0);
-        model.recorder.record_stage(Stage::Preprocess, times.1);
-        Ok(pixel_values)
-    }
-
-    /// Decodes and resizes on the blocking pool, one image a core; and how long each took.
-    async fn preprocess(
-        &self,
-        bytes: Bytes,
-        config: &PreprocessConfig,
-    ) -> Result<Result<(PixelValues, (Duration, Duration)), DecodeError>, CaptionError> {
-        let permit = self.permit().await?;
-        let (limits, config, span) = (self.limits, *config, Span::current());
-        let work = move || {
-            let _permit = permit;
-            let _span = span.entered();
-            let (start, stage) = (Instant::now(), observability::stage("decode"));
-            let rgb = image_processor::decode(&bytes, &limits, config.alpha())?;
-            drop(stage);
-            let (decoded, start) = (start.elapsed(), Instant::now());
-            let _stage = observability::stage("preprocess");
-            let pixel_values = image_processor::preprocess(&rgb, &config);
-            Ok((pixel_values, (decoded, start.elapsed())))
-        };
-        // A panic in a decoder is this request's error only.
-        tokio::task::spawn_blocking(work).await.map_err(CaptionError::internal)
+    /// Logs and counts an image URL that could not be used; the client gets one fixed sentence, without the reason.
+    fn record_refusal(&self, error: &CaptionError) {
+        if let CaptionError::ImageUrl { reason, source } = error {
+            info!(reason, cause = source.as_ref().map(tracing::field::display), "image URL refused");
+            self.registry.metrics().record_image_url_refusal(reason);
+        }
     }
 }
 
-/// Ends `work` when the deadline passes or the client goes away.
-async fn within<T>(
+/// Ends `work` when the deadline passes or the client disconnects.
+async fn with_deadline<T>(
     deadline: Option<Instant>,
     cancelled: &CancellationToken,
     work: impl Future<Output = Result<T, CaptionError>>,
 ) -> Result<T, CaptionError> {
+    // Work that is ready at once, such as a cache hit, would win the race below.
+    if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+        return Err(CaptionError::DeadlineExceeded);
+    }
     let expired = async {
         match deadline {
             Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
             None => std::future::pending().await,
         }
     };
-    // What is kept is answered at once, but not to who has stopped waiting.
-    if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
-        return Err(CaptionError::DeadlineExceeded);
-    }
     tokio::select! {
         biased;
         result = work => result,
         () = cancelled.cancelled() => Err(CaptionError::Cancelled),
         () = expired => Err(CaptionError::DeadlineExceeded),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        future::{pending, ready},
+        time::Duration,
+    };
+
+    use super::*;
+
+    async fn end(deadline: Option<Instant>, cancelled: &CancellationToken) -> CaptionError {
+        with_deadline(deadline, cancelled, pending::<Result<(), _>>()).await.unwrap_err()
+    }
+
+    #[tokio::test]
+    async fn work_ends_when_the_deadline_passes() {
+        let soon = Instant::now() + Duration::from_millis(1);
+        assert!(matches!(end(Some(soon), &CancellationToken::new()).await, CaptionError::DeadlineExceeded));
+    }
+
+    #[tokio::test]
+    async fn work_ends_when_the_client_disconnects() {
+        let cancelled = CancellationToken::new();
+        cancelled.cancel();
+        assert!(matches!(end(None, &cancelled).await, CaptionError::Cancelled));
+    }
+
+    #[tokio::test]
+    async fn a_result_that_is_ready_is_not_returned_after_the_deadline() {
+        let result = with_deadline(Some(Instant::now()), &CancellationToken::new(), ready(Ok(()))).await;
+        assert!(matches!(result, Err(CaptionError::DeadlineExceeded)));
+        assert!(with_deadline(None, &CancellationToken::new(), ready(Ok(()))).await.is_ok());
     }
 }

@@ -7,7 +7,7 @@ use std::{
 
 use clap::Args;
 
-use crate::cli::{CommandError, ModelArgs, select, small_runtime};
+use crate::cli::{CommandError, ModelArgs, select, single_threaded_runtime};
 use crate::{
     observability::{self, Verbosity},
     registry::{ServedModel, Shared},
@@ -26,7 +26,7 @@ impl Check {
         let catalogue = select::catalogue(&self.model_args.models)?;
         let shared = Shared::for_cli(self.model_args.runtime()?)?;
         writeln!(io::stdout(), "jpeg: {}", image_processor::JPEG_CODE)?;
-        small_runtime()?.block_on(async {
+        single_threaded_runtime()?.block_on(async {
             for entry in &catalogue.models {
                 ServedModel::load(entry, &shared).await.map_err(|error| format!("{}: {error}", entry.name))?;
                 writeln!(io::stdout(), "{}: ok", entry.name)?;

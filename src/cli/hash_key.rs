@@ -26,7 +26,7 @@ pub(super) struct HashKey {
     stdin: bool,
 
     /// Requests per second of this key, if not those of --rate-limit
-    #[arg(long, value_parser = crate::config::limits::rate)]
+    #[arg(long, value_parser = crate::config::parse::rate)]
     rate: Option<f64>,
 }
 

@@ -14,7 +14,7 @@ use clap::Args;
 use reqwest::{Client, redirect::Policy};
 use rustls::{ClientConfig, RootCertStore, crypto::ring};
 
-use crate::cli::{CommandError, small_runtime};
+use crate::cli::{CommandError, single_threaded_runtime};
 
 /// Ask a running service whether it is ready; exit status 0 if it is.
 #[derive(Debug, Args)]
@@ -42,7 +42,7 @@ pub(super) struct Health {
 
 impl Health {
     pub(super) fn run(self) -> Result<ExitCode, CommandError> {
-        small_runtime()?.block_on(self.ask())
+        single_threaded_runtime()?.block_on(self.ask())
     }
 
     async fn ask(self) -> Result<ExitCode, CommandError> {

@@ -1,7 +1,4 @@
-//! What `--help` teaches: flags in groups, examples, exit codes; and what `-h` leaves out.
-//!
-//! Settings are declared in several rooms that know nothing of each other. Here they are put into the groups that a
-//! reader looks for.
+//! The examples and exit codes of `--help`, and the selection of flags that `-h` shows.
 
 use clap::{Arg, Command, CommandFactory};
 
@@ -11,13 +8,13 @@ pub(super) const OVERVIEW: &str = "\
 Examples:
   blip-serve serve                                          # models.toml of this folder, port 8080
   blip-serve caption photos/ --recursive --output captions.jsonl
-  blip-serve check                                          # are the models in order?
+  blip-serve check                                          # verify all models
   source <(blip-serve completions bash)
 
-Without a command it is `serve`, and takes its flags. Every command has -h (short) and --help (everything).
+The default command is `serve`, whose flags can be given without it. Every command has -h (short) and --help (complete).
 
-Exit codes: 0 done; 1 it failed, the reason is on standard error; 2 the command line is wrong; 130 and 143 ended by
-SIGINT (Ctrl-C) or SIGTERM before everything was captioned.";
+Exit codes: 0 success; 1 failure, with the reason on standard error; 2 invalid command line; 130 and 143 ended by SIGINT
+(Ctrl-C) or SIGTERM before everything was captioned.";
 
 pub(super) const SERVE: &str = "\
 Examples:
@@ -26,8 +23,8 @@ Examples:
   BLIP_API_KEYS_FILE=keys.txt BLIP_LOG_FORMAT=json blip-serve serve
   curl -F image=@cat.jpg http://127.0.0.1:8080/v1/captions
 
-Every flag can be set in the environment, as shown behind it; the flag wins.
-Exit codes: 0 ended by a signal; 1 it could not start or a model stopped; 2 the command line is wrong.";
+Every flag can also be set by the environment variable shown with it; the flag takes precedence.
+Exit codes: 0 ended by a signal; 1 the start failed or a model stopped; 2 invalid command line.";
 
 pub(super) const CAPTION: &str = "\
 Examples:
@@ -39,12 +36,12 @@ Examples:
   curl -s https://example.com/cat.jpg | blip-serve caption -
   blip-serve caption cat.jpg --prompt 'a photo of' --num-beams 3 --json
 
-A line is the image as it was given, a tab, the caption. With --format jsonl or csv an image that failed is a line with
-its error; else errors go to standard error. They never stop the rest. Bytes of a name that are not UTF-8 are written
-as \\xNN in JSON and CSV.
+A line is the name of the image as given, a tab, and the caption. With --format jsonl or csv the error of an image is a
+line, too; otherwise errors go to standard error. An error never stops the other images. Bytes of a name that are not
+UTF-8 are written as \\xNN in JSON and CSV.
 
-Exit codes: 0 every image has its captions; 1 at least one has not, or nothing could be done; 2 the command line is
-wrong; 130 and 143 ended by SIGINT (Ctrl-C) or SIGTERM: what had begun was finished and written.";
+Exit codes: 0 every image was captioned; 1 at least one image failed, or nothing could be done; 2 invalid command line;
+130 and 143 ended by SIGINT (Ctrl-C) or SIGTERM: the images in progress were finished and written.";
 
 pub(super) const PIXELS: &str = "\
 Example:
@@ -54,13 +51,13 @@ pub(super) const CHECK: &str = "\
 Example:
   blip-serve check --models /etc/blip/models.toml
 
-Exit codes: 0 every model captions; 1 the first that does not is named; 2 the command line is wrong.";
+Exit codes: 0 every model passed; 1 a model failed, which is named; 2 invalid command line.";
 
 pub(super) const COMPLETIONS: &str = "\
 Examples:
   source <(blip-serve completions bash)                     # this shell
   blip-serve completions bash >~/.local/share/bash-completion/completions/blip-serve
-  blip-serve completions zsh >~/.zfunc/_blip-serve          # a folder of $fpath
+  blip-serve completions zsh >~/.zfunc/_blip-serve          # a folder in $fpath
   blip-serve completions fish >~/.config/fish/completions/blip-serve.fish
   blip-serve completions powershell >>$PROFILE";
 
@@ -86,47 +83,22 @@ const CAPTION_SHORT: [&str; 14] = [
 
 /// The whole command line.
 pub(super) fn command() -> Command {
-    // At the root, serve's flags would hide the commands.
+    // At the root, the flags of serve would hide the commands.
     Cli::command()
         .mut_args(|arg| arg.hide(true))
-        .mut_subcommand("serve", |serve| serve.mut_args(|arg| short(grouped(arg, Some("Server")), &SERVE_SHORT)))
-        .mut_subcommand("caption", |caption| caption.mut_args(|arg| short(grouped(arg, None), &CAPTION_SHORT)))
-        .mut_subcommand("check", |check| check.mut_args(|arg| grouped(arg, None)))
+        .mut_subcommand("serve", |serve| serve.mut_args(|arg| show_in_short_help(arg, &SERVE_SHORT)))
+        .mut_subcommand("caption", |caption| caption.mut_args(|arg| show_in_short_help(arg, &CAPTION_SHORT)))
 }
 
-fn short(arg: Arg, shown: &[&str]) -> Arg {
+fn show_in_short_help(arg: Arg, shown: &[&str]) -> Arg {
     let is_shown = shown.contains(&arg.get_id().as_str());
     arg.hide_short_help(!is_shown)
 }
 
-/// Puts a flag without a group into its own, or else into `rest`.
-fn grouped(arg: Arg, rest: Option<&'static str>) -> Arg {
-    match group(arg.get_id().as_str()).or(rest).filter(|_| arg.get_help_heading().is_none()) {
-        Some(group) => arg.help_heading(group),
-        None => arg,
-    }
-}
-
-/// By name, so that a new setting finds its group.
-fn group(id: &str) -> Option<&'static str> {
-    let begins = |prefixes: &[&str]| prefixes.iter().any(|prefix| id.starts_with(prefix));
-    if begins(&["models", "model_control", "ort_library", "cuda_libraries", "graph_cache"]) {
-        Some("Models")
-    } else if begins(&["fetch_", "no_fetch", "allow_private_networks"]) {
-        Some("Images from URLs")
-    } else if begins(&["log", "otlp", "trace"]) {
-        Some("Log")
-    } else if begins(&["max_", "queue_capacity", "rate_limit", "connection_age", "watchdog"])
-        || id.ends_with("_timeout")
-    {
-        Some("Limits")
-    } else {
-        None
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
     #[test]
@@ -135,30 +107,32 @@ mod tests {
     }
 
     #[test]
-    fn the_flags_that_a_short_help_names_exist() {
-        // Some of serve's come with TLS.
-        let caption = command();
-        let caption = caption.find_subcommand("caption").unwrap();
-        for id in CAPTION_SHORT {
-            assert!(caption.get_arguments().any(|arg| arg.get_id() == id), "{id}");
+    fn every_flag_of_the_short_help_exists() {
+        let command = command();
+        for (name, shown) in [("serve", &SERVE_SHORT[..]), ("caption", &CAPTION_SHORT)] {
+            let subcommand = command.find_subcommand(name).unwrap();
+            for id in shown {
+                assert!(subcommand.get_arguments().any(|arg| arg.get_id() == *id), "{name} {id}");
+            }
         }
     }
 
     #[test]
-    fn no_flag_of_serve_is_without_a_group_and_the_short_help_is_short() {
+    fn every_flag_of_serve_has_a_heading_and_the_short_help_is_short() {
         let mut all = command();
         let serve = all.find_subcommand_mut("serve").unwrap();
         assert!(serve.get_arguments().all(|arg| arg.get_help_heading().is_some()));
         let (short, long) = (serve.render_help().to_string(), serve.render_long_help().to_string());
         assert!(short.lines().count() < 30, "{short}");
-        for heading in ["Server:", "Limits:", "Images from URLs:", "Models:", "Log:", "Examples:"] {
-            assert!(long.contains(heading), "{heading}");
-        }
+        let headings = serve.get_arguments().filter(|arg| !arg.is_hide_set()).filter_map(|arg| arg.get_help_heading());
+        let expected = ["Connections", "Fetching", "Limits", "Models", "Observability", "Security", "Serving"];
+        assert_eq!(headings.collect::<BTreeSet<_>>(), BTreeSet::from(expected));
+        assert!(expected.iter().all(|heading| long.contains(&format!("\n{heading}:\n"))), "{long}");
         assert!(!short.contains("--max-body-bytes") && long.contains("--max-body-bytes"));
     }
 
     #[test]
-    fn the_overview_has_the_commands_and_not_serve_s_flags() {
+    fn the_overview_shows_the_commands_and_not_the_flags_of_serve() {
         let text = command().render_long_help().to_string();
         assert!(text.contains("caption") && text.contains("completions") && !text.contains("--listen"), "{text}");
     }

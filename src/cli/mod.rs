@@ -19,13 +19,14 @@ use clap::{Args, FromArgMatches, Parser, Subcommand};
 
 use crate::{
     blip::{Runtime, RuntimeError},
-    observability::{self, LogConfig},
+    config::LogConfig,
+    observability,
 };
 
 type CommandError = Box<dyn std::error::Error>;
 
-/// 128 + SIGPIPE, as shells tell it: whoever read our output has gone.
-const NOBODY_READS: u8 = 141;
+/// Exit code when the reader of standard output is gone: 128 + SIGPIPE, as shells report it.
+const EXIT_SIGPIPE: u8 = 141;
 
 /// Image captions from BLIP over gRPC and REST, on ONNX Runtime
 #[derive(Debug, Parser)]
@@ -42,47 +43,49 @@ enum Command {
     /// Serve REST and gRPC on one port (the default command)
     #[command(after_long_help = help::SERVE)]
     Serve(Box<serve::Serve>),
-    /// Caption images: one line each, path, tab, caption
+    /// Caption images: prints a line for each caption, with the path, a tab and the caption
     #[command(after_long_help = help::CAPTION)]
     Caption(Box<caption::CaptionImages>),
     /// Inspect an exported model
     #[command(subcommand)]
     Bundle(bundle::Bundle),
-    /// Write what the model sees of an image: pixel_values, float32 [1, 3, H, W], as .npy
+    /// Write the model's input for an image: pixel_values, float32 [1, 3, H, W], as .npy
     #[command(after_long_help = help::PIXELS)]
     Pixels(pixels::Pixels),
-    /// Verify the bundles of all models and let each caption a self-test image
+    /// Verify the bundles of all models and caption a self-test image with each
     #[command(after_long_help = help::CHECK)]
     Check(check::Check),
-    /// Make an API key, and the line of the keys' file that knows it without holding it
+    /// Generate an API key, and the line for the key file, which contains only its digest
     HashKey(hash_key::HashKey),
-    /// Ask a running service whether it is ready; exit status 0 if it is
+    /// Check whether a running service is ready; exit code 0 if it is
     Health(health::Health),
-    /// Print a shell's completions for this command line
+    /// Print a shell completion script
     #[command(after_long_help = help::COMPLETIONS)]
     Completions(completions::Completions),
 }
 
-/// Where models and the library are: for every command that runs a model.
+/// The settings of every command that runs a model.
 #[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Models")]
 struct ModelArgs {
-    /// The catalogue of models
-    #[arg(long, env = "BLIP_MODELS", default_value = "models.toml")]
+    /// Catalogue of models
+    #[arg(long, env = "BLIP_MODELS", value_name = "FILE", default_value = "models.toml")]
     models: PathBuf,
 
-    /// The ONNX Runtime library; else ORT_DYLIB_PATH, ../lib beside the binary, the repository's own
-    #[arg(long, env = "BLIP_ORT_LIBRARY")]
+    /// ONNX Runtime library; defaults to ORT_DYLIB_PATH, then to ../lib beside the binary, then to that of the repository
+    #[arg(long, env = "BLIP_ORT_LIBRARY", value_name = "FILE")]
     ort_library: Option<PathBuf>,
 
-    /// NVIDIA's CUDA 13 and cuDNN 9 libraries: the folder `nvidia` of a site-packages that has their wheels; else the system's
-    #[arg(long, env = "BLIP_CUDA_LIBRARIES")]
+    /// Folder of NVIDIA's CUDA 13 and cuDNN 9 libraries: `nvidia` in the site-packages with their wheels; defaults to
+    /// the libraries of the system
+    #[arg(long, env = "BLIP_CUDA_LIBRARIES", value_name = "FOLDER")]
     cuda_libraries: Option<PathBuf>,
 
-    /// A folder that keeps optimised graphs, so that the next start is faster
-    #[arg(long, env = "BLIP_GRAPH_CACHE")]
+    /// Folder for optimised graphs, which make the next start faster
+    #[arg(long, env = "BLIP_GRAPH_CACHE", value_name = "FOLDER")]
     graph_cache: Option<PathBuf>,
 
-    #[command(flatten, next_help_heading = "Log")]
+    #[command(flatten)]
     log: LogConfig,
 }
 
@@ -96,7 +99,7 @@ impl ModelArgs {
     }
 }
 
-/// Runs the command of `arguments` and gives the process's exit code; every failure is one line on stderr.
+/// Runs the command of `arguments` and returns the exit code of the process. A failure is one line on standard error.
 pub fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     let matches = help::command().get_matches_from(generation::with_explicit_values(arguments));
     let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
@@ -113,14 +116,14 @@ pub fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     };
     result.unwrap_or_else(|error| {
         if error.downcast_ref().is_some_and(|error: &io::Error| error.kind() == io::ErrorKind::BrokenPipe) {
-            return NOBODY_READS.into();
+            return EXIT_SIGPIPE.into();
         }
-        observability::say(&format!("error: {error}"));
+        observability::print_status(&format!("error: {error}"));
         ExitCode::FAILURE
     })
 }
 
-/// A runtime for commands that wait for one thing at a time.
-fn small_runtime() -> std::io::Result<tokio::runtime::Runtime> {
+/// A single-threaded runtime, for commands without a server.
+fn single_threaded_runtime() -> io::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_current_thread().enable_all().build()
 }

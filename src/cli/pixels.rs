@@ -50,7 +50,8 @@ impl Pixels {
 fn to_npy(pixel_values: &PixelValues) -> Vec<u8> {
     let values = pixel_values.view();
     let (channels, height, width) = values.dim();
-    let mut header = format!("{{'descr': '<f4', 'fortran_order': False, 'shape': (1, {channels}, {height}, {width}), }}");
+    let mut header =
+        format!("{{'descr': '<f4', 'fortran_order': False, 'shape': (1, {channels}, {height}, {width}), }}");
     // Magic, version and length take 10 bytes; the data begin at a multiple of 64, after a newline.
     while (10 + header.len() + 1) % 64 != 0 {
         header.push(' ');

@@ -15,9 +15,9 @@ use tracing::info;
 use crate::cli::{CommandError, ModelArgs, select};
 use crate::{
     captioner::Captioner,
-    config::{ImageConfig, ServerArgs, catalogue::Catalogue},
+    config::{ImageConfig, ServerArgs, TraceConfig, catalogue::Catalogue},
     error::Cause,
-    observability::{self, TraceConfig, prometheus::Metrics},
+    observability::{self, prometheus::Metrics},
     registry::{Registry, Shared},
     server::{self, Signals},
 };

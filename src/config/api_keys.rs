@@ -1,7 +1,7 @@
-//! Who may come in: API keys, kept as digests, each with a label for logs and metrics and, if set, a rate.
+//! API keys: each is stored as a digest, with a label for logs and metrics and an optional rate limit.
 //!
-//! A line of the file is a key, or `label:sha256:<hex>` with a rate behind it if the key has its own: such a file holds no
-//! secret. SHA-256 is enough for keys that are random, as those of `blip-serve hash-key` are.
+//! A line of the file is a key, or `label:sha256:<hex>`, optionally followed by `rate=<requests per second>`. The second
+//! form contains no secret; SHA-256 is sufficient for random keys, such as those of `blip-serve hash-key`.
 
 use std::{fmt, fmt::Write as _, sync::Arc, time::Duration};
 
@@ -9,19 +9,19 @@ use governor::{DefaultDirectRateLimiter, Quota, RateLimiter, clock::Clock, clock
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
-use crate::config::limits::rate;
+use crate::config::parse::rate;
 
-/// Marks the digest in a line.
+/// Marks a digest in a line.
 const SCHEME: &str = "sha256";
-/// Characters of a label.
+/// Maximum length of a label in characters.
 const MAX_LABEL: usize = 64;
 
-/// One key.
+/// One API key.
 pub struct ApiKey {
-    /// Its name in logs and metrics.
+    /// Name of the key in logs and metrics.
     pub label: String,
     digest: [u8; 32],
-    /// Requests per second; 0: no limit.
+    /// Requests per second; 0 means no limit.
     rate: f64,
     limiter: Option<DefaultDirectRateLimiter>,
 }
@@ -33,10 +33,10 @@ pub struct ApiKeys {
 }
 
 impl ApiKeys {
-    /// From the lines of a file or setting; those that are empty or begin with # are skipped.
+    /// Parses the lines of a file or setting; empty lines and those that begin with # are skipped.
     ///
     /// # Errors
-    /// The number of the line that is wrong, and why; never the line itself.
+    /// The number of the first line that is not valid, and why; never the line itself.
     pub fn parse<'a>(lines: impl Iterator<Item = &'a str>, default_rate: f64) -> Result<Self, String> {
         let mut keys: Vec<Arc<ApiKey>> = Vec::new();
         for (index, line) in lines.map(str::trim).enumerate() {
@@ -45,38 +45,38 @@ impl ApiKeys {
             }
             let at = |reason: String| format!("line {}: {reason}", index + 1);
             let key = ApiKey::parse(line, index + 1, default_rate).map_err(at)?;
-            if keys.iter().any(|known| known.label == key.label || known.digest == key.digest) {
-                return Err(at("a key with this label or digest is there already".to_owned()));
+            if keys.iter().any(|other| other.label == key.label || other.digest == key.digest) {
+                return Err(at("another key has the same label or digest".to_owned()));
             }
             keys.push(Arc::new(key));
         }
         Ok(Self { keys })
     }
 
-    /// True if no key was set: then every client may call.
+    /// Whether there is no key, so that every client may call.
     pub fn is_empty(&self) -> bool {
         self.keys.is_empty()
     }
 
-    /// True if there is more than one: then they share.
+    /// Whether there is more than one key, so that they share the capacity.
     pub fn has_several(&self) -> bool {
         self.keys.len() > 1
     }
 
-    /// The key that this is, in a time that does not depend on how much of it is right.
+    /// Finds a key in a time that does not depend on how much of it is right.
     pub fn find(&self, key: &str) -> Option<&Arc<ApiKey>> {
         let digest: [u8; 32] = Sha256::digest(key).into();
-        // Every key is looked at, whatever the ones before it gave.
+        // Every key is compared, even after a match.
         self.keys
             .iter()
-            .fold(None, |found, known| if bool::from(known.digest.ct_eq(&digest)) { Some(known) } else { found })
+            .fold(None, |found, other| if bool::from(other.digest.ct_eq(&digest)) { Some(other) } else { found })
     }
 
-    /// These keys, where an unchanged one keeps what its rate has counted.
+    /// Takes over the limiters of unchanged keys from `before`, so that a reload does not reset their limits.
     #[must_use]
-    pub fn following(mut self, before: &Self) -> Self {
+    pub fn carry_over_limits(mut self, before: &Self) -> Self {
         for key in &mut self.keys {
-            if let Some(same) = before.keys.iter().find(|known| known.is_same(key)) {
+            if let Some(same) = before.keys.iter().find(|old| old.is_same(key)) {
                 *key = same.clone();
             }
         }
@@ -98,7 +98,7 @@ impl ApiKey {
         let mut key_rate = default_rate;
         for word in words {
             let text =
-                word.strip_prefix("rate=").ok_or("white space in a key, or behind it something else than rate=")?;
+                word.strip_prefix("rate=").ok_or("white space in a key, or something other than rate= after it")?;
             key_rate = rate(text)?;
         }
         Ok(Self { label, digest, rate: key_rate, limiter: limiter(key_rate) })
@@ -108,36 +108,39 @@ impl ApiKey {
         self.label == other.label && self.digest == other.digest && self.rate.to_bits() == other.rate.to_bits()
     }
 
-    /// The same number for the same key, never 0.
+    /// A number that is the same for the same key and never 0.
     pub fn number(&self) -> u64 {
         let [first, ..] = self.digest.as_chunks::<8>().0 else { return 1 };
         u64::from_le_bytes(*first).max(1)
     }
 
-    /// Counts a request, or says when the next one is welcome.
+    /// Counts a request against the rate limit.
     ///
     /// # Errors
-    /// The time to wait, whole seconds.
+    /// The limit is reached: the time until the next request is accepted, in whole seconds.
     pub fn count(&self) -> Result<(), Duration> {
         let Some(limiter) = &self.limiter else { return Ok(()) };
         limiter.check().map_err(|wait| {
             let wait = wait.wait_time_from(DefaultClock::default().now());
-            // As REST says it, so that both transports say the same.
+            // REST's Retry-After has whole seconds: both transports answer the same.
             Duration::from_secs(wait.as_secs_f64().ceil() as u64)
         })
     }
 }
 
-/// What a label may be.
+/// Checks the characters and the length of a label.
+///
+/// # Errors
+/// What a label must be.
 pub fn check_label(label: &str) -> Result<(), String> {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_.@".contains(c);
     if label.is_empty() || label.len() > MAX_LABEL || !label.chars().all(is_plain) {
-        return Err(format!("the label must be 1 to {MAX_LABEL} of a-z, A-Z, 0-9, - _ . @"));
+        return Err(format!("the label must have 1 to {MAX_LABEL} characters of a-z, A-Z, 0-9, - _ . @"));
     }
     Ok(())
 }
 
-/// A key's line for the file.
+/// The line of a key in the file.
 pub fn hashed_line(label: &str, key: &str) -> String {
     let digest = Sha256::digest(key).iter().fold(String::new(), |mut hex, byte| {
         let _ = write!(hex, "{byte:02x}");
@@ -146,7 +149,7 @@ pub fn hashed_line(label: &str, key: &str) -> String {
     format!("{label}:{SCHEME}:{digest}")
 }
 
-/// A second's requests may come at once, one at the least.
+/// Creates a limiter whose burst is the requests of one second, at least one.
 fn limiter(rate: f64) -> Option<DefaultDirectRateLimiter> {
     let quota = (rate > 0.0).then(|| Quota::with_period(Duration::from_secs_f64(rate.recip())))??;
     let burst = (rate.ceil() as u32).try_into().unwrap_or(std::num::NonZero::<u32>::MIN);
@@ -183,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn knows_its_keys_and_no_others() {
+    fn finds_its_keys_and_no_others() {
         let text = format!("# mine\nalpha\n\n{}\n", hashed_line("team-b", "beta"));
         let keys = keys(&text).unwrap();
         assert_eq!((label(&keys, "alpha"), label(&keys, "beta")), (Some("key-2".into()), Some("team-b".into())));
@@ -194,29 +197,32 @@ mod tests {
     }
 
     #[test]
-    fn a_bad_line_is_named_by_its_number_and_not_shown() {
+    fn an_invalid_line_is_named_by_its_number_and_not_shown() {
         let hashed = hashed_line("a", "x");
         for (text, reason) in [
-            ("good\nse cret", "line 2: white space in a key, or behind it something else than rate="),
+            ("good\nse cret", "line 2: white space in a key, or something other than rate= after it"),
             ("a:sha256:12", "line 1: sha256: must be followed by 64 hexadecimal digits"),
             (&*format!("{hashed} rate=fast"), "line 1: 'fast' is not a number of requests per second"),
-            (&*format!("{hashed}\n{hashed}"), "line 2: a key with this label or digest is there already"),
-            (&*hashed.replace("a:", "a/b:"), "line 1: the label must be 1 to 64 of a-z, A-Z, 0-9, - _ . @"),
+            (&*format!("{hashed}\n{hashed}"), "line 2: another key has the same label or digest"),
+            (
+                &*hashed.replace("a:", "a/b:"),
+                "line 1: the label must have 1 to 64 characters of a-z, A-Z, 0-9, - _ . @",
+            ),
         ] {
             assert_eq!(keys(text).unwrap_err(), reason);
         }
     }
 
     #[test]
-    fn a_rate_is_kept_when_the_file_is_read_again() {
+    fn an_unchanged_key_keeps_its_limit_over_a_reload() {
         let line = format!("{} rate=0.01", hashed_line("a", "x"));
         let first = keys(&line).unwrap();
         assert!(first.find("x").unwrap().count().is_ok());
         let wait = first.find("x").unwrap().count().unwrap_err();
         assert!(wait > Duration::from_mins(1) && wait <= Duration::from_secs(100), "{wait:?}");
-        let again = keys(&line).unwrap().following(&first);
+        let again = keys(&line).unwrap().carry_over_limits(&first);
         assert!(again.find("x").unwrap().count().is_err());
-        let faster = keys(&line.replace("0.01", "0.02")).unwrap().following(&first);
+        let faster = keys(&line.replace("0.01", "0.02")).unwrap().carry_over_limits(&first);
         assert!(faster.find("x").unwrap().count().is_ok());
     }
 

@@ -1,73 +1,79 @@
-//! How image URLs are fetched: the same flags for `serve` and `caption`.
-//!
-//! A value that means nothing fails the start and names its flag. What the settings do is in [`crate::fetch`].
+//! Settings for fetching image URLs: the same for `serve` and `caption`. What they do is in `fetch`.
 
 use std::{ffi::OsStr, fmt, net::Ipv6Addr, str::FromStr, time::Duration};
 
-use clap::{Arg, Args, Command, builder::TypedValueParser, error::ErrorKind};
+use clap::{Arg, Args, Command, builder::TypedValueParser, error::ErrorKind, value_parser};
 use url::{Host, Url};
 
-use crate::config::seconds;
+use crate::config::parse::positive_seconds;
 
 /// The settings; see `blip-serve serve --help`.
 #[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Fetching")]
 pub struct FetchConfig {
-    /// Fetch nothing: images come inside requests only
+    /// Refuse image URLs: images must be sent inside the request
     #[arg(long, env = "BLIP_NO_FETCH")]
     pub no_fetch: bool,
 
-    /// The only hosts that image URLs may name, separated by commas: names, addresses, *.example.org for all below
+    /// Allow image URLs to reach loopback and private addresses
+    #[arg(long, env = "BLIP_ALLOW_PRIVATE_NETWORKS")]
+    pub allow_private_networks: bool,
+
+    /// Hosts that image URLs may use, separated by commas: names, addresses, or *.example.org for all subdomains;
+    /// defaults to every host
     #[arg(long, env = "BLIP_FETCH_HOSTS", value_name = "HOSTS", value_delimiter = ',')]
     pub fetch_hosts: Vec<HostPattern>,
 
-    /// The only ports of image URLs, separated by commas, or * for all; if not set 80,443, with --allow-private-networks *
+    /// Ports that image URLs may use, separated by commas, or * for all; defaults to 80,443, or to * with
+    /// --allow-private-networks
     #[arg(long, env = "BLIP_FETCH_PORTS", value_name = "PORTS")]
     pub fetch_ports: Option<Ports>,
 
-    /// Redirects that are followed, each checked like the URL itself
-    #[arg(long, env = "BLIP_FETCH_REDIRECTS", value_name = "NUMBER", default_value_t = 0, value_parser = clap::value_parser!(u8).range(..=10))]
+    /// Maximum number of redirects to follow; each target is checked like the original URL
+    #[arg(long, env = "BLIP_FETCH_REDIRECTS", value_name = "NUMBER", default_value_t = 0, value_parser = value_parser!(u8).range(..=10))]
     pub fetch_redirects: u8,
 
-    /// Seconds that fetching an image may take, with all waiting and redirects
-    #[arg(long, env = "BLIP_FETCH_TIMEOUT", value_name = "SECONDS", default_value = "10", value_parser = some_seconds)]
+    /// Seconds for fetching an image, including all waiting and redirects
+    #[arg(long, env = "BLIP_FETCH_TIMEOUT", value_name = "SECONDS", default_value = "10", value_parser = positive_seconds)]
     pub fetch_timeout: Duration,
 
-    /// Seconds to look up the name and to connect, TLS included
-    #[arg(long, env = "BLIP_FETCH_CONNECT_TIMEOUT", value_name = "SECONDS", default_value = "5", value_parser = some_seconds)]
+    /// Seconds to resolve the name and to connect, including TLS
+    #[arg(long, env = "BLIP_FETCH_CONNECT_TIMEOUT", value_name = "SECONDS", default_value = "5", value_parser = positive_seconds)]
     pub fetch_connect_timeout: Duration,
 
-    /// Seconds that an image's server may take for the answer's head, and be silent inside its body
-    #[arg(long, env = "BLIP_FETCH_IDLE_TIMEOUT", value_name = "SECONDS", default_value = "5", value_parser = some_seconds)]
+    /// Seconds that an image server may send nothing, before the response headers or inside the body
+    #[arg(long, env = "BLIP_FETCH_IDLE_TIMEOUT", value_name = "SECONDS", default_value = "5", value_parser = positive_seconds)]
     pub fetch_idle_timeout: Duration,
 
-    /// Images that are fetched at the same time; the others wait, which --fetch-timeout counts
-    #[arg(long, env = "BLIP_FETCH_CONCURRENCY", value_name = "NUMBER", default_value_t = 32, value_parser = clap::value_parser!(u16).range(1..=4096))]
+    /// Maximum number of concurrent fetches; further ones wait, which counts towards --fetch-timeout
+    #[arg(long, env = "BLIP_FETCH_CONCURRENCY", value_name = "NUMBER", default_value_t = 32, value_parser = value_parser!(u16).range(1..=4096))]
     pub fetch_concurrency: u16,
 
-    /// HTTP proxy that fetches and looks up names, http://host:port or http://user:password@host:port; those of the environment are ignored
+    /// HTTP proxy that fetches and resolves names, http://host:port or http://user:password@host:port; proxy variables
+    /// of the environment are ignored
     #[arg(long, env = "BLIP_FETCH_PROXY", value_name = "URL", hide_env_values = true, value_parser = ProxyParser)]
     pub fetch_proxy: Option<ProxyUrl>,
 }
 
-/// A host, or everything below a name.
+/// A host, or all subdomains of a name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum HostPattern {
-    /// A name without trailing dot, or an address.
-    Exactly(Host<String>),
-    /// `*.` and this name.
-    Below(String),
+    /// One host: a name without trailing dot, or an address.
+    Exact(Host<String>),
+    /// All subdomains of this name: `*.` and the name.
+    Subdomains(String),
 }
 
-/// Ports that may be used.
+/// The ports that image URLs may use.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Ports {
-    /// `*`.
+    /// `*`: every port.
     All,
-    /// No others.
+    /// Only these.
     Only(Vec<u16>),
 }
 
-/// Where the proxy is, and how to log in there. Never gets into a log.
+/// The URL of the proxy, which may contain a password; it is never logged.
 #[derive(Clone, PartialEq, Eq)]
 pub struct ProxyUrl(Url);
 
@@ -75,23 +81,23 @@ pub struct ProxyUrl(Url);
 struct ProxyParser;
 
 impl HostPattern {
-    /// Whether this stands for `host`, as the URL parser gives it: lower case, IDNA applied, addresses recognised.
+    /// Whether `host` matches; it comes from the URL parser: lower case, IDNA applied, addresses recognised.
     pub fn matches(&self, host: &Host<&str>) -> bool {
         match (self, host) {
-            (Self::Exactly(Host::Domain(name)), Host::Domain(host)) => name == without_dot(host),
-            (Self::Exactly(address), host) => address == host,
-            (Self::Below(name), Host::Domain(host)) => {
+            (Self::Exact(Host::Domain(name)), Host::Domain(host)) => name == without_dot(host),
+            (Self::Exact(address), host) => address == host,
+            (Self::Subdomains(name), Host::Domain(host)) => {
                 let left = without_dot(host).strip_suffix(name.as_str());
                 left.is_some_and(|left| left.len() > 1 && left.ends_with('.'))
             }
-            (Self::Below(_), _) => false,
+            (Self::Subdomains(_), _) => false,
         }
     }
 }
 
 impl Ports {
-    /// Whether `port` is one of them.
-    pub fn contain(&self, port: u16) -> bool {
+    /// Whether `port` is allowed.
+    pub fn contains(&self, port: u16) -> bool {
         match self {
             Self::All => true,
             Self::Only(ports) => ports.contains(&port),
@@ -100,7 +106,7 @@ impl Ports {
 }
 
 impl ProxyUrl {
-    /// The whole URL, for the HTTP client only.
+    /// The whole URL with its password, for the HTTP client only.
     pub(crate) fn url(&self) -> &Url {
         &self.0
     }
@@ -111,41 +117,34 @@ impl ProxyUrl {
     }
 }
 
-/// A name with or without the dot of the DNS root is the same name.
+/// Strips the dot of the DNS root: a name with and without it is the same name.
 fn without_dot(name: &str) -> &str {
     name.strip_suffix('.').unwrap_or(name)
-}
-
-fn some_seconds(text: &str) -> Result<Duration, String> {
-    match seconds(text)? {
-        Duration::ZERO => Err("0 seconds are not enough for anything".into()),
-        duration => Ok(duration),
-    }
 }
 
 impl FromStr for HostPattern {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = || format!("'{text}' is no host such as example.org, *.example.org or 198.51.100.7");
+        let invalid = || format!("'{text}' is not a valid host such as example.org, *.example.org or 198.51.100.7");
         let text = text.trim();
         if let Ok(address) = text.parse::<Ipv6Addr>() {
-            return Ok(Self::Exactly(Host::Ipv6(address)));
+            return Ok(Self::Exact(Host::Ipv6(address)));
         }
-        let below = text.strip_prefix("*.");
-        let host = Host::parse(below.unwrap_or(text)).map_err(|_| wrong())?;
-        match (host, below) {
-            (Host::Domain(name), below) => {
+        let parent = text.strip_prefix("*.");
+        let host = Host::parse(parent.unwrap_or(text)).map_err(|_| invalid())?;
+        match (host, parent) {
+            (Host::Domain(name), parent) => {
                 let name = without_dot(&name);
                 // The URL standard allows stars and empty labels in hosts.
                 if name.contains('*') || name.split('.').any(str::is_empty) {
-                    return Err(wrong());
+                    return Err(invalid());
                 }
-                let exactly = || Self::Exactly(Host::Domain(name.to_owned()));
-                Ok(below.map_or_else(exactly, |_| Self::Below(name.to_owned())))
+                let exact = || Self::Exact(Host::Domain(name.to_owned()));
+                Ok(parent.map_or_else(exact, |_| Self::Subdomains(name.to_owned())))
             }
-            (address, None) => Ok(Self::Exactly(address)),
-            (_, Some(_)) => Err(wrong()),
+            (address, None) => Ok(Self::Exact(address)),
+            (_, Some(_)) => Err(invalid()),
         }
     }
 }
@@ -159,7 +158,7 @@ impl FromStr for Ports {
         }
         let port = |text: &str| text.trim().parse().ok().filter(|port| *port != 0);
         let ports: Option<Vec<u16>> = text.split(',').map(port).collect();
-        ports.map(Self::Only).ok_or_else(|| "ports are numbers from 1 to 65535, separated by commas, or *".into())
+        ports.map(Self::Only).ok_or_else(|| "must be port numbers from 1 to 65535, separated by commas, or *".into())
     }
 }
 
@@ -211,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn what_only_looks_like_a_host_does_not_match() {
+    fn a_host_that_only_looks_similar_does_not_match() {
         for (pattern, url) in [
             ("example.org", "http://a.example.org/"),
             ("example.org", "http://example.org.evil.example/"),
@@ -232,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn values_that_mean_nothing_are_refused() {
+    fn invalid_values_are_refused() {
         for text in ["", "*", "*.", "a*.org", "*.*.org", "http://a.org", "a.org:80", "a..org", ".", "*.10.0.0.1", "a b"]
         {
             assert!(text.parse::<HostPattern>().is_err(), "{text}");
@@ -242,11 +241,10 @@ mod tests {
         }
         assert_eq!("80, 8080".parse(), Ok(Ports::Only(vec![80, 8080])));
         assert_eq!("*".parse(), Ok(Ports::All));
-        assert!(some_seconds("0").is_err() && some_seconds("0.0").is_err() && some_seconds("0.1").is_ok());
     }
 
     #[test]
-    fn a_proxy_s_password_is_in_no_text() {
+    fn the_password_of_a_proxy_is_never_shown() {
         let parse = |text: &str| ProxyParser.parse_ref(&Command::new("test"), None, OsStr::new(text));
         let proxy = parse("http://user:secret@proxy.example:3128").unwrap();
         assert_eq!((proxy.host(), format!("{proxy:?}").as_str()), ("proxy.example", "***"));

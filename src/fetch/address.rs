@@ -1,12 +1,12 @@
 //! Which addresses are on the public Internet, from IANA's special-purpose address registries.
 //!
-//! A fetcher that follows strangers' URLs must reach nothing else: not this machine, not its network, not a cloud's
-//! metadata service, in whatever notation or tunnel the address is wrapped. Blocks that IANA calls reachable but that serve
-//! a protocol and no pages (AS112, AMT, 6to4 relays) are refused too: whoever runs a network answers for them in it.
+//! A fetcher of untrusted URLs must reach nothing else: not this machine, not its network, not a cloud's metadata service,
+//! in whatever notation or tunnel the address is wrapped. Blocks that IANA calls reachable but that serve a protocol rather
+//! than web pages (AS112, AMT, 6to4 relays) are refused too: a network may route them to its own servers.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// True if `address` is globally reachable unicast.
+/// Whether `address` is globally reachable unicast.
 pub(super) fn is_global(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(address) => is_global_v4(address),
@@ -32,14 +32,14 @@ const SPECIAL_V4: [([u8; 4], u32); 19] = [
     ([198, 18, 0, 0], 15),
     ([198, 51, 100, 0], 24),
     ([203, 0, 113, 0], 24),
-    // Azure's platform address: public by its number, a metadata service by its nature.
+    // Azure's platform address: a public number that serves metadata inside Azure.
     ([168, 63, 129, 16], 32),
     ([224, 0, 0, 0], 4),
     ([240, 0, 0, 0], 4),
 ];
 
 /// Blocks inside `2000::/3` that are not public: IETF protocols (Teredo, benchmarking, AMT, ORCHID, DRIP), documentation,
-/// 6to4, AS112, documentation.
+/// 6to4, AS112, documentation; as (network, prefix length).
 const SPECIAL_V6: [(u128, u32); 5] = [
     (0x2001_0000 << 96, 23),
     (0x2001_0db8 << 96, 32),

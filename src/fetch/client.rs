@@ -1,4 +1,4 @@
-//! The HTTP client of the fetcher: what it says, whom it trusts, where it connects.
+//! The HTTP client of the fetcher: its headers, its certificates, where it connects.
 
 use std::sync::Arc;
 
@@ -8,47 +8,46 @@ use rustls::{ClientConfig, RootCertStore, crypto::ring};
 use tracing::warn;
 
 use crate::fetch::resolver::{CheckedResolver, Reach};
-use crate::{config::ImageConfig, error::Cause};
+use crate::{config::fetch::FetchConfig, error::Cause};
 
-/// What we say we are.
+/// The `user-agent` header.
 const USER_AGENT: &str = concat!("blip-serve/", env!("CARGO_PKG_VERSION"));
 
-/// Follows no redirect by itself, keeps no connection, knows no proxy but the configured one.
-pub(super) fn client(config: &ImageConfig) -> Result<Client, Cause> {
-    let fetch = &config.fetch;
-    let reach = match &fetch.fetch_proxy {
+/// Builds a client that follows no redirects, keeps no idle connections and uses only the configured proxy.
+pub(super) fn build(config: &FetchConfig) -> Result<Client, Cause> {
+    let reach = match &config.fetch_proxy {
         Some(proxy) => Reach::Proxy(proxy.host().into()),
         None if config.allow_private_networks => Reach::Everything,
         None => Reach::Public,
     };
-    // Twice: the look-ups of the fetches, and as many that outlived theirs.
-    let resolver = CheckedResolver::new(reach, 2 * usize::from(fetch.fetch_concurrency));
+    // Twice the fetches: a look-up cannot be interrupted and may outlive its fetch.
+    let resolver = CheckedResolver::new(reach, 2 * usize::from(config.fetch_concurrency));
     let mut headers = HeaderMap::new();
     headers.insert(header::ACCEPT, HeaderValue::from_static("image/*,*/*;q=0.5"));
     headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
     let builder = Client::builder()
         .tls_backend_preconfigured(tls()?)
-        // hyper bounds the answer's head by itself: 100 headers, 400 KiB.
+        // hyper limits the response headers: 100 of them, 400 KiB.
         .http1_only()
         .dns_resolver(resolver)
-        // Redirects are followed by hand, so that each target is checked.
+        // The fetcher follows redirects itself, to check each target.
         .redirect(Policy::none())
-        // Nor those of the environment.
+        // Proxies of the environment are ignored.
         .no_proxy()
-        // A kept connection that its server closes just as we reuse it fails a request for nothing.
+        // A server may close an idle connection just as it is reused, which would fail the fetch.
         .pool_max_idle_per_host(0)
         .referer(false)
         .user_agent(USER_AGENT)
         .default_headers(headers)
-        .connect_timeout(fetch.fetch_connect_timeout);
-    let builder = match &fetch.fetch_proxy {
+        .connect_timeout(config.fetch_connect_timeout);
+    let builder = match &config.fetch_proxy {
         Some(proxy) => builder.proxy(Proxy::all(proxy.url().clone())?),
         None => builder,
     };
     Ok(builder.build()?)
 }
 
-/// TLS with ring and the system's root certificates. Without any only http works, and a warning says so.
+/// TLS with ring and the system's root certificates. Without any, only http works; a warning is logged.
 fn tls() -> Result<ClientConfig, Cause> {
     let mut roots = RootCertStore::empty();
     let (added, _) = roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);

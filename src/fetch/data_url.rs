@@ -1,4 +1,4 @@
-//! `data:` URIs: an image inside its own address. And base64, as it is written in the wild.
+//! `data:` URLs, which contain the image, and lenient base64.
 
 use base64::{
     Engine,
@@ -9,7 +9,7 @@ use bytes::Bytes;
 
 use crate::error::CaptionError;
 
-/// Padding is optional and the unused bits of the last character do not matter: encoders differ in both.
+/// Accepts missing padding and ignores the unused bits of the last character: encoders differ in both.
 const BASE64: GeneralPurpose = GeneralPurpose::new(
     &STANDARD,
     GeneralPurposeConfig::new()
@@ -17,20 +17,20 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
         .with_decode_allow_trailing_bits(true),
 );
 
-/// Whether `text` is a `data:` URI, well-formed or not.
+/// Whether `text` is a `data:` URL, well-formed or not.
 pub(crate) fn is_data_url(text: &str) -> bool {
     text.get(..5).is_some_and(|scheme| scheme.eq_ignore_ascii_case("data:"))
 }
 
-/// The bytes in `data:[mediatype][;base64],data`: at least one, at most `limit`. The media type is ignored, since images
-/// are known by their content.
+/// Decodes `data:[mediatype][;base64],data` to at least one and at most `limit` bytes. The media type is ignored, since
+/// the format of an image is recognised by its content.
 pub(crate) fn decode_data_url(text: &str, limit: usize) -> Result<Bytes, CaptionError> {
-    let uri = text.get(5..).filter(|_| is_data_url(text));
-    let bytes = uri.and_then(|uri| decode(uri, limit));
+    let content = text.get(5..).filter(|_| is_data_url(text));
+    let bytes = content.and_then(|content| decode(content, limit));
     bytes.ok_or(CaptionError::ImageUrl { reason: "data_url", source: None })
 }
 
-/// The bytes that base64 stands for; line breaks and other white space are skipped, as tools wrap their lines.
+/// Decodes base64; line breaks and other white space are skipped, as tools wrap their lines.
 pub(crate) fn decode_base64(text: &[u8]) -> Option<Bytes> {
     let decoded = if text.iter().any(u8::is_ascii_whitespace) {
         BASE64.decode(text.iter().copied().filter(|byte| !byte.is_ascii_whitespace()).collect::<Vec<u8>>())
@@ -40,17 +40,18 @@ pub(crate) fn decode_base64(text: &[u8]) -> Option<Bytes> {
     decoded.ok().map(Bytes::from)
 }
 
-/// At least the number of bytes that `length` characters of base64 stand for.
+/// A lower bound of the number of bytes that `length` characters of base64 decode to.
 pub(crate) fn least_decoded_length(length: usize) -> usize {
     (length / 4 * 3).saturating_sub(2)
 }
 
-fn decode(uri: &str, limit: usize) -> Option<Bytes> {
-    let (head, data) = uri.split_once(',')?;
+fn decode(content: &str, limit: usize) -> Option<Bytes> {
+    let (head, data) = content.split_once(',')?;
     let is_base64 = head.rsplit_once(';').is_some_and(|(_, last)| last.trim_ascii().eq_ignore_ascii_case("base64"));
     // Percent escapes only shrink: three characters become one byte.
-    let shortest = data.len() / 3;
-    if if is_base64 { least_decoded_length(shortest) } else { shortest } > limit {
+    let unescaped_length = data.len() / 3;
+    let least_length = if is_base64 { least_decoded_length(unescaped_length) } else { unescaped_length };
+    if least_length > limit {
         return None;
     }
     let unescaped: Vec<u8> = percent_encoding::percent_decode_str(data).collect();
@@ -63,7 +64,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_form_is_read() {
+    fn every_form_is_decoded() {
         for (uri, expected) in [
             ("data:image/png;base64,aGVsbG8=", "hello"),
             ("data:;base64,aGVsbG8", "hello"),
@@ -77,7 +78,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_malformed_empty_or_too_large_is_refused() {
+    fn malformed_empty_and_too_large_urls_are_refused() {
         for uri in [
             "data",
             "data:",

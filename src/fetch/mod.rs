@@ -1,8 +1,8 @@
-//! From an image URL to bytes, for URLs that strangers wrote.
+//! From an untrusted image URL to bytes.
 //!
-//! What a URL may be is decided in `policy`, which addresses may be reached in `resolver` and `address`, both for every hop;
-//! here the transfer is bounded in time, redirects, bytes and company. Whatever goes wrong is [`CaptionError::ImageUrl`]: one
-//! sentence for the client, the reason for the log.
+//! `policy` decides which URLs are allowed, `resolver` and `address` which addresses may be reached, both for every hop.
+//! This module limits the transfer in time, redirects, bytes and concurrency. Every failure is [`CaptionError::ImageUrl`]:
+//! one fixed sentence for the client, the reason for the log.
 
 mod address;
 mod client;
@@ -41,29 +41,29 @@ use crate::{
 pub struct Fetcher {
     client: Client,
     policy: Arc<Policy>,
-    /// One permit a fetch.
-    places: Arc<Semaphore>,
+    /// One permit per concurrent fetch.
+    permits: Arc<Semaphore>,
     max_image_bytes: usize,
     max_redirects: u8,
-    /// From sending the request to the answer's head; the connection is made in it.
+    /// Time to connect, send the request and receive the response headers.
     head_timeout: Duration,
-    /// Between two pieces of the body.
+    /// Time between two chunks of the body.
     idle_timeout: Duration,
-    /// For everything.
+    /// Time for the whole fetch, including all waiting.
     timeout: Duration,
 }
 
 impl Fetcher {
-    /// A fetcher with these rules. Needs no network.
+    /// Creates a fetcher with these settings; it does not use the network yet.
     ///
     /// # Errors
-    /// The HTTP client cannot be made.
+    /// The HTTP client cannot be built.
     pub fn new(config: &ImageConfig) -> Result<Self, Cause> {
         let fetch = &config.fetch;
         Ok(Self {
-            client: client::client(config)?,
-            policy: Arc::new(Policy::new(config)),
-            places: Arc::new(Semaphore::new(fetch.fetch_concurrency.into())),
+            client: client::build(fetch)?,
+            policy: Arc::new(Policy::new(fetch)),
+            permits: Arc::new(Semaphore::new(fetch.fetch_concurrency.into())),
             max_image_bytes: config.max_image_bytes,
             max_redirects: fetch.fetch_redirects,
             head_timeout: fetch.fetch_connect_timeout + fetch.fetch_idle_timeout,
@@ -72,16 +72,16 @@ impl Fetcher {
         })
     }
 
-    /// The bytes at `url`, at most `max_image_bytes` of them.
+    /// Fetches the bytes at `url`, at most `max_image_bytes` of them.
     ///
     /// # Errors
     /// [`CaptionError::ImageUrl`].
     pub async fn fetch(&self, url: &Url) -> Result<Bytes, CaptionError> {
         let deadline = Instant::now() + self.timeout;
-        // What is refused anyway waits for no place.
+        // Checked before waiting for a permit: a URL that is not allowed is refused at once.
         self.policy.check(url).map_err(refused)?;
-        let place = timeout_at(deadline, self.places.acquire()).await.map_err(|_| refused("busy"))?;
-        let _place = place.map_err(CaptionError::internal)?;
+        let permit = timeout_at(deadline, self.permits.acquire()).await.map_err(|_| refused("busy"))?;
+        let _permit = permit.map_err(CaptionError::internal)?;
         timeout_at(deadline, self.follow(url.clone())).await.unwrap_or_else(|_| Err(refused("timeout")))
     }
 
@@ -99,14 +99,14 @@ impl Fetcher {
                 return Err(refused(if redirects == 0 { "redirect" } else { "too_many_redirects" }));
             }
             redirects += 1;
-            url = target(&url, &response)?;
+            url = redirect_target(&url, &response)?;
             debug!(host = url.host_str(), "redirected");
         }
     }
 
     async fn read(&self, mut response: Response) -> Result<Bytes, CaptionError> {
         if response.status() != StatusCode::OK {
-            debug!(status = response.status().as_u16(), "the image's server answered with an error");
+            debug!(status = response.status().as_u16(), "the image server answered with an error");
             return Err(refused("status"));
         }
         let mut encodings = response.headers().get_all(header::CONTENT_ENCODING).iter();
@@ -114,7 +114,7 @@ impl Fetcher {
             return Err(refused("content_encoding"));
         }
         let too_large = || refused("too_large");
-        // The header is only a hint to fail early; what counts is what comes.
+        // The header only allows to fail early: the bytes that arrive are counted below.
         if response.content_length().is_some_and(|length| length > self.max_image_bytes as u64) {
             return Err(too_large());
         }
@@ -134,23 +134,23 @@ impl Fetcher {
 
 #[cfg(fuzzing)]
 impl Fetcher {
-    /// Whether nothing speaks against a URL as it stands; for `fuzz/`.
+    /// Whether the policy allows a URL; for `fuzz/`.
     #[doc(hidden)]
-    pub fn permits(&self, url: &Url) -> bool {
+    pub fn allows(&self, url: &Url) -> bool {
         self.policy.check(url).is_ok()
     }
 }
 
-/// The statuses that send a GET elsewhere; 300 and 304 do not.
+/// Whether a status redirects a GET; 300 and 304 do not.
 fn is_redirect(status: StatusCode) -> bool {
     matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308)
 }
 
-/// Where a redirect leads; not yet checked.
-fn target(url: &Url, response: &Response) -> Result<Url, CaptionError> {
+/// The target of a redirect; the policy has not checked it yet.
+fn redirect_target(url: &Url, response: &Response) -> Result<Url, CaptionError> {
     let location = response.headers().get(header::LOCATION).and_then(|value| value.to_str().ok());
     let target = location.and_then(|location| url.join(location).ok()).ok_or_else(|| refused("redirect_location"))?;
-    // Who asks over TLS does not want the answer of whoever sits on the line.
+    // A URL with TLS must not be answered by an attacker between the hops.
     if url.scheme() == "https" && target.scheme() == "http" {
         return Err(refused("redirect_downgrade"));
     }
@@ -162,16 +162,16 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn who_finds_no_place_in_time_is_refused_and_the_next_is_not() {
+    async fn a_fetch_without_a_permit_in_time_is_refused_and_the_next_is_not() {
         let flags = ["--allow-private-networks", "--fetch-concurrency=1", "--fetch-timeout=1"];
-        let fetcher = Fetcher::new(&ImageConfig::of_flags(&flags)).unwrap();
+        let fetcher = Fetcher::new(&ImageConfig::from_flags(&flags)).unwrap();
         let reason = async || match fetcher.fetch(&Url::parse("http://127.0.0.1:1/").unwrap()).await {
             Err(CaptionError::ImageUrl { reason, .. }) => reason,
             other => panic!("{other:?}"),
         };
-        let taken = fetcher.places.acquire().await.unwrap();
+        let permit = fetcher.permits.acquire().await.unwrap();
         assert_eq!(reason().await, "busy");
-        drop(taken);
+        drop(permit);
         assert_eq!(reason().await, "connect");
     }
 }

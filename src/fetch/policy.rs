@@ -1,25 +1,22 @@
-//! What an image URL may be: all that can be judged before anything is looked up or connected to.
+//! Which image URLs are allowed, as far as it can be decided before a name is resolved.
 //!
-//! Every hop passes here, as the one parsed [`Url`] that the HTTP client then gets. So a check and a connection cannot read
-//! the same text differently.
+//! Every hop is checked here, as the one parsed [`Url`] that the HTTP client then gets: the check and the connection
+//! cannot interpret the same text differently.
 
 use std::net::IpAddr;
 
 use url::{Host, Url};
 
-use crate::config::{
-    ImageConfig,
-    fetch::{HostPattern, Ports},
-};
+use crate::config::fetch::{FetchConfig, HostPattern, Ports};
 use crate::fetch::address::is_global;
 
-/// Ports of the web.
+/// Default ports of http and https.
 const WEB_PORTS: [u16; 2] = [80, 443];
 
-/// Names that IANA and ICANN keep for private networks. A proxy would look them up in its own.
+/// Suffixes that IANA and ICANN reserve for private networks. A proxy would resolve them in its own network.
 const PRIVATE_SUFFIXES: [&str; 5] = [".localhost", ".local", ".internal", ".home.arpa", ".onion"];
 
-/// The rules, from the settings.
+/// The rules for image URLs, from the settings.
 #[derive(Debug)]
 pub(super) struct Policy {
     is_enabled: bool,
@@ -30,21 +27,22 @@ pub(super) struct Policy {
 }
 
 impl Policy {
-    pub(super) fn new(config: &ImageConfig) -> Self {
-        let fetch = &config.fetch;
-        // Servers of one's own network are seldom at port 80.
+    pub(super) fn new(config: &FetchConfig) -> Self {
+        // Servers of a private network seldom use port 80.
         let default_ports = || if config.allow_private_networks { Ports::All } else { Ports::Only(WEB_PORTS.to_vec()) };
         Self {
-            is_enabled: !fetch.no_fetch,
-            hosts: fetch.fetch_hosts.clone(),
-            ports: fetch.fetch_ports.clone().unwrap_or_else(default_ports),
+            is_enabled: !config.no_fetch,
+            hosts: config.fetch_hosts.clone(),
+            ports: config.fetch_ports.clone().unwrap_or_else(default_ports),
             allow_private_networks: config.allow_private_networks,
-            is_proxied: fetch.fetch_proxy.is_some(),
+            is_proxied: config.fetch_proxy.is_some(),
         }
     }
 
+    /// Checks a URL.
+    ///
     /// # Errors
-    /// The reason why this URL is not fetched.
+    /// The reason why it is not allowed.
     pub(super) fn check(&self, url: &Url) -> Result<(), &'static str> {
         if !self.is_enabled {
             return Err("disabled");
@@ -63,12 +61,12 @@ impl Policy {
             self.check_is_public(&host)?;
         }
         match url.port_or_known_default() {
-            Some(port) if self.ports.contain(port) => Ok(()),
+            Some(port) if self.ports.contains(port) => Ok(()),
             _ => Err("port"),
         }
     }
 
-    /// An address in a URL never reaches the resolver, and with a proxy a name does not either.
+    /// Checks what the resolver does not see: addresses, and with a proxy also names.
     fn check_is_public(&self, host: &Host<&str>) -> Result<(), &'static str> {
         let address: IpAddr = match host {
             Host::Ipv4(address) => (*address).into(),
@@ -80,7 +78,7 @@ impl Policy {
     }
 }
 
-/// Whether a name has no place in the public DNS: `localhost` and everything without a dot, or one of the suffixes.
+/// Whether a name is not in the public DNS: `localhost` and every name without a dot, or one of the suffixes.
 fn is_private_name(name: &str) -> bool {
     let name = name.strip_suffix('.').unwrap_or(name);
     !name.contains('.') || PRIVATE_SUFFIXES.iter().any(|suffix| name.ends_with(suffix))
@@ -89,10 +87,11 @@ fn is_private_name(name: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::ImageConfig;
 
     fn reason(flags: &[&str], url: &str) -> &'static str {
-        let policy = Policy::new(&ImageConfig::of_flags(flags));
-        policy.check(&Url::parse(url).unwrap()).err().unwrap_or("taken")
+        let policy = Policy::new(&ImageConfig::from_flags(flags).fetch);
+        policy.check(&Url::parse(url).unwrap()).err().unwrap_or("allowed")
     }
 
     #[test]
@@ -130,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_address_for_the_parser_is_no_url() {
+    fn a_host_that_is_neither_name_nor_address_is_not_a_url() {
         for text in [
             "http://[fe80::1%25eth0]/",
             "http://[fe80::1%eth0]/",
@@ -158,23 +157,23 @@ mod tests {
             ("http://example.com%40@127.0.0.1/", "credentials"),
             ("http://a:b@c@127.0.0.1/", "credentials"),
             ("http://127.0.0.1\\@example.com/", "private_address"),
-            ("http://example.com\\@127.0.0.1/", "taken"),
+            ("http://example.com\\@127.0.0.1/", "allowed"),
         ] {
             assert_eq!(reason(&[], url), expected, "{url}");
         }
     }
 
     #[test]
-    fn ports_are_those_of_the_web_unless_set() {
+    fn only_the_ports_of_http_and_https_are_allowed_unless_set() {
         let cases: [(&[&str], &str, &str); 9] = [
-            (&[], "http://example.com/", "taken"),
-            (&[], "http://example.com:443/", "taken"),
+            (&[], "http://example.com/", "allowed"),
+            (&[], "http://example.com:443/", "allowed"),
             (&[], "http://example.com:22/", "port"),
             (&[], "https://example.com:8443/", "port"),
             (&[], "http://example.com:0/", "port"),
-            (&["--fetch-ports=8443"], "https://example.com:8443/", "taken"),
+            (&["--fetch-ports=8443"], "https://example.com:8443/", "allowed"),
             (&["--fetch-ports=8443"], "https://example.com/", "port"),
-            (&["--allow-private-networks"], "http://10.0.0.1:9000/", "taken"),
+            (&["--allow-private-networks"], "http://10.0.0.1:9000/", "allowed"),
             (&["--allow-private-networks", "--fetch-ports=80"], "http://10.0.0.1:9000/", "port"),
         ];
         for (flags, url, expected) in cases {
@@ -183,11 +182,11 @@ mod tests {
     }
 
     #[test]
-    fn only_listed_hosts_are_taken() {
+    fn only_listed_hosts_are_allowed() {
         let hosts = "--fetch-hosts=example.org,*.cdn.example,10.0.0.1";
         for (url, expected) in [
-            ("http://example.org/", "taken"),
-            ("http://a.cdn.example/", "taken"),
+            ("http://example.org/", "allowed"),
+            ("http://a.cdn.example/", "allowed"),
             ("http://cdn.example/", "host"),
             ("http://93.184.216.34/", "host"),
             ("http://10.0.0.1/", "private_address"),
@@ -198,15 +197,15 @@ mod tests {
     }
 
     #[test]
-    fn a_proxy_is_not_asked_for_names_of_private_networks() {
+    fn a_proxy_gets_no_names_of_private_networks() {
         let proxy = "--fetch-proxy=http://10.0.0.1:3128";
         for url in ["http://localhost/", "http://metadata.google.internal./", "http://a.localhost/", "http://intranet/"]
         {
             assert_eq!(reason(&[proxy], url), "private_name", "{url}");
-            assert_eq!(reason(&[], url), "taken", "the resolver judges: {url}");
-            assert_eq!(reason(&[proxy, "--allow-private-networks"], url), "taken", "{url}");
+            assert_eq!(reason(&[], url), "allowed", "the resolver decides: {url}");
+            assert_eq!(reason(&[proxy, "--allow-private-networks"], url), "allowed", "{url}");
         }
         assert_eq!(reason(&[proxy], "http://169.254.169.254/"), "private_address");
-        assert_eq!(reason(&[proxy], "http://example.com/"), "taken");
+        assert_eq!(reason(&[proxy], "http://example.com/"), "allowed");
     }
 }

@@ -1,7 +1,7 @@
-//! Name look-up for the fetcher: an answer is used only if every address in it may be reached.
+//! Name resolution for the fetcher: an answer is used only if every address in it is allowed.
 //!
-//! The HTTP client connects to exactly the addresses given here, so a name cannot mean one address to a check and another
-//! to the connection.
+//! The HTTP client connects to exactly these addresses, so a name cannot resolve to one address for the check and to
+//! another for the connection.
 
 use std::{
     io,
@@ -16,36 +16,36 @@ use tokio::{sync::Semaphore, task::spawn_blocking};
 use crate::error::Cause;
 use crate::fetch::address::is_global;
 
-/// Addresses of a name that are tried. All are checked, but a name with a thousand must not mean a thousand connections.
+/// Maximum number of addresses to try. All are checked, but a name with a thousand must not cause a thousand connections.
 const MAX_TRIED: usize = 8;
 
-/// A name that leads, wholly or in part, to addresses off the public Internet.
+/// A name with at least one address outside the public Internet.
 #[derive(Debug, Error)]
 #[error("the name resolves to an address that is not public: {0}")]
 pub(super) struct PrivateAddress(SocketAddr);
 
-/// A name that cannot be looked up.
+/// A name that cannot be resolved.
 #[derive(Debug, Error)]
 #[error("the name cannot be resolved: {0}")]
 pub(super) struct Unresolvable(io::Error);
 
-/// Which answers may be used.
+/// Which answers are allowed.
 #[derive(Clone, Debug)]
 pub(super) enum Reach {
-    /// Those with public addresses only.
+    /// Answers with public addresses only.
     Public,
-    /// All.
+    /// All answers.
     Everything,
-    /// Those for the proxy's name. Nothing else is looked up here, even if the HTTP client tried.
+    /// Answers for the proxy's name; no other name is resolved here.
     Proxy(Arc<str>),
 }
 
-/// The system's resolver behind the address table.
+/// The system's resolver, with a check of its answers.
 #[derive(Clone, Debug)]
 pub(super) struct CheckedResolver {
     reach: Reach,
-    /// One permit a look-up. The system's resolver cannot be interrupted: what nobody waits for any more still takes a
-    /// thread, until it gives up.
+    /// One permit per look-up. The system's resolver cannot be interrupted: an abandoned look-up occupies its thread until
+    /// it times out.
     lookups: Arc<Semaphore>,
 }
 
@@ -58,17 +58,17 @@ impl CheckedResolver {
         if let Reach::Proxy(proxy) = &self.reach
             && !name.eq_ignore_ascii_case(proxy)
         {
-            return Err(Unresolvable(io::Error::other("names are looked up by the proxy")).into());
+            return Err(Unresolvable(io::Error::other("the proxy resolves names")).into());
         }
         let permit = self.lookups.acquire_owned().await?;
-        // Port 0: the client puts the URL's port in.
+        // The client replaces port 0 with the URL's port.
         let lookup = move || {
             let _permit = permit;
             (name.as_str(), 0).to_socket_addrs()
         };
         let addresses = spawn_blocking(lookup).await?.map_err(Unresolvable)?;
         if matches!(self.reach, Reach::Public) {
-            // One private address among public ones is an attack, or a mistake that would fail now and then.
+            // A private address among public ones is an attack, or a mistake that would fail only sometimes.
             if let Some(private) = addresses.clone().find(|address| !is_global(address.ip())) {
                 return Err(PrivateAddress(private).into());
             }
@@ -93,28 +93,28 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_name_of_this_machine_is_refused_when_it_is_resolved() {
+    async fn a_name_with_a_private_address_is_refused() {
         let error = look_up(Reach::Public, "localhost").await.unwrap_err();
         assert!(error.contains("not public"), "{error}");
         assert!(!look_up(Reach::Everything, "localhost").await.unwrap().is_empty());
     }
 
     #[tokio::test]
-    async fn with_a_proxy_only_its_own_name_is_looked_up() {
+    async fn with_a_proxy_only_the_proxy_s_name_is_resolved() {
         let reach = Reach::Proxy("localhost".into());
         assert!(!look_up(reach.clone(), "LOCALHOST").await.unwrap().is_empty());
         let error = look_up(reach, "localhost.").await.unwrap_err();
-        assert!(error.contains("by the proxy"), "{error}");
+        assert!(error.contains("the proxy resolves names"), "{error}");
     }
 
     #[tokio::test]
-    async fn a_look_up_waits_for_those_that_were_given_up() {
+    async fn a_look_up_waits_for_abandoned_ones() {
         let resolver = CheckedResolver::new(Reach::Everything, 1);
-        let given_up = resolver.lookups.clone().acquire_owned().await.unwrap();
+        let abandoned = resolver.lookups.clone().acquire_owned().await.unwrap();
         let waiting = tokio::spawn(resolver.look_up("localhost".to_owned()));
         tokio::task::yield_now().await;
         assert!(!waiting.is_finished());
-        drop(given_up);
+        drop(abandoned);
         assert!(waiting.await.unwrap().is_ok());
     }
 }

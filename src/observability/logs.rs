@@ -1,18 +1,11 @@
-//! What the process tells of itself: the log on stderr, and traces for OpenTelemetry. Standard output belongs to the
-//! commands' results.
+//! The log on standard error, and the set-up of traces. Standard output belongs to the commands' results.
 //!
-//! A request is one span of the log, at error level so that it is there whenever a line is: its fields stand on every line
-//! inside it. `traces` keeps the request's trace with that span.
+//! A request is one span of the log, at error level so that no filter removes it: its fields are on every line inside it.
+//! `traces` attaches the request's trace to that span.
 
 use std::io::{self, IsTerminal, Write};
 
-use clap::{Args, ValueEnum};
 use thiserror::Error;
-
-use super::{
-    collector::{Collector, TraceConfig},
-    traces,
-};
 use tracing_subscriber::{
     EnvFilter, Layer, Registry,
     filter::{ParseError, filter_fn},
@@ -21,44 +14,27 @@ use tracing_subscriber::{
     util::SubscriberInitExt,
 };
 
-/// Where and how much is logged.
-#[derive(Clone, Debug, Args)]
-#[command(next_help_heading = "Log")]
-pub struct LogConfig {
-    /// What is logged: error, warn, info, debug, trace, or a filter such as blip_serve=debug,hyper=info
-    #[arg(long, env = "BLIP_LOG", value_name = "FILTER")]
-    pub log: Option<String>,
+use crate::{
+    config::{LogConfig, LogFormat, TraceConfig},
+    observability::{collector::Collector, traces},
+};
 
-    /// How it is written
-    #[arg(long, env = "BLIP_LOG_FORMAT", value_name = "FORMAT", default_value = "text")]
-    pub log_format: LogFormat,
-}
-
-/// How a line of the log looks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum LogFormat {
-    /// For people.
-    Text,
-    /// One JSON object a line.
-    Json,
-}
-
-/// What is logged when nothing is said.
+/// What is logged without `--log`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verbosity {
     /// Warnings: for commands whose output is the result.
     Quiet,
-    /// The life of the service, and a line for each request.
+    /// The life cycle of the service, and a line for each request.
     Info,
 }
 
-/// Why nothing can be told.
+/// Why logs or traces cannot be set up.
 #[derive(Debug, Error)]
-pub enum TelemetryError {
+pub enum ObservabilityError {
     /// The filter is malformed.
     #[error("--log: {0}")]
     Filter(#[from] ParseError),
-    /// What sends traces cannot be made.
+    /// The connection to the collector cannot be prepared.
     #[error("traces cannot be sent: {0}")]
     Collector(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
@@ -67,38 +43,38 @@ pub enum TelemetryError {
 ///
 /// # Errors
 /// The filter is malformed.
-pub fn init(config: &LogConfig, verbosity: Verbosity) -> Result<(), TelemetryError> {
-    // Only tests call this twice.
-    Registry::default().with(lines(config, verbosity)?).try_init().ok();
+pub fn init(config: &LogConfig, verbosity: Verbosity) -> Result<(), ObservabilityError> {
+    // An error means a second call, which only tests make.
+    Registry::default().with(log_layer(config, verbosity)?).try_init().ok();
     Ok(())
 }
 
-/// Sets up the log of the service, and its traces if they have somewhere to go.
+/// Sets up the log of the service, and its traces if a collector is configured.
 ///
 /// # Errors
 /// The filter is malformed, or the collector's address or certificates cannot be used.
-pub fn init_service(config: &LogConfig, traces: &TraceConfig) -> Result<Collector, TelemetryError> {
-    let lines = lines(config, Verbosity::Info)?;
-    let collector = Collector::connect(traces).map_err(TelemetryError::Collector)?;
-    // A request is traced whatever the log leaves out.
+pub fn init_service(config: &LogConfig, traces: &TraceConfig) -> Result<Collector, ObservabilityError> {
+    let log = log_layer(config, Verbosity::Info)?;
+    let collector = Collector::connect(traces).map_err(ObservabilityError::Collector)?;
+    // A request is traced whatever the log's filter removes.
     let spans = Identity::new().with_filter(filter_fn(traces::is_request)).boxed();
     let spans = collector.tracer().map(|tracer| {
         traces::start(tracer);
         spans
     });
-    let layers: Vec<_> = [lines].into_iter().chain(spans).collect();
+    let layers: Vec<_> = [log].into_iter().chain(spans).collect();
     Registry::default().with(layers).try_init().ok();
     Ok(collector)
 }
 
-/// One line on stderr, for a command's user. Nothing can be done if even that fails.
-pub(crate) fn say(line: &str) {
+/// Writes a line on standard error for the user of a command. A failure is ignored: there is nowhere to report it.
+pub(crate) fn print_status(line: &str) {
     let _ = writeln!(io::stderr(), "{line}");
 }
 
-fn lines(config: &LogConfig, verbosity: Verbosity) -> Result<Box<dyn Layer<Registry> + Send + Sync>, ParseError> {
-    // ONNX Runtime's own lines come through `ort`; below warning they are about its graph passes, and its loader's doubts
-    // about a library newer than itself, with which parity is proven.
+fn log_layer(config: &LogConfig, verbosity: Verbosity) -> Result<Box<dyn Layer<Registry> + Send + Sync>, ParseError> {
+    // Lines of ONNX Runtime come through `ort`; below warning they report its graph passes and that the library is newer
+    // than the loader expects, which the parity tests cover.
     let default = match verbosity {
         Verbosity::Quiet => "warn",
         Verbosity::Info => "info,ort=warn",

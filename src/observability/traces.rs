@@ -1,8 +1,8 @@
 //! Traces: one span for a request, and under it one for each stage of its work.
 //!
-//! A request's trace is kept with its span of the log, which goes wherever the work goes: into bodies that are read later,
-//! the blocking pool and the engine's thread. Stages are told when they are over, by who knows how long they took. While
-//! nobody takes traces, all of this returns at once.
+//! A request's trace is attached to its span of the log, which is passed wherever the work goes: into bodies that are read
+//! later, the blocking pool and the engine's threads. A stage is recorded when it has ended, by the code that knows its
+//! duration. Without a collector all of this returns at once.
 
 use std::{
     ops::Range,
@@ -20,22 +20,32 @@ use opentelemetry_sdk::{propagation::TraceContextPropagator, trace::SdkTracer};
 use tracing::{Metadata, Span, field::display};
 use tracing_subscriber::{Registry, registry::LookupSpan};
 
-/// Set once, when there is a collector. Like the log it belongs to the process.
+/// The tracer, set once if a collector is configured. Like the log it belongs to the process.
 static TRACER: OnceLock<SdkTracer> = OnceLock::new();
 
-/// Name and value of something that a span says; names are OpenTelemetry's where it has one.
+/// Name and value of an attribute of a span; names follow OpenTelemetry's conventions where it has one.
 pub(crate) type Attribute = (&'static str, Value);
 
-/// What a span of the log carries.
-struct Traced(Context);
+/// The trace that is attached to a span of the log.
+struct RequestTrace(Context);
 
-/// From here on requests are traced.
+/// What is known of a request at its end.
+pub(crate) struct RequestEnd {
+    /// Name of the span, e.g. method and route.
+    pub(crate) name: String,
+    /// Attributes to add.
+    pub(crate) attributes: Vec<Attribute>,
+    /// Whether the server failed, rather than the client.
+    pub(crate) is_server_error: bool,
+}
+
+/// Starts tracing requests.
 pub(super) fn start(tracer: SdkTracer) {
-    // Only tests call this twice.
+    // An error means a second call, which only tests make.
     TRACER.set(tracer).ok();
 }
 
-/// The spans that carry a trace.
+/// Whether a span of the log is one that a trace is attached to.
 pub(super) fn is_request(metadata: &Metadata<'_>) -> bool {
     metadata.is_span() && metadata.target().starts_with(env!("CARGO_CRATE_NAME"))
 }
@@ -45,34 +55,34 @@ pub(super) fn is_request(metadata: &Metadata<'_>) -> bool {
 pub(crate) fn begin_request(span: &Span, headers: &HeaderMap, attributes: impl FnOnce() -> Vec<Attribute>) {
     let Some(tracer) = TRACER.get() else { return };
     let parent = TraceContextPropagator::new().extract_with_context(&Context::new(), &Headers(headers));
-    // Its name is known when it is known what was asked.
+    // The name is set at the end: the route is not known yet.
     let builder = tracer.span_builder("request").with_kind(SpanKind::Server).with_attributes(key_values(attributes()));
     let context = Context::new().with_span(builder.start_with_context(tracer, &parent));
     span.record("trace_id", display(context.span().span_context().trace_id()));
-    keep(span, context);
+    attach(span, context);
 }
 
-/// Ends the trace of a request. `ending` gives its name, what became known, and whether it failed by our fault.
-pub(crate) fn end_request(span: &Span, ending: impl FnOnce() -> (String, Vec<Attribute>, bool)) {
+/// Ends the trace of a request with what is known by then.
+pub(crate) fn end_request(span: &Span, end: impl FnOnce() -> RequestEnd) {
     let Some(context) = context_of(span) else { return };
     let request = context.span();
     if request.span_context().is_sampled() {
-        let (name, attributes, is_failed) = ending();
+        let RequestEnd { name, attributes, is_server_error } = end();
         request.update_name(name);
         request.set_attributes(key_values(attributes));
-        if is_failed {
+        if is_server_error {
             request.set_status(Status::error(""));
         }
     }
     request.end();
 }
 
-/// A stage of the current request that begins now.
+/// Starts a stage of the current request.
 pub(crate) fn stage(name: &'static str) -> Stage {
     Stage(TRACER.get().map(|_| (Span::current(), name, Instant::now())))
 }
 
-/// A stage that is over when this is dropped, by whatever end.
+/// A stage that ends when this is dropped.
 #[must_use]
 pub(crate) struct Stage(Option<(Span, &'static str, Instant)>);
 
@@ -84,7 +94,7 @@ impl Drop for Stage {
     }
 }
 
-/// Tells of a stage of the request with this span.
+/// Records a stage of the request with this span.
 pub(crate) fn record_stage(
     span: &Span,
     name: &'static str,
@@ -104,26 +114,26 @@ fn key_values(attributes: Vec<Attribute>) -> impl Iterator<Item = KeyValue> {
     attributes.into_iter().map(|(name, value)| KeyValue::new(name, value))
 }
 
-/// Keeps a trace with a span of the log.
-fn keep(span: &Span, context: Context) {
+/// Attaches a trace to a span of the log.
+fn attach(span: &Span, context: Context) {
     span.with_subscriber(|(id, subscriber)| {
-        if let Some(kept) = subscriber.downcast_ref::<Registry>().and_then(|registry| registry.span(id)) {
-            kept.extensions_mut().insert(Traced(context));
+        if let Some(span) = subscriber.downcast_ref::<Registry>().and_then(|registry| registry.span(id)) {
+            span.extensions_mut().insert(RequestTrace(context));
         }
     });
 }
 
-/// The trace that is kept with a span of the log, or one around it.
+/// The trace that is attached to a span of the log, or to one around it.
 fn context_of(span: &Span) -> Option<Context> {
     TRACER.get()?;
     let find = |(id, subscriber): (&_, &tracing::Dispatch)| {
         let span = subscriber.downcast_ref::<Registry>()?.span(id)?;
-        span.scope().find_map(|span| span.extensions().get::<Traced>().map(|traced| traced.0.clone()))
+        span.scope().find_map(|span| span.extensions().get::<RequestTrace>().map(|trace| trace.0.clone()))
     };
     span.with_subscriber(find).flatten()
 }
 
-/// HTTP's headers, and so gRPC's metadata.
+/// HTTP headers, or gRPC metadata.
 struct Headers<'a>(&'a HeaderMap);
 
 impl Extractor for Headers<'_> {

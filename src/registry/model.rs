@@ -114,7 +114,7 @@ impl ServedModel {
         // What is drawn anew each time is not kept.
         let digest_of_both = digest.filter(|_| plan.config.is_reproducible());
         let key = digest_of_both.map(|digest| caption_cache::key(&digest, &plan.prompt, &plan.config));
-        let mut timings = Timings { kept: true, ..Timings::default() };
+        let mut timings = Timings { cache_hit: true, ..Timings::default() };
         // Boxed: it is large, and moved from hand to hand.
         let work = Box::pin(self.run(plan, (digest, pixel_values), audience, &mut timings));
         let captions = match key.filter(|_| self.caption_cache.is_used()) {
@@ -139,7 +139,7 @@ impl ServedModel {
         audience: RequestHandle,
         timings: &mut Timings,
     ) -> Result<Arc<[Caption]>, CaptionError> {
-        timings.kept = false;
+        timings.cache_hit = false;
         let Plan { prompt, search, .. } = plan;
         let (start, prompt_len) = (Instant::now(), prompt.len());
         let kept = digest.and_then(|digest| self.images.get(&digest));

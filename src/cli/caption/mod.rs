@@ -17,7 +17,7 @@ use std::{num::NonZero, process::ExitCode, thread::available_parallelism};
 
 use clap::Args;
 
-use crate::cli::{CommandError, ModelArgs, select, small_runtime};
+use crate::cli::{CommandError, ModelArgs, select, single_threaded_runtime};
 use crate::{
     blip::Manifest,
     captioner::Captioner,
@@ -65,8 +65,7 @@ pub(super) struct CaptionImages {
 
     #[command(flatten)]
     generation: GenerationParameters,
-    // A heading would hold for all that follows.
-    #[command(flatten, next_help_heading = None)]
+    #[command(flatten)]
     image: ImageConfig,
     #[command(flatten)]
     model_args: ModelArgs,
@@ -75,7 +74,7 @@ pub(super) struct CaptionImages {
 impl CaptionImages {
     pub(super) fn run(self) -> Result<ExitCode, CommandError> {
         observability::init(&self.model_args.log, Verbosity::Quiet)?;
-        let runtime = small_runtime()?;
+        let runtime = single_threaded_runtime()?;
         let result = runtime.block_on(self.caption_all());
         // After a second signal, a read of standard input that nobody waits for must not keep the process.
         runtime.shutdown_background();

@@ -102,7 +102,11 @@ impl Progress {
             Display::Lines { last } if last.elapsed() >= LINE_EVERY => {
                 *last = Instant::now();
                 let seconds = self.start.elapsed().as_secs_f64();
-                observability::say(&format!("{}, {:.0} s left", tally.sentence(seconds), tally.seconds_left(seconds)));
+                observability::print_status(&format!(
+                    "{}, {:.0} s left",
+                    tally.sentence(seconds),
+                    tally.seconds_left(seconds)
+                ));
             }
             Display::Nothing | Display::Lines { .. } => {}
         }

@@ -99,7 +99,9 @@ pub(super) async fn run(
             return Ok(code);
         }
         stop.cancel();
-        report.progress.aside(|| observability::say("finishing the images that have begun; once more stops at once"));
+        report
+            .progress
+            .aside(|| observability::print_status("finishing the images that have begun; once more stops at once"));
     }
 }
 
@@ -150,11 +152,11 @@ impl Report {
         let (sentence, was_shown) = self.progress.end(&self.tally);
         if let Some(code) = code {
             let hint = if self.output.is_resumable() { "; the same command with --resume does the rest" } else { "" };
-            observability::say(&format!("interrupted: {sentence}{hint}"));
+            observability::print_status(&format!("interrupted: {sentence}{hint}"));
             return Ok(code);
         }
         if !quiet && (was_shown || self.output.is_file()) {
-            observability::say(&sentence);
+            observability::print_status(&sentence);
         }
         Ok(u8::from(self.tally.failed > 0))
     }
@@ -169,7 +171,7 @@ fn write(output: &mut Output, tally: &mut Tally, done: Done) -> Result<(), Comma
         Err(Failure::Image(error)) => {
             tally.failed += 1;
             if !output.failure(&done.name, &error)? {
-                observability::say(&format!("{}: {error}", names::text(&done.name)));
+                observability::print_status(&format!("{}: {error}", names::text(&done.name)));
             }
         }
         Err(Failure::Model(error)) => return Err(error.into()),

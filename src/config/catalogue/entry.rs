@@ -17,7 +17,7 @@ pub enum ExecutionProvider {
 }
 
 impl ExecutionProvider {
-    /// As in the catalogue.
+    /// The name in the catalogue.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Cpu => "cpu",
@@ -26,99 +26,105 @@ impl ExecutionProvider {
     }
 }
 
-/// One model.
+/// One model of the catalogue.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ModelEntry {
-    /// Name in URLs and requests.
+    /// Name of the model in URLs and requests.
     pub name: String,
-    /// The bundle's folder.
+    /// Folder of the bundle.
     pub path: PathBuf,
-    /// A positive integer, as Triton's clients want it.
+    /// Version, a positive integer, as Triton's clients expect.
     #[serde(default = "default_version")]
     pub version: String,
-    /// Other names it answers to.
+    /// Other names of the model.
     #[serde(default)]
     pub aliases: Vec<String>,
-    /// In order of preference; the next is tried if one is missing.
+    /// Execution providers in order of preference; the next is tried if one is not available.
     #[serde(default = "default_execution_providers")]
     pub execution_providers: Vec<ExecutionProvider>,
-    /// Which GPU.
+    /// Index of the GPU.
     #[serde(default)]
     pub device_id: u32,
-    /// Bytes of GPU memory ONNX Runtime may take; unset: no limit.
+    /// Maximum GPU memory of ONNX Runtime in bytes; no limit if not set.
     #[serde(default)]
     pub gpu_mem_limit: Option<u64>,
-    /// Engines side by side, each with sessions and a batch of its own.
+    /// Number of engine instances. Each has one thread, its sessions and its batch.
     #[serde(default = "default_instances")]
     pub instances: usize,
-    /// Threads of a run; 0: as many as cores, divided among the instances.
+    /// Threads of one run of a graph; 0 means one per core, divided among the instances.
     #[serde(default)]
     pub threads: usize,
-    /// Rows (images x beams) that one decoder step takes at most.
+    /// Maximum number of rows (images x beams) in one decoder step.
     #[serde(default = "default_max_rows")]
     pub max_rows: usize,
-    /// Images that one run of the encoder takes at most.
+    /// Maximum number of images in one run of the encoder. With the default of 1 each image is encoded alone.
     #[serde(default = "default_max_batch_size")]
     pub max_batch_size: usize,
-    /// Seconds that an idle encoder waits for more images than one.
+    /// Seconds that an idle engine waits for further images to fill a batch of the encoder.
     #[serde(default)]
     pub max_batch_delay: f64,
-    /// Bytes of captions that are kept for equal requests; 0: none.
+    /// Size of the cache of captions in bytes; 0 disables it.
     #[serde(default = "default_caption_cache_bytes")]
     pub caption_cache_bytes: u64,
-    /// Bytes of encoded images that are kept for other prompts on them; 0: none.
+    /// Size of the cache of encoded images in bytes, which serves other prompts on the same image; 0 disables it.
     #[serde(default = "default_image_cache_bytes")]
     pub image_cache_bytes: u64,
-    /// Whether equal requests at the same time are computed once.
+    /// Whether equal concurrent requests are computed once.
     #[serde(default = "default_single_flight")]
     pub single_flight: bool,
-    /// Generation defaults; what is unset comes from the bundle's manifest.
+    /// Defaults of generation parameters; those that are not set come from the bundle's manifest.
     #[serde(default)]
     pub generation: GenerationParameters,
 }
 
 impl ModelEntry {
-    /// Whether this is its name or an alias.
+    /// Whether `name` is the model's name or an alias.
     pub fn is_called(&self, name: &str) -> bool {
-        self.names().any(|own| own == name)
+        self.names().any(|known| known == name)
     }
 
     pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
         std::iter::once(&self.name).chain(&self.aliases).map(String::as_str)
     }
 
-    /// The key that is wrong, and what is wrong with it.
-    pub(crate) fn check(&self) -> Result<(), (&'static str, String)> {
-        if let Some(name) = self.names().find(|name| !is_part_of_url(name)) {
-            return Err(("name", format!("'{name}' cannot be part of a URL")));
+    /// Checks the values.
+    ///
+    /// # Errors
+    /// The first key that is not valid, and why.
+    pub(super) fn check(&self) -> Result<(), (&'static str, String)> {
+        if let Some(name) = self.names().find(|name| !is_path_segment(name)) {
+            return Err((
+                "name",
+                format!("must be 1 to 128 characters without white space and / ? # %, and not 'stats', got '{name}'"),
+            ));
         }
         if self.version.parse::<u32>().ok().is_none_or(|version| version == 0) {
-            return Err(("version", format!("'{}' is not a positive integer", self.version)));
+            return Err(("version", format!("must be a positive integer, got '{}'", self.version)));
         }
         if self.execution_providers.is_empty() {
             return Err(("execution_providers", "must name at least one of \"cuda\", \"cpu\"".into()));
         }
         if !(1..=1024).contains(&self.max_rows) {
-            return Err(("max_rows", format!("{} is not between 1 and 1024", self.max_rows)));
+            return Err(("max_rows", format!("must be between 1 and 1024, got {}", self.max_rows)));
         }
         if !(1..=64).contains(&self.max_batch_size) {
-            return Err(("max_batch_size", format!("{} is not between 1 and 64", self.max_batch_size)));
+            return Err(("max_batch_size", format!("must be between 1 and 64, got {}", self.max_batch_size)));
         }
         if !(0.0..=1.0).contains(&self.max_batch_delay) {
-            return Err(("max_batch_delay", format!("{} is not between 0 and 1 second", self.max_batch_delay)));
+            return Err(("max_batch_delay", format!("must be between 0 and 1 second, got {}", self.max_batch_delay)));
         }
         if !(1..=64).contains(&self.instances) {
-            return Err(("instances", format!("{} is not between 1 and 64", self.instances)));
+            return Err(("instances", format!("must be between 1 and 64, got {}", self.instances)));
         }
         if self.threads > 1024 {
-            return Err(("threads", format!("{} is more than 1024", self.threads)));
+            return Err(("threads", format!("must be at most 1024, got {}", self.threads)));
         }
         Ok(())
     }
 
-    /// A bundle's folder served as it is, on the CPU.
-    pub fn of_folder(folder: &Path) -> Self {
+    /// An entry with the defaults for a bundle's folder.
+    pub fn from_folder(folder: &Path) -> Self {
         let name = folder.file_name().map_or_else(|| "model".into(), |name| name.to_string_lossy().into_owned());
         Self {
             name,
@@ -141,8 +147,8 @@ impl ModelEntry {
     }
 }
 
-/// As in `/v2/models/{name}`, beside `/v2/models/stats`.
-fn is_part_of_url(name: &str) -> bool {
+/// Whether a name can be a segment of `/v2/models/{name}`, where `stats` is taken.
+fn is_path_segment(name: &str) -> bool {
     (1..=128).contains(&name.len())
         && name != "stats"
         && !name.contains(['/', '?', '#', '%'])

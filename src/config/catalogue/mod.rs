@@ -1,6 +1,7 @@
 //! `models.toml`: which models are served, and how.
 //!
-//! Unknown keys and bad values fail the start and name the key. Paths are relative to the file.
+//! Unknown keys and values that are not valid fail the start with an error that names the key. Paths are relative to the
+//! file.
 
 mod entry;
 
@@ -31,25 +32,25 @@ pub enum CatalogueError {
     Malformed {
         /// The file.
         path: PathBuf,
-        /// Where, from 1.
+        /// The line, counted from 1.
         number: usize,
-        /// What stands there: the parser does not name the key of a value of the wrong type.
+        /// Text of the line: the parser does not name the key of a value of the wrong type.
         line: String,
         /// What is wrong.
         reason: String,
     },
-    /// A value that makes no sense.
+    /// A value that is not valid.
     #[error("{path}: {key}: {reason}")]
     Invalid {
         /// The file.
         path: PathBuf,
-        /// e.g. `models[0].name`.
+        /// The key, e.g. `models[0].name`.
         key: String,
         /// What is wrong.
         reason: String,
     },
-    /// `--model` names no model of the catalogue and no folder.
-    #[error("--model {0}: no model of this name in the catalogue, and no bundle folder")]
+    /// `--model` is neither a model of the catalogue nor the folder of a bundle.
+    #[error("--model {0}: neither a model of the catalogue nor the folder of a bundle")]
     UnknownModel(String),
 }
 
@@ -57,17 +58,17 @@ pub enum CatalogueError {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Catalogue {
-    /// Name of the model that requests without one get.
+    /// Name of the model for requests that name none.
     pub default: String,
-    /// At least one.
+    /// The models, at least one.
     pub models: Vec<ModelEntry>,
 }
 
 impl Catalogue {
-    /// Reads and checks `models.toml`; paths of the entries become relative to where the process runs.
+    /// Reads and checks `models.toml`; paths of the entries become relative to the working directory.
     ///
     /// # Errors
-    /// Everything that is wrong with the file, with the key.
+    /// The first key that is not valid, and why.
     pub fn load(path: &Path) -> Result<Self, CatalogueError> {
         let text = fs::read_to_string(path)
             .map_err(|source| CatalogueError::Unreadable { path: path.to_path_buf(), source })?;
@@ -79,23 +80,23 @@ impl Catalogue {
         Ok(catalogue)
     }
 
-    /// Reads and checks the text of `models.toml`; `path` is for the errors.
+    /// Parses and checks the text of `models.toml`; `path` is for the errors.
     ///
     /// # Errors
-    /// Everything that is wrong with the text, with the key.
+    /// The first key that is not valid, and why.
     pub fn parse(text: &str, path: &Path) -> Result<Self, CatalogueError> {
         let catalogue: Self = toml::from_str(text).map_err(|error| malformed(path, text, &error))?;
         catalogue.check().map_err(|(key, reason)| CatalogueError::Invalid { path: path.to_path_buf(), key, reason })?;
         Ok(catalogue)
     }
 
-    /// The entry that `--model` means: the default, a name or alias, or a bundle's folder.
+    /// Selects the entry for `--model`: the default, a name or alias, or the folder of a bundle.
     ///
     /// # Errors
-    /// There is none.
+    /// There is none, or the catalogue cannot be read.
     pub fn select(catalogue_path: &Path, model: Option<&str>) -> Result<ModelEntry, CatalogueError> {
         if let Some(folder) = model.filter(|model| Path::new(model).join("manifest.json").is_file()) {
-            return Ok(ModelEntry::of_folder(Path::new(folder)));
+            return Ok(ModelEntry::from_folder(Path::new(folder)));
         }
         let catalogue = Self::load(catalogue_path)?;
         let name = model.unwrap_or(&catalogue.default);
@@ -107,18 +108,21 @@ impl Catalogue {
             .ok_or_else(|| CatalogueError::UnknownModel(name.into()))
     }
 
-    /// The key that is wrong, and what is wrong with it.
+    /// Checks the values.
+    ///
+    /// # Errors
+    /// The first key that is not valid, and why.
     fn check(&self) -> Result<(), (String, String)> {
         let mut names = HashSet::new();
         for (index, entry) in self.models.iter().enumerate() {
             let at = |(key, reason): (&str, String)| (format!("models[{index}].{key}"), reason);
             entry.check().map_err(at)?;
             if let Some(name) = entry.names().find(|name| !names.insert(*name)) {
-                return Err(at(("name", format!("'{name}' is taken by another model or alias"))));
+                return Err(at(("name", format!("'{name}' is already the name or alias of a model"))));
             }
         }
         if !self.models.iter().any(|entry| entry.name == self.default) {
-            return Err(("default".into(), format!("no model is called '{}'", self.default)));
+            return Err(("default".into(), format!("must be the name of a model, got '{}'", self.default)));
         }
         Ok(())
     }
@@ -150,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn names_the_key_that_is_wrong() {
+    fn names_the_key_that_is_not_valid() {
         let ok = "default = \"a\"\n[[models]]\nname = \"a\"\npath = \"p\"\n";
         assert_eq!(problem(ok), "");
         assert!(problem(&format!("{ok}thread = 2\n")).contains("thread"));
@@ -158,7 +162,7 @@ mod tests {
         assert!(problem(&format!("{ok}instances = 0\n")).contains("models[0].instances"));
         assert!(problem(&format!("{ok}version = \"x\"\n")).contains("models[0].version"));
         assert!(problem(&format!("{ok}execution_providers = [\"rocm\"]\n")).contains("rocm"));
-        assert!(problem(&format!("{ok}aliases = [\"a\"]\n")).contains("taken"));
+        assert!(problem(&format!("{ok}aliases = [\"a\"]\n")).contains("already the name"));
         assert!(problem(&ok.replace("default = \"a\"", "default = \"b\"")).contains("default"));
         assert!(problem(&format!("{ok}[models.generation]\nnum_beam = 3\n")).contains("num_beam"));
     }

@@ -10,7 +10,7 @@ use http::{HeaderMap, Method, Request, StatusCode, Uri, header, uri::Authority};
 use tracing::{Span, debug, info};
 
 use crate::{
-    observability::{self, Attribute},
+    observability::{self, Attribute, RequestEnd},
     server::{
         error_response::shorten,
         middleware::context::{RequestContext, Transport},
@@ -69,7 +69,11 @@ impl Asked {
     /// Logs the request and ends its trace.
     pub(crate) fn end(&self, span: &Span, told: &Told) {
         self.log(told);
-        observability::end_request(span, || (self.name(told), told.attributes(self.transport), told.is_failed));
+        observability::end_request(span, || RequestEnd {
+            name: self.name(told),
+            attributes: told.attributes(self.transport),
+            is_server_error: told.is_failed,
+        });
     }
 
     fn log(&self, told: &Told) {

@@ -77,10 +77,10 @@ impl Notes {
 
     /// The header `server-timing`, in milliseconds, if there is anything to say.
     pub(crate) fn server_timing(&self) -> Option<HeaderValue> {
-        let Timings { compute_input, queue, compute_infer, compute_output, kept } = self.lock().timings?;
+        let Timings { compute_input, queue, compute_infer, compute_output, cache_hit } = self.lock().timings?;
         let [input, queue, infer, output] =
             [compute_input, queue, compute_infer, compute_output].map(|time| time.as_secs_f64() * 1e3);
-        let cache = if kept { "hit" } else { "miss" };
+        let cache = if cache_hit { "hit" } else { "miss" };
         let text = format!(
             "input;dur={input:.3}, queue;dur={queue:.3}, compute;dur={infer:.3}, output;dur={output:.3}, cache;desc={cache}"
         );

@@ -58,7 +58,7 @@ impl Reloader {
         tell(
             &self.state,
             "keys",
-            outcome.map(|keys| self.api_keys.send_modify(|known| *known = keys.following(known))),
+            outcome.map(|keys| self.api_keys.send_modify(|known| *known = keys.carry_over_limits(known))),
         );
     }
 

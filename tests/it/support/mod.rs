@@ -164,7 +164,7 @@ pub(crate) fn parse<T: Args + FromArgMatches>(flags: &[&str]) -> T {
 }
 
 fn catalogue() -> Catalogue {
-    let entry = ModelEntry { aliases: vec![ALIAS.to_owned()], threads: 2, ..ModelEntry::of_folder(&bundle()) };
+    let entry = ModelEntry { aliases: vec![ALIAS.to_owned()], threads: 2, ..ModelEntry::from_folder(&bundle()) };
     Catalogue { default: entry.name.clone(), models: vec![entry] }
 }
 

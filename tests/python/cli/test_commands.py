@@ -98,7 +98,7 @@ def test_help_is_short_or_teaches(command: list[str]) -> None:
 
 def test_flags_are_in_groups() -> None:
     text = run("caption", "--help").stdout.decode()
-    headings = ["Input", "Output", "Models", "Generation", "Images from URLs", "Limits", "Log"]
+    headings = ["Input", "Output", "Models", "Generation", "Fetching", "Limits", "Observability"]
     assert all(f"\n{heading}:\n" in text for heading in headings), text
     assert text.index("\nInput:") < text.index("\nOutput:") < text.index("\nGeneration:")
 
