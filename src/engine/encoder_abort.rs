@@ -45,9 +45,9 @@ impl<A: AbortHandle> EncoderAbort<A> {
     }
 
     /// Calls `encode` for these jobs. Until it returns, the run can be aborted by the last of them that leaves.
-    pub(super) fn run<T>(&self, job_ids: Vec<u64>, abort: A, encode: impl FnOnce(&A) -> T) -> T {
+    pub(super) fn run<T>(&self, job_ids: Vec<u64>, abort: &A, encode: impl FnOnce(&A) -> T) -> T {
         *self.current() = Some(EncoderRun { job_ids, abort: abort.clone() });
-        let result = encode(&abort);
+        let result = encode(abort);
         *self.current() = None;
         result
     }
@@ -66,5 +66,58 @@ impl<A: AbortHandle> Drop for AbortOnDrop<A> {
                 run.abort.abort();
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::{
+        Backend,
+        scripted::{ScriptedAbort, ScriptedBackend},
+    };
+
+    /// An encoder and the abort handle of its next run.
+    fn encoder() -> (EncoderAbort<ScriptedAbort>, ScriptedAbort) {
+        (EncoderAbort::new(), ScriptedBackend::new().0.abort_handle().unwrap())
+    }
+
+    #[test]
+    fn a_run_is_aborted_when_the_last_client_leaves() {
+        let (encoder, abort) = encoder();
+        let clients = [1, 2].map(|id| encoder.abort_on_drop(id));
+        let was_aborted = encoder.run(vec![1, 2], &abort, |abort| {
+            let [first, last] = clients;
+            drop(first);
+            let after_the_first = abort.is_aborted();
+            drop(last);
+            (after_the_first, abort.is_aborted())
+        });
+        assert_eq!(was_aborted, (false, true));
+    }
+
+    #[test]
+    fn a_client_of_another_job_does_not_abort_a_run() {
+        let (encoder, abort) = encoder();
+        let other = encoder.abort_on_drop(2);
+        assert!(!encoder.run(vec![1], &abort, |abort| {
+            drop(other);
+            abort.is_aborted()
+        }));
+    }
+
+    #[test]
+    fn a_client_that_leaves_after_the_run_aborts_nothing() {
+        let (encoder, abort) = encoder();
+        let client = encoder.abort_on_drop(1);
+        encoder.run(vec![1], &abort, |_| ());
+        drop(client);
+        assert!(!abort.is_aborted());
+    }
+
+    #[test]
+    fn jobs_have_different_ids() {
+        let (encoder, _) = encoder();
+        assert_ne!(encoder.next_id(), encoder.clone().next_id());
     }
 }

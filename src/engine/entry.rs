@@ -81,12 +81,27 @@ pub(super) struct Entry<I> {
 pub(super) struct Responder {
     /// Identifies the job among those whose images are being encoded.
     pub(super) id: u64,
-    pub(super) sender: oneshot::Sender<Result<Outcome, CaptionError>>,
+    sender: oneshot::Sender<Result<Outcome, CaptionError>>,
     pub(super) request: RequestHandle,
-    pub(super) called: Instant,
+    called: Instant,
     /// When the first graph ran.
     pub(super) admitted: Option<Instant>,
     pub(super) stages: Stages,
+}
+
+impl<I> Entry<I> {
+    /// Returns the entry of a job that is sent to the thread at `called`, and where its result arrives.
+    pub(super) fn new(
+        id: u64,
+        job: Job<I>,
+        called: Instant,
+    ) -> (Self, oneshot::Receiver<Result<Outcome, CaptionError>>) {
+        let Job { image, prompt, search, request } = job;
+        let (sender, receiver) = oneshot::channel();
+        let stages = Stages::new(Span::current(), called, search.rows(), prompt.len());
+        let responder = Responder { id, sender, request, called, admitted: None, stages };
+        (Self { image, prompt, search, responder }, receiver)
+    }
 }
 
 impl Responder {
@@ -147,7 +162,7 @@ impl Stages {
     pub(super) const DECODE_STEPS: &str = "decode_steps";
 
     /// Starts with the time in the queue.
-    pub(super) fn new(span: Span, called: Instant, rows: usize, prompt_len: usize) -> Self {
+    fn new(span: Span, called: Instant, rows: usize, prompt_len: usize) -> Self {
         Self { span, steps: 0, name: "queue", since: called, rows, prompt_len }
     }
 

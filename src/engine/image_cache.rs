@@ -34,3 +34,26 @@ impl<I> ImageCache<I> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_cache_holds_as_many_images_as_fit_into_its_bytes() {
+        let cache = ImageCache::new(100, 30);
+        for number in 0..20_u8 {
+            cache.insert([number; 32], &Arc::new(number));
+        }
+        assert_eq!((0..20_u8).filter(|number| cache.get(&[*number; 32]).is_some()).count(), 3);
+    }
+
+    #[test]
+    fn a_cache_into_which_no_image_fits_is_disabled() {
+        for cache in [ImageCache::new(0, 30), ImageCache::new(29, 30)] {
+            cache.insert([1; 32], &Arc::new(1));
+            assert!(!cache.is_enabled());
+            assert_eq!(cache.get(&[1; 32]), None);
+        }
+    }
+}

@@ -109,7 +109,7 @@ mod tests {
     fn the_averages_follow_a_model_that_becomes_slower() {
         let mut latency = measured(800, 16);
         for _ in 0..20 {
-            latency.record_encode(Duration::from_secs(60));
+            latency.record_encode(Duration::from_mins(1));
         }
         assert_eq!(latency.burst(16), 1);
     }

@@ -7,7 +7,6 @@
 
 mod backend;
 mod batch;
-mod busy_since;
 mod encoder_abort;
 mod entry;
 mod image_cache;
@@ -15,6 +14,8 @@ mod instance;
 mod latency;
 mod queue;
 mod scheduler;
+#[cfg(test)]
+mod scripted;
 mod worker;
 
 use std::{sync::Arc, time::Duration};

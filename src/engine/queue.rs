@@ -69,3 +69,93 @@ impl<I> FairQueue<I> {
         self.turns.retain(|turn| !turn.entries.is_empty());
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::{
+        engine::scripted::{self, Client, ScriptedImage},
+        error::CaptionError,
+    };
+
+    /// Queues a job of this caller; it has as many rows as its number says.
+    fn push(queue: &mut FairQueue<ScriptedImage>, caller: Caller, number: u32) -> Client {
+        let mut job = scripted::job_with_rows(number, number);
+        job.request.caller = caller;
+        let (entry, client) = scripted::entry(job);
+        queue.push(entry);
+        client
+    }
+
+    /// Takes all jobs out: their rows, which are their numbers.
+    fn drain(queue: &mut FairQueue<ScriptedImage>) -> Vec<usize> {
+        std::iter::from_fn(|| queue.pop()).map(|entry| entry.search.rows()).collect()
+    }
+
+    #[test]
+    fn callers_take_turns_however_many_jobs_each_has() {
+        let mut queue = FairQueue::new();
+        let _clients = [(1, 1), (1, 2), (1, 3), (2, 4), (3, 5), (3, 6)].map(|(caller, n)| push(&mut queue, caller, n));
+        assert_eq!(drain(&mut queue), [1, 4, 5, 2, 6, 3]);
+    }
+
+    #[test]
+    fn a_caller_that_was_served_waits_for_those_that_came_meanwhile() {
+        let mut queue = FairQueue::new();
+        let _first = [push(&mut queue, 1, 1), push(&mut queue, 1, 2)];
+        assert_eq!(queue.pop().map(|entry| entry.search.rows()), Some(1));
+        let _later = push(&mut queue, 2, 3);
+        // The turn of caller 1 came back before caller 2 was there; then they alternate.
+        let _more = push(&mut queue, 1, 4);
+        assert_eq!(drain(&mut queue), [2, 3, 4]);
+    }
+
+    #[test]
+    fn the_jobs_of_one_caller_keep_their_order() {
+        let mut queue = FairQueue::new();
+        let _clients = [3, 1, 2].map(|number| push(&mut queue, 7, number));
+        assert_eq!(drain(&mut queue), [3, 1, 2]);
+    }
+
+    #[test]
+    fn the_next_rows_are_those_of_the_jobs_that_come_next() {
+        let mut queue = FairQueue::new();
+        let _clients = [(1, 1), (1, 2), (2, 3), (1, 4)].map(|(caller, number)| push(&mut queue, caller, number));
+        assert_eq!(queue.next_rows(3), [1, 3, 2]);
+        assert_eq!((queue.next_rows(9), queue.len()), (vec![1, 3, 2, 4], 4));
+        assert_eq!(drain(&mut queue), [1, 3, 2, 4]);
+        assert_eq!((queue.next_rows(9), queue.len()), (vec![], 0));
+    }
+
+    #[test]
+    fn jobs_whose_clients_left_are_dropped_and_the_others_keep_their_turns() {
+        let mut queue = FairQueue::new();
+        let gone = push(&mut queue, 1, 1);
+        let _stays = [push(&mut queue, 1, 2), push(&mut queue, 2, 3)];
+        let only_job = push(&mut queue, 3, 4);
+        drop((gone, only_job));
+        queue.drop_abandoned(Instant::now());
+        assert_eq!(queue.len(), 2);
+        assert_eq!(drain(&mut queue), [2, 3]);
+    }
+
+    #[test]
+    fn a_dropped_job_fails_with_the_reason() {
+        let (mut queue, now) = (FairQueue::new(), Instant::now());
+        let (mut late, cancelled) = (scripted::job(1), scripted::job(2));
+        late.request.deadline = Some(now + Duration::from_secs(5));
+        cancelled.request.cancelled.cancel();
+        let ((late, mut late_client), (cancelled, mut cancelled_client)) =
+            (scripted::entry(late), scripted::entry(cancelled));
+        queue.push(late);
+        queue.push(cancelled);
+        queue.drop_abandoned(now);
+        assert!(matches!(cancelled_client.result(), Some(Err(CaptionError::Cancelled))));
+        assert!(late_client.result().is_none());
+        queue.drop_abandoned(now + Duration::from_secs(5));
+        assert!(matches!(late_client.result(), Some(Err(CaptionError::DeadlineExceeded))));
+        assert_eq!(queue.len(), 0);
+    }
+}

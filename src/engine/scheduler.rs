@@ -122,3 +122,167 @@ impl State {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MAX_ROWS: usize = 8;
+
+    fn idle() -> State {
+        let limits = EngineLimits { max_rows: MAX_ROWS, max_batch_size: 1, max_batch_delay: Duration::ZERO };
+        State::new(limits, Instant::now())
+    }
+
+    /// A state in which jobs with these rows wait.
+    fn waiting(rows: &[usize]) -> State {
+        State { waiting: rows.len(), next_rows: rows.to_vec(), ..idle() }
+    }
+
+    /// A state with this `max_batch_size`.
+    fn batching(max_batch_size: usize, mut state: State) -> State {
+        state.limits.max_batch_size = max_batch_size;
+        state
+    }
+
+    fn admit(entries: usize, burst: usize) -> Action {
+        Action::Admit { entries, burst }
+    }
+
+    #[test]
+    fn an_engine_without_work_blocks_until_its_senders_are_gone_and_stops_then() {
+        let stopping = State { senders_gone: true, ..idle() };
+        let cases = [
+            ("nothing to do", idle(), Action::Block),
+            ("no senders", stopping.clone(), Action::Stop),
+            ("images decode", State { live_rows: 1, ..stopping.clone() }, Action::Step),
+            ("a job waits", State { senders_gone: true, ..waiting(&[1]) }, admit(1, 0)),
+            ("the rest of a burst that failed", State { burst: 2, ..idle() }, Action::Block),
+        ];
+        for (name, state, action) in cases {
+            assert_eq!(Scheduler::next(&state), action, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_job_is_admitted_before_the_next_step_if_nothing_is_owed() {
+        let debt = Duration::from_micros(1);
+        let cases = [
+            ("no debt", State { live_rows: 3, ..waiting(&[1]) }, admit(1, 0)),
+            ("debt", State { live_rows: 3, decode_debt: debt, ..waiting(&[1]) }, Action::Step),
+            ("debt to nobody", State { decode_debt: debt, ..waiting(&[1]) }, admit(1, 0)),
+            ("nobody waits", State { live_rows: 3, ..idle() }, Action::Step),
+        ];
+        for (name, state, action) in cases {
+            assert_eq!(Scheduler::next(&state), action, "{name}");
+        }
+    }
+
+    #[test]
+    fn rows_are_limited_except_for_an_image_alone() {
+        let cases = [
+            ("the last free row", State { live_rows: MAX_ROWS - 1, ..waiting(&[1]) }, admit(1, 0)),
+            ("no free row", State { live_rows: MAX_ROWS, ..waiting(&[1]) }, Action::Step),
+            ("more rows than the limit, alone", waiting(&[MAX_ROWS + 1]), admit(1, 0)),
+            ("more rows than the limit, not alone", State { live_rows: 1, ..waiting(&[MAX_ROWS + 1]) }, Action::Step),
+            ("beside one with more", State { live_rows: MAX_ROWS + 1, ..waiting(&[1]) }, Action::Step),
+            ("together", batching(4, waiting(&[3, 5, 1])), admit(2, 2)),
+            ("nobody overtakes", batching(4, State { live_rows: 3, ..waiting(&[6, 1]) }), Action::Step),
+            ("behind one that fits", batching(4, State { live_rows: 3, ..waiting(&[1, 6, 1]) }), admit(1, 3)),
+            ("behind one alone", batching(2, waiting(&[MAX_ROWS + 1, 1])), admit(1, 1)),
+        ];
+        for (name, state, action) in cases {
+            assert_eq!(Scheduler::next(&state), action, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_run_of_the_encoder_takes_at_most_max_batch_size_images() {
+        assert_eq!(Scheduler::next(&batching(4, waiting(&[1; 8]))), admit(4, 0));
+        assert_eq!(Scheduler::next(&batching(2, waiting(&[1; 8]))), admit(2, 2));
+        assert_eq!(Scheduler::next(&batching(2, State { live_rows: 1, ..waiting(&[1; 8]) })), admit(2, 0));
+    }
+
+    #[test]
+    fn a_burst_is_admitted_before_the_first_step_whatever_its_encoding_takes() {
+        let mut state = waiting(&[1; 8]);
+        let mut actions = Vec::new();
+        for _ in 0..5 {
+            let action = Scheduler::next(&state);
+            state.record(action, Duration::from_secs(1));
+            if action != Action::Step {
+                state.live_rows += 1;
+            }
+            actions.push(action);
+        }
+        assert_eq!(actions, [admit(1, 3), admit(1, 2), admit(1, 1), admit(1, 0), Action::Step]);
+    }
+
+    #[test]
+    fn a_burst_is_as_large_as_the_latency_model_says() {
+        let mut state = waiting(&[1; 8]);
+        state.latency.record_encode(Duration::from_mins(1));
+        state.latency.record_step(1, Duration::from_millis(1));
+        state.latency.record_image(10);
+        assert_eq!(Scheduler::next(&state), admit(1, 0));
+        // One run of the encoder takes them all, so none of them waits for the others.
+        assert_eq!(Scheduler::next(&batching(4, state)), admit(4, 0));
+    }
+
+    #[test]
+    fn a_burst_ends_with_the_first_step() {
+        let mut state = State { burst: 3, live_rows: 1, decode_debt: Duration::from_secs(9), ..idle() };
+        assert_eq!(Scheduler::next(&state), Action::Step);
+        state.record(Action::Step, Duration::from_secs(1));
+        (state.waiting, state.next_rows) = (1, vec![1]);
+        assert_eq!(Scheduler::next(&state), Action::Step);
+    }
+
+    #[test]
+    fn what_an_admission_took_is_given_to_those_that_decode_before_the_next() {
+        let ms = Duration::from_millis;
+        let mut state = State { live_rows: 1, ..waiting(&[1; 4]) };
+        state.record(admit(1, 0), ms(50));
+        let mut steps = 0;
+        while Scheduler::next(&state) == Action::Step {
+            state.record(Action::Step, ms(20));
+            steps += 1;
+        }
+        // 20 + 20 + 20 ms cover 50 ms, and what is left over is not saved up.
+        assert_eq!((steps, state.decode_debt), (3, Duration::ZERO));
+    }
+
+    #[test]
+    fn nothing_is_owed_to_images_that_have_left() {
+        let mut state = State { decode_debt: Duration::from_secs(9), ..waiting(&[1]) };
+        let action = Scheduler::next(&state);
+        state.record(action, Duration::from_secs(1));
+        assert_eq!((action, state.decode_debt), (admit(1, 0), Duration::from_secs(1)));
+    }
+
+    #[test]
+    fn an_idle_engine_fills_its_first_batch_until_it_is_full_or_the_delay_is_over() {
+        let mut state = batching(3, waiting(&[1, 1]));
+        state.limits.max_batch_delay = Duration::from_millis(10);
+        let until = state.now + state.limits.max_batch_delay;
+        let filling = Action::Fill { until };
+        assert_eq!(Scheduler::next(&state), filling);
+        state.record(filling, Duration::from_millis(6));
+        state.now += Duration::from_millis(6);
+        // The delay counts from the first job on.
+        assert_eq!(Scheduler::next(&state), filling);
+        assert_eq!(Scheduler::next(&State { waiting: 3, next_rows: vec![1; 3], ..state.clone() }), admit(3, 0));
+        state.now = until;
+        let action = Scheduler::next(&state);
+        assert_eq!(action, admit(2, 1));
+        state.record(action, Duration::ZERO);
+        assert_eq!(state.fill_deadline, None);
+    }
+
+    #[test]
+    fn an_engine_that_decodes_does_not_wait_for_more_images() {
+        let mut state = batching(3, State { live_rows: 1, ..waiting(&[1]) });
+        state.limits.max_batch_delay = Duration::from_millis(10);
+        assert_eq!(Scheduler::next(&state), admit(1, 2));
+    }
+}

@@ -75,7 +75,7 @@ impl<B: Backend> Worker<B> {
             return Ok(Vec::new());
         }
         let abort = self.backend.abort_handle()?;
-        let encoded = self.encoder_abort.run(job_ids, abort, |abort| self.backend.encode(images, abort));
+        let encoded = self.encoder_abort.run(job_ids, &abort, |abort| self.backend.encode(images, abort));
         // The time of a failed run must not count as the next run's.
         let time_per_image = self.backend.take_run_time() / count as u32;
         let encoded = encoded?;

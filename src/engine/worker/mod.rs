@@ -1,15 +1,18 @@
 //! The loop of the engine's thread: it asks the scheduler for the next action and executes it.
 
 mod admission;
+mod busy_since;
+#[cfg(test)]
+mod tests;
 
 use std::{sync::Arc, time::Duration};
 
+pub(super) use busy_since::BusySince;
 use tokio::sync::mpsc::{self, error::TryRecvError};
 
 use crate::engine::{
     Backend, EngineConfig, ImageCache,
     batch::Batch,
-    busy_since::BusySince,
     encoder_abort::EncoderAbort,
     entry::Entry,
     queue::FairQueue,

@@ -7,7 +7,7 @@ use std::{
 
 /// When the thread began the current admission or step; `None` while it waits for jobs.
 #[derive(Clone, Debug, Default)]
-pub(super) struct BusySince(Arc<Mutex<Option<Instant>>>);
+pub(in crate::engine) struct BusySince(Arc<Mutex<Option<Instant>>>);
 
 impl BusySince {
     pub(super) fn start(&self) {
@@ -18,7 +18,7 @@ impl BusySince {
         self.set(None);
     }
 
-    pub(super) fn elapsed(&self) -> Duration {
+    pub(in crate::engine) fn elapsed(&self) -> Duration {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).map_or(Duration::ZERO, |since| since.elapsed())
     }
 
