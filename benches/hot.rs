@@ -1,10 +1,10 @@
-//! The work around the model: `cargo bench`.
+//! The hot paths around the model: `cargo bench`.
 //!
-//! The names are what `scripts/bench.py` looks for. `photo_640x480.jpg` is a synthetic picture with the spectrum of a
+//! The benchmark scripts look for these names. `photo_640x480.jpg` is a synthetic picture with the spectrum of a
 //! photograph (1/f noise, blurred edges, grain), saved by Pillow: quality 90, 4:2:0, 115 KB.
 
 #![allow(missing_docs, reason = "criterion's macros make public functions")]
-#![allow(clippy::unwrap_used, reason = "nothing is measured of what fails")]
+#![allow(clippy::unwrap_used, reason = "a failure ends the benchmark")]
 
 use std::hint::black_box;
 
@@ -31,7 +31,7 @@ fn photo() -> RgbImage {
     decode(PHOTO, &DecodeLimits { max_pixels: 1 << 20 }, AlphaPolicy::White).unwrap()
 }
 
-/// Rows that look like those of a language model: a wide bell, and one id far above it.
+/// Logits `[rows, VOCAB_SIZE]` like those of a language model: a wide bell curve, and one id far above it.
 fn logits(rows: usize) -> Array2<f32> {
     let mut seed = 1_u32;
     let mut uniform = || {

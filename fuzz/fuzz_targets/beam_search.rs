@@ -1,4 +1,4 @@
-//! Made-up searches over made-up logits.
+//! Searches with random parameters over random logits.
 
 #![no_main]
 

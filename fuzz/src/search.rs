@@ -1,4 +1,4 @@
-//! A search made up from random bytes: parameters, vocabulary, prompt and logits.
+//! A search from random bytes: parameters, vocabulary, prompt and logits.
 
 use arbitrary::Arbitrary;
 use generation::{
@@ -6,15 +6,15 @@ use generation::{
 };
 use ndarray::Array2;
 
-/// Positions of the made-up decoder.
+/// Number of positions of the decoder that the logits stand for.
 const MAX_POSITIONS: usize = 40;
-/// The last ones are refused.
+/// The last two are rejected.
 const LENGTH_PENALTIES: [f64; 10] = [1.0, 0.0, -1.0, 0.5, 2.0, -400.0, 400.0, 1e300, f64::NAN, f64::INFINITY];
 const FACTORS: [f64; 8] = [1.0, 1.3, 0.5, 2.0, 1e-30, 1e30, 0.0, f64::NAN];
 const TOP_P: [f64; 6] = [1.0, 0.9, 0.5, 1e-9, 0.0, 1.5];
 const SPECIAL: [f32; 8] = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, f32::MAX, f32::MIN, -0.0, 1e-40, -1e9];
 
-/// The bytes by their meaning; numbers are taken modulo what makes sense.
+/// The bytes by their meaning; numbers are taken modulo a sensible range.
 #[derive(Arbitrary, Debug)]
 pub struct Case<'a> {
     vocab_size: u8,
@@ -37,29 +37,29 @@ pub struct Case<'a> {
     top_k: u8,
     top_p: u8,
     seed: u8,
-    /// One byte a logit, over and over.
+    /// One byte per logit, repeated.
     logits: &'a [u8],
 }
 
-/// A case whose parameters are accepted.
+/// A case whose parameters are valid.
 #[derive(Debug)]
-pub struct Checked {
-    /// Of the made-up model.
+pub struct ValidCase {
+    /// The vocabulary of the model.
     pub vocabulary: Vocabulary,
-    /// Start token first.
+    /// Token ids, the start token first.
     pub prompt: Vec<TokenId>,
-    /// Some empty, some beyond the vocabulary.
+    /// Token ids of each word: some empty, some beyond the vocabulary.
     pub bad_words: Vec<Vec<TokenId>>,
-    /// As asked for.
+    /// The parameters of the request.
     pub parameters: GenerationParameters,
-    /// Prompt included.
+    /// Maximum number of ids, prompt included.
     pub max_length: usize,
     config: GenerationConfig,
 }
 
 impl Case<'_> {
-    /// `None` if the parameters are refused.
-    pub fn check(&self) -> Option<Checked> {
+    /// `None` if the parameters are rejected.
+    pub fn validate(&self) -> Option<ValidCase> {
         let size = 2 + self.vocab_size % 63;
         let id = |byte: u8| TokenId::from(byte % size);
         let [eos_token_id, pad_token_id] = self.special_ids.map(id);
@@ -73,15 +73,15 @@ impl Case<'_> {
         let config = GenerationConfig::new(&parameters, &GenerationLimits::default()).ok()?;
         let max_length = config.max_length(prompt.len(), MAX_POSITIONS).ok()?;
         let bad_words = self.bad_words.iter().map(word).collect();
-        Some(Checked { vocabulary, prompt, bad_words, parameters, max_length, config })
+        Some(ValidCase { vocabulary, prompt, bad_words, parameters, max_length, config })
     }
 
-    /// `[rows, vocab_size]` of a step; of the first, when all rows are the prompt, equal rows.
+    /// The logits `[rows, vocab_size]` of a step. At the first step, when all rows are the prompt, the rows are equal.
     pub fn logits(&self, step: usize, rows: usize, vocab_size: usize) -> Array2<f32> {
         let bytes = if self.logits.is_empty() { &[125][..] } else { self.logits };
         Array2::from_shape_fn((rows, vocab_size), |(row, token)| {
             let index = (step * rows + if step == 0 { 0 } else { row }) * vocab_size + token;
-            // Each time round, other values.
+            // Every repetition has other values.
             let byte = bytes[index % bytes.len()].wrapping_add((index / bytes.len() * 37) as u8);
             match SPECIAL.get(usize::from(255 - byte)) {
                 Some(special) => *special,
@@ -113,14 +113,14 @@ impl Case<'_> {
             temperature: one(&FACTORS, self.temperature),
             top_k: Some(u32::from(self.top_k % 8)),
             top_p: one(&TOP_P, self.top_p),
-            // Always one: two searches are compared.
+            // Two searches are compared, so there is always a seed.
             seed: Some(self.seed.into()),
         }
     }
 }
 
-impl Checked {
-    /// A search at its beginning.
+impl ValidCase {
+    /// A search before its first step.
     pub fn search(&self) -> Search {
         Search::new(&self.config, self.vocabulary, self.bad_words.clone(), &self.prompt, self.max_length)
     }
@@ -137,7 +137,7 @@ impl Checked {
         repeats || self.bad_words.iter().any(is_bad) || (token == eos && prefix.len() < min_length)
     }
 
-    /// A logit after the repetition penalty, which moves but does not forbid.
+    /// A logit after the repetition penalty, which changes it but forbids nothing.
     pub fn penalised(&self, prefix: &[TokenId], token: TokenId, logit: f32) -> f32 {
         let penalty = self.parameters.repetition_penalty.unwrap_or(1.0) as f32;
         match prefix.contains(&token) {

@@ -1,15 +1,15 @@
-//! What must hold at every step of a search and of its result, whatever the logits.
+//! What must hold at every step of a search and for its result, whatever the logits.
 
 use std::collections::HashSet;
 
 use generation::{Advance, FinishReason, Sequence, TokenId};
 use ndarray::{Array2, Axis};
 
-use crate::search::{Case, Checked};
+use crate::search::{Case, ValidCase};
 
-/// Runs a search to its end, beside a twin that gets the first logits as a single row.
+/// Runs a search to its end, beside a second one that gets the first logits as a single row.
 pub fn run(case: &Case) {
-    let Some(checked) = case.check() else { return };
+    let Some(checked) = case.validate() else { return };
     let mut search = checked.search();
     let mut twin = checked.search();
     let (rows, vocab_size) = (search.rows(), checked.vocabulary.size);
@@ -18,14 +18,14 @@ pub fn run(case: &Case) {
         let logits = case.logits(step, rows, vocab_size);
         let advance = search.advance(logits.view());
         let same = twin.advance(logits.slice_axis(Axis(0), (..if step == 0 { 1 } else { rows }).into()));
-        // As text, since a score can be no number.
+        // As text, since a score can be NaN.
         assert_eq!(format!("{advance:?}"), format!("{same:?}"));
         match advance {
             Advance::Continue { beam_idx, token_ids } => {
                 assert_eq!((search.rows(), beam_idx.len(), token_ids.len()), (rows, rows, rows));
                 watch.step(&logits, &beam_idx, &token_ids);
-                if let Some(decided) = search.decided() {
-                    assert_eq!(decided, watch.running[0]);
+                if let Some(stable) = search.stable_prefix() {
+                    assert_eq!(stable, watch.running[0]);
                 }
             }
             Advance::Done(sequences) => {
@@ -34,23 +34,23 @@ pub fn run(case: &Case) {
             }
         }
     }
-    panic!("still running at the greatest length");
+    panic!("still running at the maximum length");
 }
 
-/// The rows as whoever runs the decoder sees them.
+/// The rows as the caller, which runs the decoder, sees them.
 struct Watch<'a> {
-    checked: &'a Checked,
+    checked: &'a ValidCase,
     has_beams: bool,
-    /// `[rows]`, prompt included.
+    /// `[rows]`: the ids of each row, prompt included.
     running: Vec<Vec<TokenId>>,
-    /// Rows that have ended and are fed the pad token; never among beams.
+    /// `[rows]`: whether the row has finished and is fed the pad token; never true in beam search.
     ended: Vec<bool>,
-    /// Every row there was at any step: what can be returned went on from one of them.
+    /// Every row of every step: each returned sequence continues one of them.
     seen: HashSet<Vec<TokenId>>,
 }
 
 impl<'a> Watch<'a> {
-    fn new(checked: &'a Checked, rows: usize) -> Self {
+    fn new(checked: &'a ValidCase, rows: usize) -> Self {
         let prompt = checked.prompt.clone();
         let has_beams = checked.parameters.num_beams > Some(1);
         let seen = HashSet::from([prompt.clone()]);
@@ -73,7 +73,7 @@ impl<'a> Watch<'a> {
         self.running = next;
     }
 
-    /// A row without beams takes `token`: the best that is allowed, or one of those allowed when sampling.
+    /// A row without beams takes `token`: the best allowed one, or any allowed one when sampling.
     fn choose(&mut self, logits: &Array2<f32>, row: usize, token: TokenId) {
         let (checked, prefix) = (self.checked, &self.running[row]);
         if self.ended[row] {
@@ -97,7 +97,7 @@ impl<'a> Watch<'a> {
         for (row, sequence) in sequences.iter().enumerate() {
             self.check(sequence);
             if !self.has_beams && !self.ended[row] {
-                // The last step, which ends the search instead of being fed.
+                // The token of the last step is never fed.
                 assert_eq!(sequence.token_ids.len(), self.running[row].len() + 1);
                 self.choose(logits, row, sequence.token_ids[self.running[row].len()]);
             }
@@ -117,7 +117,7 @@ impl<'a> Watch<'a> {
         let is_ended = generated.last() == Some(&checked.vocabulary.eos_token_id);
         assert_eq!(sequence.finish_reason == FinishReason::Eos, is_ended);
         let Some((_, before)) = ids.split_last() else { return };
-        // A place among the beams that nothing took holds the prompt alone.
+        // A place among the hypotheses that no sequence took holds the prompt alone.
         assert!((generated.is_empty() && self.has_beams) || self.seen.contains(before), "{ids:?} came out of nothing");
         if self.has_beams && sequence.score.is_finite() {
             for end in prompt_len..ids.len() {

@@ -118,7 +118,7 @@ impl Responder {
 
     /// Publishes the ids that are decided to whoever reads the caption as it is generated.
     pub(super) fn publish_progress(&self, search: &Search) {
-        if let (Some(progress), Some(decided)) = (&self.request.progress, search.decided()) {
+        if let (Some(progress), Some(decided)) = (&self.request.progress, search.stable_prefix()) {
             progress.send_modify(|ids| ids.extend_from_slice(&decided[ids.len()..]));
         }
     }

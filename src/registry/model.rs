@@ -110,7 +110,7 @@ impl ServedModel {
     ) -> Result<(Arc<[Caption]>, Timings), CaptionError> {
         let CaptionOptions { digest, single_flight, request: audience } = options;
         // With beams nothing is told before the end.
-        let progress = audience.progress.clone().filter(|_| plan.search.decided().is_some());
+        let progress = audience.progress.clone().filter(|_| plan.search.stable_prefix().is_some());
         // What is drawn anew each time is not kept.
         let digest_of_both = digest.filter(|_| plan.config.is_reproducible());
         let key = digest_of_both.map(|digest| caption_cache::key(&digest, &plan.prompt, &plan.config));

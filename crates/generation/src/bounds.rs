@@ -1,4 +1,4 @@
-//! The bounds of single generation parameters, and the error that names the one that breaks its bound.
+//! The limits of a request, the checks of single parameters, and the error that names the parameter at fault.
 
 use thiserror::Error;
 
@@ -8,7 +8,7 @@ use thiserror::Error;
 pub struct InvalidParameter {
     /// transformers' name of the parameter.
     pub field: &'static str,
-    /// What it must be, and the value given.
+    /// What the value must be, and what it is.
     pub reason: String,
 }
 
@@ -18,18 +18,18 @@ impl InvalidParameter {
     }
 }
 
-/// The most a request may ask for.
+/// The operator's upper bounds on what one request may ask for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct GenerationLimits {
-    /// Of `max_new_tokens`.
+    /// Largest `max_new_tokens`.
     pub max_new_tokens: u32,
-    /// Of `num_beams`.
+    /// Largest `num_beams`.
     pub max_num_beams: u32,
-    /// Of `num_return_sequences`.
+    /// Largest `num_return_sequences`.
     pub max_num_return_sequences: u32,
-    /// Entries of `bad_words`.
+    /// Largest number of entries of `bad_words`.
     pub max_bad_words: usize,
-    /// Bytes of all of them: they are tokenised for each request.
+    /// Largest size of all `bad_words` together in bytes, as they are tokenised for each request.
     pub max_bad_words_bytes: usize,
 }
 
@@ -45,16 +45,16 @@ impl Default for GenerationLimits {
     }
 }
 
-/// A number of things, at least 1; 1 if not given.
-pub(super) fn count(field: &'static str, value: Option<u32>, max: u32) -> Result<usize, InvalidParameter> {
+/// Checks a count, which must be between 1 and `max`; 1 if it is not given.
+pub(super) fn check_count(field: &'static str, value: Option<u32>, max: u32) -> Result<usize, InvalidParameter> {
     match value.unwrap_or(1) {
         n if (1..=max).contains(&n) => Ok(n as usize),
         n => Err(InvalidParameter::new(field, format!("must be between 1 and {max}, got {n}"))),
     }
 }
 
-/// A factor that must survive as f32, the type scores are computed in; 1 if not given.
-pub(super) fn positive(field: &'static str, value: Option<f64>) -> Result<f32, InvalidParameter> {
+/// Checks a factor, which must be finite and positive as f32, the type of the scores; 1 if it is not given.
+pub(super) fn check_positive(field: &'static str, value: Option<f64>) -> Result<f32, InvalidParameter> {
     let value = value.unwrap_or(1.0);
     let factor = value as f32;
     if factor.is_finite() && factor > 0.0 {

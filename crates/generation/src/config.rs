@@ -1,17 +1,15 @@
-//! Checked generation parameters.
+//! The checked generation parameters.
 //!
 //! The bounds are those of transformers' `GenerationConfig.validate()` and of its logits processors, plus the limits of
-//! this service. What transformers only warns about is accepted and has the same effect here: sampling parameters without
-//! `do_sample` and beam parameters without beams are ignored, lengths that cannot be met end at the longest.
+//! this service. What transformers only warns about is accepted with the same effect: sampling parameters without
+//! `do_sample` and beam parameters without beams are ignored, and a minimum length above the maximum ends at the maximum.
 
 use super::{
-    bounds::{GenerationLimits, InvalidParameter, count, positive},
-    early_stopping::EarlyStopping,
-    parameters::GenerationParameters,
-    warper::Warpers,
+    EarlyStopping, GenerationParameters,
+    bounds::{GenerationLimits, InvalidParameter, check_count, check_positive},
 };
 
-/// Ids after the prompt when no layer says anything.
+/// transformers' default number of ids after the prompt.
 const DEFAULT_NEW_TOKENS: usize = 20;
 /// transformers' default `top_k` when sampling.
 const DEFAULT_TOP_K: u32 = 50;
@@ -19,7 +17,7 @@ const DEFAULT_TOP_K: u32 = 50;
 /// Generation parameters that every search accepts.
 #[derive(Clone, Debug, PartialEq)]
 pub struct GenerationConfig {
-    pub(super) length: Length,
+    pub(super) max_length: MaxLength,
     /// `None` when only `min_length` counts.
     pub(super) min_new_tokens: Option<usize>,
     pub(super) min_length: usize,
@@ -29,21 +27,24 @@ pub struct GenerationConfig {
     pub(super) early_stopping: EarlyStopping,
     pub(super) repetition_penalty: f32,
     pub(super) no_repeat_ngram_size: usize,
-    pub(super) sampling: Option<Sampling>,
+    pub(super) sampling: Option<SamplingConfig>,
     bad_words: Vec<String>,
 }
 
-/// How the longest length was given.
+/// The parameter that gives the maximum length.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Length {
+pub(super) enum MaxLength {
+    /// `max_new_tokens`.
     New(usize),
+    /// `max_length`, prompt included.
     Total(usize),
+    /// None is given.
     Default,
 }
 
 /// The parameters of sampling.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Sampling {
+pub(super) struct SamplingConfig {
     pub(super) temperature: f32,
     /// 0 is off.
     pub(super) top_k: usize,
@@ -53,7 +54,7 @@ pub(super) struct Sampling {
 }
 
 impl GenerationConfig {
-    /// The same image and prompt always get the same captions.
+    /// Whether the same image and prompt always get the same captions.
     pub fn is_reproducible(&self) -> bool {
         self.sampling.as_ref().is_none_or(|sampling| sampling.seed.is_some())
     }
@@ -76,18 +77,18 @@ impl GenerationConfig {
             return Err(InvalidParameter::new("bad_words", reason));
         }
         let config = Self {
-            length: length(p, limits)?,
+            max_length: max_length(p, limits)?,
             min_new_tokens: p.min_new_tokens.map(|n| n as usize),
             min_length: p.min_length.unwrap_or(0) as usize,
-            num_beams: count("num_beams", p.num_beams, limits.max_num_beams)?,
-            num_return_sequences: count(
+            num_beams: check_count("num_beams", p.num_beams, limits.max_num_beams)?,
+            num_return_sequences: check_count(
                 "num_return_sequences",
                 p.num_return_sequences,
                 limits.max_num_return_sequences,
             )?,
             length_penalty,
             early_stopping: p.early_stopping.unwrap_or_default(),
-            repetition_penalty: positive("repetition_penalty", p.repetition_penalty)?,
+            repetition_penalty: check_positive("repetition_penalty", p.repetition_penalty)?,
             no_repeat_ngram_size: p.no_repeat_ngram_size.unwrap_or(0) as usize,
             sampling: sampling(p)?,
             bad_words,
@@ -96,24 +97,24 @@ impl GenerationConfig {
         Ok(config)
     }
 
-    /// Rows of the decoder that a search with these parameters takes.
+    /// Number of decoder rows that a search with these parameters takes.
     pub fn rows(&self) -> usize {
-        // The beams return some of themselves; without beams every sequence has its own row.
+        // Beam search returns some of its beams; without beams every sequence has a row.
         self.num_beams.max(self.num_return_sequences)
     }
 
-    /// Words that may not be generated, to be tokenised without special tokens.
+    /// The words that may not be generated. The caller tokenises them without special tokens.
     pub fn bad_words(&self) -> &[String] {
         &self.bad_words
     }
 
-    /// Greatest length in ids, prompt included, for a prompt of `prompt_len` ids (start token included) and a model with
-    /// `max_positions` positions. The last id generated is never fed, so it needs no position.
+    /// Maximum length in ids, prompt included, for a prompt of `prompt_len` ids (start token included) and a model with
+    /// `max_positions` positions. The last generated id is never fed to the decoder, so it needs no position.
     pub fn max_length(&self, prompt_len: usize, max_positions: usize) -> Result<usize, InvalidParameter> {
-        let (field, length) = match self.length {
-            Length::New(n) => ("max_new_tokens", prompt_len + n),
-            Length::Total(n) => ("max_length", n),
-            Length::Default => ("max_length", (prompt_len + DEFAULT_NEW_TOKENS).min(max_positions)),
+        let (field, length) = match self.max_length {
+            MaxLength::New(n) => ("max_new_tokens", prompt_len + n),
+            MaxLength::Total(n) => ("max_length", n),
+            MaxLength::Default => ("max_length", (prompt_len + DEFAULT_NEW_TOKENS).min(max_positions)),
         };
         if prompt_len >= length {
             let reason = format!("leaves nothing to generate: the prompt has {prompt_len} ids of at most {length}");
@@ -129,13 +130,6 @@ impl GenerationConfig {
         Ok(length)
     }
 
-    /// `None` without sampling.
-    pub(super) fn warpers(&self) -> Option<Warpers> {
-        // Among beams one token besides the end token must remain.
-        let min_tokens_to_keep = if self.num_beams > 1 { 2 } else { 1 };
-        self.sampling.as_ref().map(|sampling| Warpers::new(sampling, min_tokens_to_keep))
-    }
-
     fn check_num_return_sequences(&self) -> Result<(), InvalidParameter> {
         let given = self.num_return_sequences;
         let reason = if self.num_beams > 1 && given > self.num_beams {
@@ -149,15 +143,15 @@ impl GenerationConfig {
     }
 }
 
-fn length(p: &GenerationParameters, limits: &GenerationLimits) -> Result<Length, InvalidParameter> {
+fn max_length(p: &GenerationParameters, limits: &GenerationLimits) -> Result<MaxLength, InvalidParameter> {
     Ok(match (p.max_new_tokens, p.max_length) {
-        (Some(_), _) => Length::New(count("max_new_tokens", p.max_new_tokens, limits.max_new_tokens)?),
-        (None, Some(n)) => Length::Total(n as usize),
-        (None, None) => Length::Default,
+        (Some(_), _) => MaxLength::New(check_count("max_new_tokens", p.max_new_tokens, limits.max_new_tokens)?),
+        (None, Some(n)) => MaxLength::Total(n as usize),
+        (None, None) => MaxLength::Default,
     })
 }
 
-fn sampling(p: &GenerationParameters) -> Result<Option<Sampling>, InvalidParameter> {
+fn sampling(p: &GenerationParameters) -> Result<Option<SamplingConfig>, InvalidParameter> {
     if !p.do_sample.unwrap_or(false) {
         return Ok(None);
     }
@@ -165,8 +159,8 @@ fn sampling(p: &GenerationParameters) -> Result<Option<Sampling>, InvalidParamet
     if !(0.0..=1.0).contains(&top_p) {
         return Err(InvalidParameter::new("top_p", format!("must be between 0 and 1, got {top_p}")));
     }
-    Ok(Some(Sampling {
-        temperature: positive("temperature", p.temperature)?,
+    Ok(Some(SamplingConfig {
+        temperature: check_positive("temperature", p.temperature)?,
         top_k: p.top_k.unwrap_or(DEFAULT_TOP_K) as usize,
         top_p,
         seed: p.seed,
@@ -213,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_that_are_none_are_refused() {
+    fn numbers_that_are_not_finite_are_refused() {
         for value in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY, -1e300] {
             let value = Some(value);
             let sampling = GenerationParameters { do_sample: Some(true), ..Default::default() };
@@ -236,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn the_greatest_length_counts_the_prompt_and_fits_the_positions() {
+    fn the_maximum_length_counts_the_prompt_and_fits_the_positions() {
         assert_eq!(config("{}").unwrap().max_length(4, 512), Ok(24));
         assert_eq!(config("{}").unwrap().max_length(500, 512), Ok(512));
         assert_eq!(config(r#"{"max_length": 30}"#).unwrap().max_length(4, 512), Ok(30));

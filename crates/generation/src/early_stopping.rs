@@ -4,19 +4,19 @@ use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-/// When beam search stops. Written as a boolean or the word "never"; the words "true" and "false" are read too.
+/// When beam search stops. It is written as a boolean or the string "never"; the strings "true" and "false" are read too.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum EarlyStopping {
-    /// When the best running beam, scored at its present length, cannot beat the worst finished one.
+    /// When the best running beam, scored at its current length, cannot beat the worst finished one.
     #[default]
     False,
     /// As soon as `num_beams` sequences have finished.
     True,
-    /// As `False`, but scored at the greatest length when `length_penalty` is above 0: never too early.
+    /// As `False`, but scored at the maximum length when `length_penalty` is above 0: never too early.
     Never,
 }
 
-/// What [`EarlyStopping`] can be, for error texts.
+/// The values of [`EarlyStopping`], for error texts.
 const EARLY_STOPPING_VALUES: &str = "true, false or \"never\"";
 
 impl From<bool> for EarlyStopping {
@@ -87,7 +87,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn early_stopping_is_a_boolean_or_a_word() {
+    fn a_boolean_or_a_string_is_read() {
         for (json, value) in [
             ("true", EarlyStopping::True),
             ("\"true\"", EarlyStopping::True),
@@ -103,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bad_early_stopping_says_what_it_can_be() {
+    fn an_error_names_the_allowed_values() {
         for json in ["\"always\"", "1", "null"] {
             let error = serde_json::from_str::<EarlyStopping>(json).unwrap_err().to_string();
             assert!(error.contains("true, false or \"never\""), "{json}: {error}");

@@ -8,12 +8,16 @@ use serde::Deserialize;
 
 use super::{
     Advance, GenerationConfig, GenerationLimits, GenerationParameters, InvalidParameter, Search, Sequence, TokenId,
-    Vocabulary, log_softmax::LogSoftmax, logits_processor::LogitsProcessors, maxima::Maxima, warper,
+    Vocabulary,
+    chunk_maxima::ChunkMaxima,
+    log_softmax::LogSoftmax,
+    logits_processor::LogitsProcessor,
+    logits_warper::{self, LogitsWarper},
 };
 
-/// Positions of the toy models: as many as any case needs.
+/// Number of positions of the toy models: as many as any case needs.
 const MAX_POSITIONS: usize = 512;
-/// Tables of logits a toy model has, one for each position modulo their number.
+/// Number of tables of logits of a toy model: one for each position modulo this number.
 const POSITIONS: usize = 3;
 
 /// The file.
@@ -51,7 +55,7 @@ struct Case {
     frequencies: Vec<(Vec<TokenId>, f64)>,
 }
 
-/// A state of a beam search and transformers' word whether it goes on.
+/// A state of a beam search, and whether transformers continues it.
 #[derive(Debug, Deserialize)]
 pub(super) struct EarlyStop {
     pub(super) parameters: GenerationParameters,
@@ -115,8 +119,8 @@ impl Case {
                 Advance::Continue { beam_idx, token_ids } => {
                     let follow = |(parent, id): (&usize, &TokenId)| [&rows[*parent][..], &[*id]].concat();
                     rows = beam_idx.iter().zip(&token_ids).map(follow).collect();
-                    if let Some(decided) = search.decided() {
-                        assert_eq!(decided, rows[0]);
+                    if let Some(stable) = search.stable_prefix() {
+                        assert_eq!(stable, rows[0]);
                     }
                     logits = self.stacked_logits(&rows);
                 }
@@ -127,8 +131,8 @@ impl Case {
     /// Probability of each id as the first one drawn.
     fn warped_probabilities(&self) -> Vec<f64> {
         let config = GenerationConfig::new(&self.parameters, &GenerationLimits::default()).unwrap();
-        let processors =
-            LogitsProcessors::new(&config, &self.vocabulary(), self.bad_words_ids.clone(), self.prompt.len());
+        let processor =
+            LogitsProcessor::new(&config, &self.vocabulary(), self.bad_words_ids.clone(), self.prompt.len());
         let mut scores = self.logits(&self.prompt);
         if self.parameters.num_beams.is_some() {
             let log_softmax = log_softmax_of(&scores);
@@ -136,12 +140,13 @@ impl Case {
                 *score = log_softmax.apply(*score);
             }
         }
-        processors.apply(&self.prompt, &mut scores);
-        let mut warpers = config.warpers().unwrap();
-        let kept = warpers.apply(&scores);
-        let total: f64 = warper::weights(kept).map(f64::from).sum();
+        processor.apply(&self.prompt, &mut scores);
+        let min_tokens_to_keep = if self.parameters.num_beams.is_some() { 2 } else { 1 };
+        let mut warper = LogitsWarper::new(config.sampling.as_ref().unwrap(), min_tokens_to_keep);
+        let kept = warper.apply(&scores);
+        let total: f64 = logits_warper::weights(kept).map(f64::from).sum();
         let mut probabilities = vec![0.0; scores.len()];
-        for (candidate, weight) in kept.iter().zip(warper::weights(kept)) {
+        for (candidate, weight) in kept.iter().zip(logits_warper::weights(kept)) {
             probabilities[candidate.index] = f64::from(weight) / total;
         }
         probabilities
@@ -149,7 +154,7 @@ impl Case {
 }
 
 fn log_softmax_of(logits: &[f32]) -> LogSoftmax {
-    let mut maxima = Maxima::default();
+    let mut maxima = ChunkMaxima::default();
     maxima.scan(logits);
     LogSoftmax::new(logits, maxima.max())
 }
@@ -218,7 +223,7 @@ fn log_probabilities_of_a_large_vocabulary_equal_those_of_torch() {
 }
 
 #[test]
-fn refuses_what_transformers_refuses_and_nothing_else() {
+fn rejects_what_transformers_rejects_and_nothing_else() {
     for (parameters, accepted) in &GOLDEN.verdicts {
         let verdict = GenerationConfig::new(parameters, &GenerationLimits { max_num_beams: 9, ..Default::default() })
             .and_then(|config| config.max_length(2, MAX_POSITIONS));

@@ -1,27 +1,30 @@
-//! Decoding: from the logits of each step to finished sequences of token ids.
+//! Generation: from the logits of each decoder step to finished sequences of token ids.
 //!
-//! Pure arithmetic that follows `generate()` of transformers (version in `tests/golden/generation.json`), so that ids equal
-//! the reference. A [`Search`] is the state of one image between two decoder steps; whoever runs the decoder feeds it
-//! logits and may mix the rows of many searches in one step. Knows nothing of ONNX Runtime, images or text.
+//! This is pure arithmetic that follows `generate()` of transformers (version in `tests/golden/generation.json`), so that
+//! token ids equal the reference. It knows nothing of ONNX Runtime, images or text.
+//!
+//! [`GenerationParameters`] are what a client asks for, [`GenerationConfig`] is their checked form, and a [`Search`] is the
+//! state of one image between two decoder steps. The caller runs the decoder, gives [`Search::advance`] the logits
+//! `[rows, vocab_size]`, and may put the rows of many searches into one step.
 
 #![allow(clippy::float_cmp, reason = "ties and the values that switch a parameter off are exact")]
 
+mod beam_hypotheses;
 mod beam_search;
 mod bounds;
+mod chunk_maxima;
 mod config;
 mod early_stopping;
 #[cfg(test)]
 mod golden;
-mod hypotheses;
-mod independent;
+mod greedy_or_sample;
 mod log_softmax;
 mod logits_processor;
-mod maxima;
+mod logits_warper;
 mod parameters;
 mod sampler;
 mod search;
 mod top_k;
-mod warper;
 
 use std::fmt;
 
@@ -31,43 +34,43 @@ pub use early_stopping::EarlyStopping;
 pub use parameters::{GenerationParameters, ParameterMut};
 pub use search::Search;
 
-/// Index into the vocabulary.
+/// Index of a token in the vocabulary.
 pub type TokenId = u32;
 
-/// What a search must know of the model's vocabulary.
+/// What a search needs to know about the model's vocabulary.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Vocabulary {
-    /// Width of a row of logits.
+    /// Number of logits per row.
     pub size: usize,
-    /// Ends a sequence.
+    /// The token that ends a sequence.
     pub eos_token_id: TokenId,
-    /// Fed to the decoder for rows that have finished while others go on.
+    /// The token that is fed to the decoder for finished rows while others continue.
     pub pad_token_id: TokenId,
 }
 
-/// What is to be done after a step.
+/// What the caller does after a step.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Advance {
-    /// Run the decoder once more.
+    /// It runs the decoder again.
     Continue {
-        /// `[rows]`: for each row, the row of the last step whose cache it goes on from.
+        /// `[rows]`: for each row, the row of the last step whose K/V cache it continues.
         beam_idx: Vec<usize>,
-        /// `[rows]`: the token to feed for each row.
+        /// `[rows]`: the token to feed to each row.
         token_ids: Vec<TokenId>,
     },
-    /// The search is over: `num_return_sequences` sequences, best first when they come from beams.
+    /// The search is over. There are `num_return_sequences` sequences; those of beam search are ordered, best first.
     Done(Vec<Sequence>),
 }
 
 /// One finished sequence.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Sequence {
-    /// Prompt (start token first) and generated ids, with the end token if it was generated, without fill.
+    /// The prompt (start token first) and the generated ids, with the end token if it was generated, without padding.
     pub token_ids: Vec<TokenId>,
-    /// Beams: transformers' `sequences_scores`. Else the sum of `log_softmax(logits)` of the generated ids, before any
-    /// processor, divided by (number of generated ids)^`length_penalty`.
+    /// In beam search transformers' `sequences_scores`; else the sum of `log_softmax(logits)` of the generated ids, before
+    /// any processor, divided by (number of generated ids)^`length_penalty`.
     pub score: f32,
-    /// Why it ended.
+    /// Why the sequence ended.
     pub finish_reason: FinishReason,
 }
 
@@ -81,7 +84,7 @@ pub enum FinishReason {
 }
 
 impl FinishReason {
-    /// The word used on every surface: `eos` or `length`.
+    /// The name in every API: `eos` or `length`.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Eos => "eos",
@@ -89,8 +92,8 @@ impl FinishReason {
         }
     }
 
-    /// Of `generated`, the ids after the prompt.
-    fn of(generated: &[TokenId], eos_token_id: TokenId) -> Self {
+    /// The reason why `generated`, the ids after the prompt, ended.
+    fn from_generated(generated: &[TokenId], eos_token_id: TokenId) -> Self {
         if generated.last() == Some(&eos_token_id) { Self::Eos } else { Self::Length }
     }
 }

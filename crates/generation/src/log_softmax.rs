@@ -1,12 +1,13 @@
 //! Log-softmax over one row of logits, in f32 as torch computes it: `(x - max) - log(sum(exp(x - max)))`.
 //!
 //! `exp` is a polynomial in plain IEEE operations, so loops over a vocabulary vectorise and the result is the same on
-//! every platform. The sum is f32 in torch's own order: with a large vocabulary its rounding exceeds all else, and an exact
-//! sum would be further from the reference (measured over 30,524 ids: 68 % of log-probabilities bit-equal instead of 99.9 %).
+//! every platform. The sum is f32 in torch's order: with a large vocabulary its rounding error exceeds all others, and an
+//! exact sum would be further from the reference (over 30,524 ids 68 % of the log-probabilities would be bit-equal instead of
+//! 99.9 %).
 
 use multiversion::multiversion;
 
-/// Partial sums kept side by side.
+/// Number of partial sums side by side.
 const LANES: usize = 16;
 
 /// Turns the logits of one row into log-probabilities.
@@ -17,21 +18,21 @@ pub(super) struct LogSoftmax {
 }
 
 impl LogSoftmax {
-    /// `max` is the greatest of the row's logits.
+    /// `max` must be the maximum of `logits` `[vocab_size]`.
     pub(super) fn new(logits: &[f32], max: f32) -> Self {
         Self { max, log_sum: sum_of_exp(logits, max).ln() }
     }
 
-    /// Log-probability of a token with this logit.
+    /// Log-probability of a token with the logit `logit`.
     pub(super) fn apply(self, logit: f32) -> f32 {
         (logit - self.max) - self.log_sum
     }
 }
 
-/// e^x for x <= 0, relative error below 2e-7; 0 below -87, where f32 ends.
+/// e^x for x <= 0 with a relative error below 2e-7; 0 for x < -87, where f32 underflows.
 #[inline]
 pub(super) fn exp(x: f32) -> f32 {
-    // Adding 1.5 * 2^23 rounds to an integer that stands in the low bits of the sum.
+    // Adding 1.5 * 2^23 rounds to an integer, which is then in the low bits of the sum.
     const ROUND: f32 = 12_582_912.0;
     // ln 2 in two parts: the first has few enough bits for `n * LN_2_HIGH` to be exact.
     const LN_2_HIGH: f32 = 0.693_359_4;

@@ -1,26 +1,27 @@
-//! Edits of scores before a token is picked, in transformers' order: repetition penalty, no repeated n-grams, bad words,
-//! shortest length.
+//! Edits of the scores before a token is chosen: transformers' `RepetitionPenaltyLogitsProcessor`,
+//! `NoRepeatNGramLogitsProcessor`, `NoBadWordsLogitsProcessor` and `MinLengthLogitsProcessor` (or
+//! `MinNewTokensLengthLogitsProcessor`), in this order.
 //!
-//! Scores are logits in greedy search and sampling, log-probabilities among beams (not normalised again afterwards).
+//! Scores are logits in greedy search and sampling, and log-probabilities in beam search (not normalised again).
 
 use super::{TokenId, Vocabulary, config::GenerationConfig};
 
-/// The processors of one search.
+/// All logits processors of one search.
 #[derive(Debug)]
-pub(super) struct LogitsProcessors {
+pub(super) struct LogitsProcessor {
     /// 1 is off.
     repetition_penalty: f32,
     /// 0 is off.
     no_repeat_ngram_size: usize,
-    /// None empty, none the end token alone.
+    /// Token ids of each word; no word is empty or the end token alone.
     bad_words_ids: Vec<Vec<TokenId>>,
-    /// No end token while a sequence is shorter, prompt included.
+    /// The end token is banned while a sequence, prompt included, is shorter.
     min_length: usize,
     eos_token_id: TokenId,
 }
 
-impl LogitsProcessors {
-    /// For sequences that start with a prompt of `prompt_len` ids.
+impl LogitsProcessor {
+    /// The processors of sequences that start with a prompt of `prompt_len` ids.
     pub(super) fn new(
         config: &GenerationConfig,
         vocabulary: &Vocabulary,
@@ -32,13 +33,13 @@ impl LogitsProcessors {
             repetition_penalty: config.repetition_penalty,
             no_repeat_ngram_size: config.no_repeat_ngram_size,
             bad_words_ids,
-            // transformers lets min_new_tokens replace min_length, also when that shortens it.
+            // transformers lets min_new_tokens replace min_length, even when it is shorter.
             min_length: config.min_new_tokens.map_or(config.min_length, |n| prompt_len.saturating_add(n)),
             eos_token_id: vocabulary.eos_token_id,
         }
     }
 
-    /// Whether [`Self::apply`] would leave every row for a sequence of `len` ids as it is.
+    /// Whether [`Self::apply`] changes nothing for a sequence of `len` ids.
     pub(super) fn is_idle(&self, len: usize) -> bool {
         self.repetition_penalty == 1.0
             && self.no_repeat_ngram_size == 0
@@ -46,7 +47,7 @@ impl LogitsProcessors {
             && len >= self.min_length
     }
 
-    /// Edits `scores` `[vocab_size]` of the token that follows `token_ids` (prompt included).
+    /// Edits the `scores` `[vocab_size]` of the token that follows `token_ids` (prompt included).
     pub(super) fn apply(&self, token_ids: &[TokenId], scores: &mut [f32]) {
         self.penalise_repetition(token_ids, scores);
         self.ban_repeated_ngrams(token_ids, scores);
@@ -61,7 +62,7 @@ impl LogitsProcessors {
             return;
         }
         for (position, id) in token_ids.iter().enumerate() {
-            // Once for each distinct id, however often it occurs.
+            // Each distinct id is penalised once, however often it occurs.
             if token_ids[..position].contains(id) {
                 continue;
             }
@@ -126,21 +127,21 @@ mod tests {
             };
             let config = GenerationConfig::new(&parameters, &GenerationLimits::default()).unwrap();
             let vocabulary = Vocabulary { size: 5, eos_token_id: 2, pad_token_id: 0 };
-            let processors = LogitsProcessors::new(&config, &vocabulary, vec![bad_word], 1);
+            let processor = LogitsProcessor::new(&config, &vocabulary, vec![bad_word], 1);
             let mut scores = [1.0; 5];
-            processors.apply(&[3, 1], &mut scores);
-            prop_assert_eq!(processors.is_idle(2), scores == [1.0; 5]);
+            processor.apply(&[3, 1], &mut scores);
+            prop_assert_eq!(processor.is_idle(2), scores == [1.0; 5]);
         }
     }
 
     #[test]
-    fn ids_beyond_the_vocabulary_are_passed_over() {
+    fn ids_beyond_the_vocabulary_are_ignored() {
         let parameters =
             GenerationParameters { repetition_penalty: Some(2.0), no_repeat_ngram_size: Some(1), ..Default::default() };
         let config = GenerationConfig::new(&parameters, &GenerationLimits::default()).unwrap();
         let vocabulary = Vocabulary { size: 3, eos_token_id: 99, pad_token_id: 0 };
         let mut scores = [1.0; 3];
-        LogitsProcessors::new(&config, &vocabulary, vec![vec![7]], 1).apply(&[7, 1], &mut scores);
+        LogitsProcessor::new(&config, &vocabulary, vec![vec![7]], 1).apply(&[7, 1], &mut scores);
         assert_eq!(scores, [1.0, f32::NEG_INFINITY, 1.0]);
     }
 }

@@ -1,6 +1,6 @@
 //! Random draws among candidates, reproducible by seed.
 //!
-//! One `ChaCha8` stream a search, keyed with the seed's eight bytes (little-endian, then zeros), read as 53-bit fractions.
+//! Every search has one `ChaCha8` stream, keyed with the seed's eight bytes (little-endian, then zeros), read as 53-bit fractions.
 //! A draw walks the cumulative probabilities in order of the candidates, so the same seed and scores give the same ids on
 //! every platform, whatever else is decoded at the same time.
 
@@ -10,39 +10,40 @@ use rand_chacha::{
 };
 
 use super::{
+    logits_warper,
     top_k::{Candidate, best_first},
-    warper,
 };
 
 /// The source of randomness of one search.
 #[derive(Debug)]
 pub(super) struct Sampler {
     rng: ChaCha8Rng,
-    /// One weight for each candidate, kept to save an allocation a draw.
+    /// One weight for each candidate; the allocation is reused.
     weights: Vec<f32>,
 }
 
 impl Sampler {
-    /// Without a seed, a random one.
+    /// A sampler with a random seed if none is given.
     pub(super) fn new(seed: Option<u64>) -> Self {
         let mut key = [0; 32];
         key[..8].copy_from_slice(&seed.unwrap_or_else(rand::random).to_le_bytes());
         Self { rng: ChaCha8Rng::from_seed(key), weights: Vec::new() }
     }
 
-    /// Draws one candidate by softmax of the scores; `None` of none.
+    /// Draws one candidate by softmax of the scores; `None` if there are no candidates.
     pub(super) fn draw(&mut self, candidates: &[Candidate]) -> Option<Candidate> {
-        self.weigh(candidates);
-        self.draw_weighed().map(|position| candidates[position])
+        self.set_weights(candidates);
+        self.draw_by_weight().map(|position| candidates[position])
     }
 
-    /// Draws up to `count` different candidates one after the other, each by softmax of the scores of those left, and
-    /// leaves them in the order drawn. When only scores too small for a probability are left, the best go first.
+    /// Draws up to `count` different candidates one after the other, each by softmax of the scores of those left, as
+    /// `torch.multinomial` does. Returns them in the order of the draws. Once only candidates whose probability is 0 in f32
+    /// are left, the best come first.
     pub(super) fn draw_without_replacement(&mut self, candidates: &[Candidate], count: usize) -> Vec<Candidate> {
-        self.weigh(candidates);
+        self.set_weights(candidates);
         let mut drawn = Vec::with_capacity(count);
         while drawn.len() < count
-            && let Some(position) = self.draw_weighed()
+            && let Some(position) = self.draw_by_weight()
         {
             self.weights[position] = 0.0;
             drawn.push(position);
@@ -55,13 +56,13 @@ impl Sampler {
         drawn.into_iter().map(|position| candidates[position]).collect()
     }
 
-    fn weigh(&mut self, candidates: &[Candidate]) {
+    fn set_weights(&mut self, candidates: &[Candidate]) {
         self.weights.clear();
-        self.weights.extend(warper::weights(candidates));
+        self.weights.extend(logits_warper::weights(candidates));
     }
 
-    /// Position drawn by weight; `None` if all weights are 0.
-    fn draw_weighed(&mut self) -> Option<usize> {
+    /// Draws a position by weight; `None` if all weights are 0.
+    fn draw_by_weight(&mut self) -> Option<usize> {
         let total: f64 = self.weights.iter().copied().map(f64::from).sum();
         let target = self.uniform() * total;
         let mut cumulative = 0.0;
@@ -72,7 +73,7 @@ impl Sampler {
         })
     }
 
-    /// In [0, 1), a multiple of 2^-53.
+    /// A random number in [0, 1), a multiple of 2^-53.
     fn uniform(&mut self) -> f64 {
         (self.rng.next_u64() >> 11) as f64 / (1_u64 << 53) as f64
     }

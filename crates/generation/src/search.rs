@@ -1,10 +1,10 @@
-//! The search of one image, whatever its strategy: the one type the engine sees.
+//! The search of one image: the one type that the engine drives, whatever the strategy.
 
 use ndarray::{ArrayView2, Axis};
 
 use super::{
-    Advance, TokenId, Vocabulary, beam_search::BeamSearch, config::GenerationConfig, independent::IndependentRows,
-    logits_processor::LogitsProcessors, sampler::Sampler, warper::Warpers,
+    Advance, TokenId, Vocabulary, beam_search::BeamSearch, config::GenerationConfig, greedy_or_sample::GreedyOrSample,
+    logits_processor::LogitsProcessor, logits_warper::LogitsWarper, sampler::Sampler,
 };
 
 /// State of the search of one image between two decoder steps.
@@ -17,27 +17,35 @@ pub struct Search {
 #[derive(Debug)]
 enum Strategy {
     /// Greedy search and sampling.
-    Independent(IndependentRows),
+    GreedyOrSample(GreedyOrSample),
     /// Beam search, with or without sampling.
-    Beams(BeamSearch),
+    BeamSearch(BeamSearch),
 }
 
-/// What every strategy is made of.
+/// The state that both strategies need.
 #[derive(Debug)]
-pub(super) struct Parts {
+pub(super) struct SearchState {
     pub(super) vocabulary: Vocabulary,
-    pub(super) processors: LogitsProcessors,
-    /// `None` takes the best instead of drawing.
-    pub(super) sampling: Option<(Warpers, Sampler)>,
-    /// Start token first.
+    pub(super) processor: LogitsProcessor,
+    /// `None` takes the best token instead of drawing one.
+    pub(super) sampling: Option<Sampling>,
+    /// Token ids, the start token first.
     pub(super) prompt: Vec<TokenId>,
-    /// Prompt included.
+    /// Maximum number of ids of a sequence, prompt included.
     pub(super) max_length: usize,
 }
 
+/// What sampling needs: the warper selects the candidates, the sampler draws one.
+#[derive(Debug)]
+pub(super) struct Sampling {
+    pub(super) warper: LogitsWarper,
+    pub(super) sampler: Sampler,
+}
+
 impl Search {
-    /// A search that continues `prompt` (start token first) up to `max_length` ids in all, as computed by
-    /// [`GenerationConfig::max_length`]. `bad_words_ids` are the ids of each of [`GenerationConfig::bad_words`].
+    /// Starts a search that continues `prompt` (start token first) up to `max_length` ids in all, as
+    /// [`GenerationConfig::max_length`] computes them. `bad_words_ids` are the ids of each of
+    /// [`GenerationConfig::bad_words`].
     pub fn new(
         config: &GenerationConfig,
         vocabulary: Vocabulary,
@@ -45,26 +53,30 @@ impl Search {
         prompt: &[TokenId],
         max_length: usize,
     ) -> Self {
-        let parts = Parts {
+        let state = SearchState {
             vocabulary,
-            processors: LogitsProcessors::new(config, &vocabulary, bad_words_ids, prompt.len()),
-            sampling: config.warpers().zip(config.sampling.as_ref().map(|sampling| Sampler::new(sampling.seed))),
+            processor: LogitsProcessor::new(config, &vocabulary, bad_words_ids, prompt.len()),
+            sampling: config.sampling.as_ref().map(|sampling| Sampling {
+                // transformers keeps two candidates among beams: one token besides the end token must remain.
+                warper: LogitsWarper::new(sampling, if config.num_beams > 1 { 2 } else { 1 }),
+                sampler: Sampler::new(sampling.seed),
+            }),
             prompt: prompt.to_vec(),
             max_length,
         };
         let strategy = if config.num_beams > 1 {
-            Strategy::Beams(BeamSearch::new(config, parts))
+            Strategy::BeamSearch(BeamSearch::new(config, state))
         } else {
-            Strategy::Independent(IndependentRows::new(config, parts))
+            Strategy::GreedyOrSample(GreedyOrSample::new(config, state))
         };
         Self { vocab_size: vocabulary.size, strategy }
     }
 
-    /// Rows of the decoder this search takes, the same all its life.
+    /// Number of decoder rows that this search takes. It never changes.
     pub fn rows(&self) -> usize {
         match &self.strategy {
-            Strategy::Independent(rows) => rows.len(),
-            Strategy::Beams(beams) => beams.len(),
+            Strategy::GreedyOrSample(search) => search.num_rows(),
+            Strategy::BeamSearch(search) => search.num_beams(),
         }
     }
 
@@ -83,29 +95,29 @@ impl Search {
         );
         assert!(logits.is_standard_layout(), "the logits must be contiguous in row-major order");
         match &mut self.strategy {
-            Strategy::Independent(rows) => rows.advance(&logits),
-            Strategy::Beams(beams) => beams.advance(&logits),
+            Strategy::GreedyOrSample(search) => search.advance(&logits),
+            Strategy::BeamSearch(search) => search.advance(&logits),
         }
     }
 
-    /// The ids so far, prompt included, when no later step can change them: a single row without beams.
-    pub fn decided(&self) -> Option<&[TokenId]> {
+    /// The ids so far, prompt included, if no later step can change them: those of a single row without beams.
+    pub fn stable_prefix(&self) -> Option<&[TokenId]> {
         match &self.strategy {
-            Strategy::Independent(rows) => rows.only(),
-            Strategy::Beams(_) => None,
+            Strategy::GreedyOrSample(search) => search.only_row(),
+            Strategy::BeamSearch(_) => None,
         }
     }
 
     fn is_first_step(&self) -> bool {
         match &self.strategy {
-            Strategy::Independent(rows) => rows.is_first_step(),
-            Strategy::Beams(beams) => beams.is_first_step(),
+            Strategy::GreedyOrSample(search) => search.is_first_step(),
+            Strategy::BeamSearch(search) => search.is_first_step(),
         }
     }
 }
 
-/// Row `row` of `logits`, of which there may be one for all, as a slice, since loops over slices vectorise.
-pub(super) fn row_of<'a>(logits: &'a ArrayView2<'_, f32>, row: usize) -> &'a [f32] {
+/// Row `row` of `logits`, which may be one row for all. It is a slice because loops over slices vectorise.
+pub(super) fn logits_row<'a>(logits: &'a ArrayView2<'_, f32>, row: usize) -> &'a [f32] {
     let row = if logits.nrows() == 1 { 0 } else { row };
     // Never empty: `Search::advance` has checked that the rows are contiguous.
     logits.index_axis(Axis(0), row).to_slice().unwrap_or_default()
@@ -208,7 +220,7 @@ mod tests {
         for fed in [2, 0] {
             let expected = Advance::Continue { beam_idx: vec![0, 1], token_ids: vec![fed, 4] };
             assert_eq!(search.advance(logits.view()), expected);
-            assert_eq!(search.decided(), None);
+            assert_eq!(search.stable_prefix(), None);
         }
         let Advance::Done(sequences) = search.advance(logits.view()) else { panic!("both rows have ended") };
         assert_eq!(sequences[0].token_ids, [5, 1, 4, 2]);

@@ -2,14 +2,14 @@
 //!
 //! Equal scores keep the order of their indices, lowest first. NaN ranks with -inf.
 
-use super::maxima::{CHUNK, Maxima};
+use super::chunk_maxima::{CHUNK, ChunkMaxima};
 
-/// A score and where it stood.
+/// A score and its index.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Candidate {
-    /// Token, or `beam * vocab_size + token` among beams.
+    /// The token id; in beam search `beam * vocab_size + token`.
     pub(super) index: usize,
-    /// Log-probability, accumulated over the sequence among beams.
+    /// Logit or log-probability; in beam search accumulated over the sequence.
     pub(super) score: f32,
 }
 
@@ -26,11 +26,17 @@ impl TopK {
         Self { capacity, best: Vec::with_capacity(capacity + 1) }
     }
 
-    /// Offers `score(values[i])` as the score of index `first_index + i`. Indices must come in rising order, `maxima` be
-    /// those of `values`, and `score` not fall as the value rises, unless it is NaN for each of them.
-    pub(super) fn offer(&mut self, values: &[f32], maxima: &Maxima, first_index: usize, score: impl Fn(f32) -> f32) {
+    /// Offers `score(values[i])` as the score of index `first_index + i`. Indices must be offered in ascending order,
+    /// `maxima` must be those of `values`, and `score` must be monotonic, or NaN for every value.
+    pub(super) fn offer(
+        &mut self,
+        values: &[f32],
+        maxima: &ChunkMaxima,
+        first_index: usize,
+        score: impl Fn(f32) -> f32,
+    ) {
         for (number, (chunk, &max)) in values.chunks(CHUNK).zip(maxima.chunks()).enumerate() {
-            // If the chunk's maximum is too small, so is each value.
+            // If the chunk's maximum is too small, so is every value.
             if !self.admits(score(max)) {
                 continue;
             }
@@ -41,7 +47,7 @@ impl TopK {
         }
     }
 
-    /// Best first; fewer than `capacity` if fewer were offered.
+    /// The candidates, best first; fewer than `capacity` if fewer were offered.
     pub(super) fn into_vec(self) -> Vec<Candidate> {
         self.best
     }
@@ -52,14 +58,14 @@ impl TopK {
 
     fn insert(&mut self, candidate: Candidate) {
         if self.admits(candidate.score) {
-            let place = self.best.partition_point(|better| better.score >= candidate.score);
-            self.best.insert(place, candidate);
+            let position = self.best.partition_point(|better| better.score >= candidate.score);
+            self.best.insert(position, candidate);
             self.best.truncate(self.capacity);
         }
     }
 }
 
-/// Indices of the scores from the best to the worst, equal ones in order. For short lists.
+/// Indices of the scores from the best to the worst; equal scores keep their order. For short lists.
 pub(super) fn best_first(scores: &[f32]) -> impl Iterator<Item = usize> + use<> {
     let mut order: Vec<usize> = (0..scores.len()).collect();
     order.sort_by(|&a, &b| scores[b].total_cmp(&scores[a]));
@@ -73,7 +79,7 @@ mod tests {
     use super::*;
 
     fn offer(top: &mut TopK, values: &[f32], offset: f32, first_index: usize) {
-        let mut maxima = Maxima::default();
+        let mut maxima = ChunkMaxima::default();
         maxima.scan(values);
         top.offer(values, &maxima, first_index, |value| value + offset);
     }

@@ -1,41 +1,41 @@
-//! The greatest values of a row, chunk by chunk: one pass over the row, after which its maximum, the place of it and the
-//! best few are found by looking at few values more.
+//! The maximum of each chunk of a row: one vectorised pass over the row, after which its maximum, the index of that and the
+//! best few values are found in a few chunks.
 //!
-//! NaN is passed over, and -inf is the greatest of nothing.
+//! NaN is ignored, and the maximum of no numbers is -inf.
 
 use multiversion::multiversion;
 
-/// Values whose maximum is kept.
+/// Number of values per chunk.
 pub(super) const CHUNK: usize = 64;
-/// Maxima kept side by side.
+/// Number of maxima that a chunk is reduced to side by side, for vector instructions.
 const LANES: usize = 16;
 
-/// The maxima of one row after the other.
+/// The maxima of the row that was scanned last.
 #[derive(Debug, Default)]
-pub(super) struct Maxima {
-    /// Of each [`CHUNK`] values; the last may be of fewer.
+pub(super) struct ChunkMaxima {
+    /// One maximum per [`CHUNK`] values; the last chunk may be shorter.
     chunks: Vec<f32>,
 }
 
-impl Maxima {
-    /// Turns to another row.
+impl ChunkMaxima {
+    /// Replaces the maxima by those of `values`.
     pub(super) fn scan(&mut self, values: &[f32]) {
         self.chunks.resize(values.len().div_ceil(CHUNK), 0.0);
         scan(values, &mut self.chunks);
     }
 
-    /// Of each [`CHUNK`] values.
+    /// One maximum per [`CHUNK`] values.
     pub(super) fn chunks(&self) -> &[f32] {
         &self.chunks
     }
 
-    /// Of the whole row.
+    /// The maximum of the whole row.
     pub(super) fn max(&self) -> f32 {
         self.chunks.iter().copied().fold(f32::NEG_INFINITY, greater)
     }
 
-    /// Index of the greatest of `values`, which are the row last scanned; the first of equals, and 0 if no value is a
-    /// number.
+    /// Index of the maximum of `values`, the row that was scanned last: the first of equal values, or 0 if all are NaN or
+    /// -inf.
     pub(super) fn argmax(&self, values: &[f32]) -> usize {
         let greatest = self.max();
         let first = self.chunks.iter().position(|&max| max == greatest).unwrap_or(0) * CHUNK;
@@ -57,7 +57,7 @@ fn scan(values: &[f32], maxima: &mut [f32]) {
     }
 }
 
-/// By halves, which stay side by side.
+/// The maximum of all lanes, by halves, so that the compiler keeps vector instructions.
 fn greatest_lane(mut lanes: [f32; LANES]) -> f32 {
     let mut width = LANES;
     while width > 1 {
@@ -79,7 +79,7 @@ mod tests {
     use super::*;
 
     fn argmax(values: &[f32]) -> usize {
-        let mut maxima = Maxima::default();
+        let mut maxima = ChunkMaxima::default();
         maxima.scan(values);
         maxima.argmax(values)
     }
@@ -104,7 +104,7 @@ mod tests {
 
     #[test]
     fn a_shorter_row_is_not_mixed_with_the_one_before() {
-        let mut maxima = Maxima::default();
+        let mut maxima = ChunkMaxima::default();
         maxima.scan(&[9.0; 200]);
         maxima.scan(&[1.0; 100]);
         assert_eq!(maxima.max(), 1.0);

@@ -1,27 +1,27 @@
-//! What sampling does to the scores of one row before it draws: temperature, then `top_k`, then `top_p`.
+//! transformers' `TemperatureLogitsWarper`, `TopKLogitsWarper` and `TopPLogitsWarper`, in this order, for one row.
 //!
-//! The result is the short list of tokens that can still be drawn; all others have probability 0.
+//! The result is the short list of candidates that can still be drawn; all other tokens have probability 0.
 
-use super::{config::Sampling, log_softmax, top_k::Candidate};
+use super::{config::SamplingConfig, log_softmax, top_k::Candidate};
 
-/// The warpers of one search.
+/// The three warpers of one search.
 #[derive(Debug)]
-pub(super) struct Warpers {
+pub(super) struct LogitsWarper {
     temperature: f32,
     /// 0 is off.
     top_k: usize,
-    /// Tokens whose cumulative probability, from the least probable on, is not above this are dropped; `None` is off.
+    /// The least probable tokens are dropped while their cumulative probability is at most this; `None` is off.
     dropped_probability: Option<f32>,
     min_tokens_to_keep: usize,
-    /// `[vocab_size]`, reordered to find the k-th best.
+    /// `[vocab_size]`: scores in the order in which the search for the k-th best left them.
     scratch: Vec<f32>,
-    /// What is left of the row looked at last.
+    /// The candidates of the last row.
     kept: Vec<Candidate>,
 }
 
-impl Warpers {
-    /// `min_tokens_to_keep`: 1, or 2 among beams, so that one token besides the end token remains.
-    pub(super) fn new(sampling: &Sampling, min_tokens_to_keep: usize) -> Self {
+impl LogitsWarper {
+    /// `min_tokens_to_keep` is the number of candidates that `top_k` and `top_p` leave at least.
+    pub(super) fn new(sampling: &SamplingConfig, min_tokens_to_keep: usize) -> Self {
         Self {
             temperature: sampling.temperature,
             top_k: if sampling.top_k == 0 { 0 } else { sampling.top_k.max(min_tokens_to_keep) },
@@ -32,8 +32,8 @@ impl Warpers {
         }
     }
 
-    /// The tokens left of `scores` `[vocab_size]`, in order of their index, with warped scores. Banned (-inf) and NaN
-    /// scores are never left, so nothing may be.
+    /// The candidates among `scores` `[vocab_size]`, in order of their index, with warped scores. Banned (-inf) and NaN
+    /// scores are never candidates, so the list can be empty.
     pub(super) fn apply(&mut self, scores: &[f32]) -> &[Candidate] {
         let threshold = self.kth_best(scores);
         self.kept.clear();
@@ -49,7 +49,7 @@ impl Warpers {
         &self.kept
     }
 
-    /// The k-th best score after temperature; equal scores all stay. -inf if everything stays.
+    /// The k-th best score after temperature, or -inf if every score is kept.
     fn kth_best(&mut self, scores: &[f32]) -> f32 {
         if self.top_k == 0 || self.top_k >= scores.len() {
             return f32::NEG_INFINITY;
@@ -62,7 +62,7 @@ impl Warpers {
     }
 }
 
-/// Drops the least probable candidates as long as their probabilities add up to `probability` or less, but keeps the best
+/// Drops the least probable candidates while their probabilities add up to `probability` or less, but keeps the best
 /// `min_tokens_to_keep`.
 fn drop_improbable(kept: &mut Vec<Candidate>, probability: f32, min_tokens_to_keep: usize) {
     // Stable, so of equal scores the lowest index goes first.
@@ -79,7 +79,7 @@ fn drop_improbable(kept: &mut Vec<Candidate>, probability: f32, min_tokens_to_ke
     kept.sort_unstable_by_key(|candidate| candidate.index);
 }
 
-/// Probabilities of the candidates before they are divided by their sum: the best has 1.
+/// Probabilities of the candidates before the division by their sum: the best has 1.
 pub(super) fn weights(candidates: &[Candidate]) -> impl Iterator<Item = f32> {
     let best = candidates.iter().map(|candidate| candidate.score).fold(f32::NEG_INFINITY, f32::max);
     // A score of +inf takes all, instead of inf - inf = NaN.
@@ -90,27 +90,27 @@ pub(super) fn weights(candidates: &[Candidate]) -> impl Iterator<Item = f32> {
 mod tests {
     use super::*;
 
-    fn kept(sampling: &Sampling, scores: &[f32]) -> Vec<usize> {
-        Warpers::new(sampling, 1).apply(scores).iter().map(|candidate| candidate.index).collect()
+    fn kept(sampling: &SamplingConfig, scores: &[f32]) -> Vec<usize> {
+        LogitsWarper::new(sampling, 1).apply(scores).iter().map(|candidate| candidate.index).collect()
     }
 
     #[test]
-    fn scores_equal_to_the_kth_all_stay() {
-        let sampling = Sampling { temperature: 1.0, top_k: 2, top_p: 1.0, seed: None };
+    fn scores_equal_to_the_kth_are_all_kept() {
+        let sampling = SamplingConfig { temperature: 1.0, top_k: 2, top_p: 1.0, seed: None };
         assert_eq!(kept(&sampling, &[1.0, 3.0, 1.0, 0.5, 1.0]), [0, 1, 2, 4]);
     }
 
     #[test]
-    fn top_p_leaves_the_rest_in_order_of_index() {
-        let sampling = Sampling { temperature: 1.0, top_k: 0, top_p: 0.9, seed: None };
+    fn top_p_keeps_the_candidates_in_order_of_index() {
+        let sampling = SamplingConfig { temperature: 1.0, top_k: 0, top_p: 0.9, seed: None };
         assert_eq!(kept(&sampling, &[4.0, -9.0, 5.0, 4.5, -8.0, 3.9]), [0, 2, 3, 5]);
     }
 
     #[test]
-    fn what_is_banned_or_no_number_is_never_left() {
-        let sampling = Sampling { temperature: 1.0, top_k: 50, top_p: 0.0, seed: None };
+    fn banned_and_nan_scores_are_never_candidates() {
+        let sampling = SamplingConfig { temperature: 1.0, top_k: 50, top_p: 0.0, seed: None };
         assert_eq!(kept(&sampling, &[f32::NEG_INFINITY, f32::NAN]), [0; 0]);
-        let sampling = Sampling { top_k: 2, top_p: 1.0, ..sampling };
+        let sampling = SamplingConfig { top_k: 2, top_p: 1.0, ..sampling };
         assert_eq!(kept(&sampling, &[f32::NAN, 1.0, f32::NAN, 2.0, 0.0]), [1, 3]);
     }
 }
