@@ -11,7 +11,7 @@ HELM := .tools/helm
 RUST_TESTS := cargo test --package blip-serve --release --locked --no-fail-fast
 PYTHON_TESTS := $(PYTHON) -m pytest tests/python -q
 
-.PHONY: build build-tests nasm tools demo test test-rust test-python parity parity-large fuzz fuzz-quick fuzz-minimise cuda-check conformance bench bench-tools browser overload faults fault-tools soak lint deny sbom \
+.PHONY: build build-tests nasm tools demo test test-rust test-python parity parity-large fuzz fuzz-quick fuzz-minimise cuda-check conformance reference bench bench-tools browser overload faults fault-tools soak lint deny sbom \
 	image manifests alerts helm promtool venv venv-bench ort ort-gpu export-scenes lock clean
 
 build: $(ORT) nasm
@@ -73,6 +73,10 @@ fuzz-minimise:
 # Captions, nodes per execution provider and speed on an NVIDIA GPU against the CPU. BUNDLE=folder for another model.
 cuda-check: build venv $(ORT_GPU)
 	$(PYTHON) -m release.cuda_check --binary $(BINARY) $(if $(BUNDLE),--bundle $(BUNDLE))
+
+# The tables of docs/settings.md and docs/parameters.md, which the tests compare with the help text.
+reference: build venv
+	$(PYTHON) -m release.reference --binary $(BINARY)
 
 # docs/conformance.md, which the tests compare with a running service.
 conformance: build venv
