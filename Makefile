@@ -11,7 +11,7 @@ HELM := .tools/helm
 RUST_TESTS := cargo test --package blip-serve --release --locked --no-fail-fast
 PYTHON_TESTS := $(PYTHON) -m pytest tests/python -q
 
-.PHONY: build build-tests nasm tools demo test test-rust test-python parity parity-large fuzz fuzz-quick fuzz-minimise cuda-check conformance reference bench bench-tools browser overload faults fault-tools soak lint deny sbom \
+.PHONY: build build-tests nasm tools demo test test-rust test-python parity parity-large fuzz fuzz-quick fuzz-minimise cuda-check conformance reference screenshot bench bench-tools browser overload faults fault-tools soak lint deny sbom \
 	image manifests alerts helm promtool venv venv-bench ort ort-gpu export-scenes lock clean
 
 build: $(ORT) nasm
@@ -77,6 +77,10 @@ cuda-check: build venv $(ORT_GPU)
 # The tables of docs/settings.md and docs/parameters.md, which the tests compare with the help text.
 reference: build venv
 	$(PYTHON) -m release.reference --binary $(BINARY)
+
+# docs/images/playground.png, which README shows.
+screenshot: build venv browser
+	$(PYTHON) -m release.screenshot --binary $(BINARY)
 
 # docs/conformance.md, which the tests compare with a running service.
 conformance: build venv
