@@ -19,7 +19,7 @@ use crate::{
     error::Cause,
     observability::{self, prometheus::Metrics},
     registry::{Registry, Shared},
-    server::{self, Signals},
+    server::{self, ControlSignals, Sockets},
 };
 use generation::GenerationLimits;
 
@@ -79,19 +79,19 @@ impl Serve {
             again.recv().await;
         };
         tokio::select! {
-            served = self.run_server(Signals { shutdown, reload }) => served,
+            served = self.run_server(ControlSignals { shutdown, reload }) => served,
             () = reading_again => Ok(()),
             () = given_up => Err("interrupted again: requests in flight are lost".into()),
         }
     }
 
-    async fn run_server(self, signals: Signals<impl Future<Output = Duration>>) -> Result<(), CommandError> {
+    async fn run_server(self, signals: ControlSignals<impl Future<Output = Duration>>) -> Result<(), CommandError> {
         let catalogue = select::catalogue(&self.model_args.models)?;
         let config = self.server.clone().resolve(&self.image, &catalogue.default)?;
         let bind = |flag: &'static str, address| async move {
             TcpListener::bind(address).await.map_err(|error| format!("{flag} {address}: {error}"))
         };
-        let listener = bind("--listen", self.server.listen).await?;
+        let main = bind("--listen", self.server.listen).await?;
         let admin = match self.server.admin_listen {
             Some(address) => Some(bind("--admin-listen", address).await?),
             None => None,
@@ -103,7 +103,7 @@ impl Serve {
         // Checksums and graphs keep a thread busy for a while: not one that answers probes.
         let loading = task::spawn_blocking(move || Handle::current().block_on(load()));
         let captioner = async { loading.await? };
-        Ok(server::serve((listener, admin), config, metrics, captioner, signals).await?)
+        Ok(server::serve(Sockets { main, admin }, config, metrics, captioner, signals).await?)
     }
 }
 

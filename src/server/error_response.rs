@@ -17,18 +17,18 @@ use utoipa::ToSchema;
 use crate::{
     error::{CaptionError, ErrorCode},
     server::{
-        middleware::context::{RequestContext, Transport},
+        middleware::context::{Failure, RequestContext, Transport},
         routes::RouteClass,
     },
 };
 
-/// Domain of our `google.rpc.ErrorInfo`.
+/// `domain` of google.rpc.ErrorInfo.
 const ERROR_DOMAIN: &str = "blip-serve";
 
-/// Bytes of an error's text; gRPC carries it in a header, which peers bound to 8 KiB and less.
+/// Longest text of an error, in bytes: gRPC sends it in a header, which clients limit to 8 KiB and less.
 const MAX_TEXT_BYTES: usize = 1024;
 
-/// When to come back to a server that is loading or going away.
+/// When to retry while the server is loading or shutting down.
 const UNAVAILABLE_RETRY: Duration = Duration::from_secs(1);
 
 /// The status of a failure on each transport.
@@ -74,7 +74,7 @@ pub(crate) struct ErrorBody {
 }
 
 impl RequestContext {
-    /// The answer to a failed request, in the form of its transport. Logs it.
+    /// The response to a failed request, in the form of its transport. Logs the failure.
     pub(crate) fn response(&self, error: &CaptionError) -> Response {
         match self.transport {
             Transport::Grpc => self.status(error).into_http(),
@@ -82,19 +82,19 @@ impl RequestContext {
         }
     }
 
-    /// The gRPC status of a failed request. Logs it.
+    /// The gRPC status of a failed request. Logs the failure.
     pub(crate) fn status(&self, error: &CaptionError) -> Status {
         self.log(error);
         let code = StatusCodes::from(error.code()).grpc;
         let mut status = Status::with_error_details(code, public_text(error), self.details(error));
         if let Some(delay) = retry_after(error) {
-            // What gRPC's own retry policies look at.
+            // The key that gRPC's own retry policies read.
             status.metadata_mut().insert("grpc-retry-pushback-ms", MetadataValue::from(delay.as_millis() as u64));
         }
         status
     }
 
-    /// What a client that reads events is told of a failure. Logs it.
+    /// The body of a failure inside a stream of events. Logs the failure.
     pub(crate) fn error_body(&self, error: &CaptionError) -> ErrorBody {
         self.log(error);
         self.body(error)
@@ -121,7 +121,7 @@ impl RequestContext {
         response
     }
 
-    /// The status of one request of a stream, as a message. Logs it.
+    /// The gRPC status of one request of a stream, as a message. Logs the failure.
     pub(crate) fn status_message(&self, error: &CaptionError) -> tonic_types::Status {
         let status = self.status(error);
         tonic_types::Status::decode(status.details()).unwrap_or_else(|_| tonic_types::Status {
@@ -145,13 +145,13 @@ impl RequestContext {
     }
 
     fn log(&self, error: &CaptionError) {
-        self.notes.failure(error);
-        // As texts: what a client wrote must not make lines of its own.
+        self.record.set_failure(Failure { code: error.code(), reason: reason(error) });
+        // As texts: a line break that a client sent must not start a line of the log.
         let (text, causes) = (public_text(error), causes(error));
         if StatusCodes::from(error.code()).http.is_server_error() && !is_expected(error) {
             error!(error = text, causes, "request failed");
         } else if self.route.class == RouteClass::Public {
-            // Probes of a service that is not ready yet.
+            // Probes come every few seconds while the server is not ready.
             debug!(error = text, causes, "request refused");
         } else {
             info!(error = text, causes, "request refused");
@@ -159,7 +159,7 @@ impl RequestContext {
     }
 }
 
-/// A JSON answer.
+/// A JSON response.
 pub(crate) fn json_response(status: StatusCode, body: &impl Serialize) -> Response {
     let mut response = Response::new(Body::from(to_json(body)));
     *response.status_mut() = status;
@@ -167,9 +167,9 @@ pub(crate) fn json_response(status: StatusCode, body: &impl Serialize) -> Respon
     response
 }
 
-/// The text of a JSON answer.
+/// The text of a JSON response.
 pub(crate) fn to_json(body: &impl Serialize) -> Vec<u8> {
-    // Our own bodies are strings and numbers, which always serialise.
+    // Response bodies consist of strings and numbers, which always serialise.
     serde_json::to_vec(body).unwrap_or_default()
 }
 
@@ -194,7 +194,7 @@ fn whole_seconds(delay: Duration) -> u64 {
     delay.as_secs() + u64::from(delay.subsec_nanos() > 0)
 }
 
-/// Drain, deadlines and routes that do not exist are no faults of ours, though their status is 5xx.
+/// A shutdown, a deadline and an unknown method are not faults of the server, though their status is 5xx.
 fn is_expected(error: &CaptionError) -> bool {
     use CaptionError::{DeadlineExceeded, Unavailable, Unimplemented};
     matches!(error, DeadlineExceeded | Unavailable(_) | Unimplemented(_))
@@ -206,7 +206,7 @@ fn causes(error: &CaptionError) -> String {
     label.into_iter().chain(chain).collect::<Vec<_>>().join(": ")
 }
 
-/// `reason` of google.rpc.ErrorInfo: stable, for programs.
+/// `reason` of google.rpc.ErrorInfo: a stable name that programs compare.
 pub(crate) fn reason(error: &CaptionError) -> &'static str {
     match error {
         CaptionError::InvalidArgument { .. } => "INVALID_ARGUMENT",
@@ -237,7 +237,7 @@ mod tests {
 
     fn grpc() -> RequestContext {
         let request = Request::builder().header("content-type", "application/grpc").header("x-request-id", "r1");
-        RequestContext::of(&request.body(()).unwrap())
+        RequestContext::for_request(&request.body(()).unwrap())
     }
 
     #[test]
@@ -259,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn overload_says_when_to_come_back() {
+    fn overload_says_when_to_retry() {
         let error = CaptionError::Overloaded { bound: "queue_capacity", retry_after: Duration::from_millis(1500) };
         let rest = RequestContext { transport: Transport::Rest, ..grpc() }.response(&error);
         assert_eq!((rest.status().as_u16(), &rest.headers()["retry-after"]), (429, &HeaderValue::from(2)));

@@ -14,7 +14,8 @@ use crate::{
     error::CaptionError,
     fetch::decode_base64,
     server::{
-        middleware::context::{BINARY_HEADER, Deadline, RequestContext},
+        deadline::Deadline,
+        middleware::context::{BINARY_HEADER, RequestContext},
         protocol::{
             ContentLimits, blip_v1,
             caption_json::{Fields, Route},
@@ -90,7 +91,7 @@ pub fn refusal(error: &CaptionError) -> (u16, String) {
     let [rest, grpc] = ["application/json", "application/grpc"].map(|content_type| {
         let mut request = Request::new(());
         request.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
-        RequestContext::of(&request)
+        RequestContext::for_request(&request)
     });
     drop(grpc.response(error));
     (rest.response(error).status().as_u16(), rest.body(error).error)

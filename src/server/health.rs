@@ -1,8 +1,8 @@
 //! Readiness, and `grpc.health.v1` over it.
 //!
 //! One watch channel holds the [`Phase`] of the server; REST probes and this service both read it. Check of an unknown
-//! service is `NOT_FOUND`; Watch of one says `SERVICE_UNKNOWN` and stays open. A Watch ends by itself once it has said that
-//! the server is going away, so that an open stream never holds up a shutdown.
+//! service is `NOT_FOUND`; Watch of one sends `SERVICE_UNKNOWN` and stays open. A Watch ends by itself once it has sent the
+//! status of a draining server, so that an open stream never delays a shutdown.
 
 use futures_util::{Stream, StreamExt, stream, stream::BoxStream};
 use tokio::sync::watch;
@@ -19,20 +19,23 @@ use crate::{
     },
 };
 
-/// Where the server is in its life.
+/// The life cycle of the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Phase {
     /// The models are loading.
     Starting,
-    /// Ready.
+    /// Accepting requests.
     Serving,
-    /// Told to stop, and still accepting: those who ask are sent elsewhere.
-    Leaving,
-    /// Finishing what it has.
+    /// Shutting down: not ready, but still accepting, so that load balancers can turn away.
+    Terminating,
+    /// Finishing the requests in flight.
     Draining,
 }
 
-/// The services whose status can be asked for; "" is the whole server.
+/// The answer to requests that outlive the grace of a shutdown.
+pub(crate) const SHUTTING_DOWN: CaptionError = CaptionError::Unavailable("the server is shutting down");
+
+/// The services that have a status; "" is the whole server.
 const SERVICES: [&str; 3] = ["", "blip.v1.CaptionService", "inference.GRPCInferenceService"];
 
 /// `grpc.health.v1.Health`.
@@ -42,7 +45,6 @@ pub(crate) struct HealthService {
 }
 
 impl HealthService {
-    /// Answers from `phase`.
     pub(crate) fn new(phase: watch::Receiver<Phase>) -> Self {
         Self { phase }
     }
@@ -72,7 +74,7 @@ impl Health for HealthService {
     }
 }
 
-/// The status now, then every change of it, up to the end of the server.
+/// The current status, then every change of it until the server drains.
 fn statuses(
     phase: watch::Receiver<Phase>,
     is_known: bool,
@@ -94,7 +96,7 @@ fn statuses(
 fn serving_status(phase: Phase) -> ServingStatus {
     match phase {
         Phase::Serving => ServingStatus::Serving,
-        Phase::Starting | Phase::Leaving | Phase::Draining => ServingStatus::NotServing,
+        Phase::Starting | Phase::Terminating | Phase::Draining => ServingStatus::NotServing,
     }
 }
 
@@ -109,7 +111,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_watch_tells_every_change_and_ends_with_the_server() {
+    async fn a_watch_sends_every_change_and_ends_with_the_server() {
         let (sender, receiver) = watch::channel(Phase::Starting);
         let mut stream = Box::pin(statuses(receiver, true));
         assert_eq!(next(&mut stream).await, Some(ServingStatus::NotServing.into()));

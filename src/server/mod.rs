@@ -1,7 +1,8 @@
-//! The server room: one port that speaks REST and gRPC, and the only module that knows axum, tonic and prost.
+//! The server: one port that speaks REST and gRPC, and the only module that knows axum, tonic and prost.
 //!
-//! A request passes `layers` (one chain for both transports), is turned into the domain's types by `convert`, and goes to
-//! the [`Captioner`]. Knows nothing of engines, images or ONNX Runtime.
+//! A request passes the middleware (`middleware::stack`, one chain for both transports), is turned into the domain's types
+//! by `protocol`, and goes to the [`Captioner`]. `routes` lists every route. The server does not know engines, images or
+//! ONNX Runtime.
 
 mod error_response;
 #[cfg(fuzzing)]
@@ -17,10 +18,8 @@ mod rest;
 mod routes;
 mod state;
 
-use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
-use axum::{Router, body::Body, middleware as axum_middleware, response::Response};
-use http::Request;
 use thiserror::Error;
 use tokio::{
     net::TcpListener,
@@ -28,8 +27,6 @@ use tokio::{
     time::{interval, sleep},
 };
 use tokio_util::sync::CancellationToken;
-use tower::{ServiceBuilder, ServiceExt, service_fn, util::BoxCloneSyncService};
-use tower_http::{compression::CompressionLayer, decompression::RequestDecompressionLayer};
 use tracing::{info, warn};
 
 use crate::{
@@ -42,11 +39,8 @@ use crate::{
 use self::{
     health::Phase,
     middleware::{
-        auth, compression,
-        context::{RequestContext, Transport},
-        cors,
         layer_state::LayerState,
-        layers,
+        stack::{Routers, middleware_stack},
     },
     net::{
         listener::Listeners,
@@ -57,88 +51,91 @@ use self::{
     state::AppState,
 };
 
-/// Between two looks at whether the engines still run.
+/// Time between two checks that the engines still run.
 const ENGINE_CHECK: Duration = Duration::from_secs(1);
-
-/// Both transports behind the chain of layers.
-type Application = BoxCloneSyncService<Request<Body>, Response, Infallible>;
 
 /// Why the server ended, other than on request.
 #[derive(Debug, Error)]
 pub enum ServeError {
-    /// The socket is gone.
+    /// The listening socket failed.
     #[error("the listening socket cannot be used: {0}")]
     Socket(#[from] io::Error),
     /// Certificates cannot be used.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// Our own descriptors are at fault.
+    /// The embedded descriptors of the services are damaged.
     #[error("gRPC reflection cannot be set up: {0}")]
     Reflection(#[from] tonic_reflection::server::Error),
-    /// There is nothing to serve.
+    /// The models cannot be loaded.
     #[error("{0}")]
     Load(#[source] Cause),
-    /// Only a restart helps.
+    /// A model's engine stopped, and only a restart helps.
     #[error("a model's engine stopped")]
     EngineStopped,
 }
 
-/// What the server is told from outside while it runs.
+/// The listening sockets.
 #[derive(Debug)]
-pub struct Signals<S> {
-    /// Ready when the server must stop, with the time for which it goes on accepting.
+pub struct Sockets {
+    /// REST and gRPC.
+    pub main: TcpListener,
+    /// Health and metrics without keys, in plain text.
+    pub admin: Option<TcpListener>,
+}
+
+/// Signals to a server that runs.
+#[derive(Debug)]
+pub struct ControlSignals<S> {
+    /// Ready when the server must stop; its output is how long it still accepts connections.
     pub shutdown: S,
-    /// Notified when everything is to be read again.
+    /// Notified to reload keys, certificates and models.
     pub reload: Arc<Notify>,
 }
 
-/// Serves until `shutdown` is ready or an engine dies, then finishes what is in flight within `shutdown_grace`.
+/// Serves until `shutdown` is ready or an engine stops, then finishes the requests in flight within `shutdown_grace`.
 ///
 /// Connections are accepted at once; until `captioner` is ready, health is NOT_SERVING and requests are answered
-/// UNAVAILABLE. `admin`, if given, answers health probes and metrics only, without keys.
+/// UNAVAILABLE.
 ///
 /// # Errors
 /// Before the first connection is accepted; or, after all connections are closed, because `captioner` failed or an engine
-/// died.
+/// stopped.
 pub async fn serve<E: Into<Cause>>(
-    (listener, admin): (TcpListener, Option<TcpListener>),
+    sockets: Sockets,
     config: ServerConfig,
     metrics: Metrics,
     captioner: impl Future<Output = Result<Captioner, E>>,
-    signals: Signals<impl Future<Output = Duration>>,
+    signals: ControlSignals<impl Future<Output = Duration>>,
 ) -> Result<(), ServeError> {
     let (phase, watcher) = watch::channel(Phase::Starting);
     let (api_keys, known_keys) = watch::channel(config.api_keys.clone());
     let tls = config.tls.clone().map(|files| Ok::<_, ConfigError>((watch::Sender::new(tls::load(&files)?), files)));
     let tls = tls.transpose()?.map(|(sender, files)| (files, sender));
     let closing = CancellationToken::new();
-    announce(listener.local_addr()?, &config);
-    let policy = LayerState::new(&config, &metrics, known_keys, closing.clone(), watcher.clone());
+    log_address(sockets.main.local_addr()?, &config);
+    let layer_state = LayerState::new(&config, &metrics, known_keys, closing.clone(), watcher.clone());
     let state = Arc::new(AppState::new(&config, metrics.clone(), watcher.clone(), closing.clone()));
-    let main = layered(&policy, &rest::router(state.clone()), &|route_class| {
-        Ok(grpc::router(state.clone(), watcher.clone(), policy.max_body_bytes(route_class))?)
-    })?;
-    let administrators = policy.for_admin();
-    let health =
-        layered(&administrators, &rest::admin_router(state.clone()), &|_| Ok(grpc::health_router(watcher.clone())))?;
     let listeners = Listeners::new(closing, config.limits, metrics);
-    listeners.spawn(listener, main, tls.as_ref().map(|(_, config)| Tls::new(config.subscribe())));
-    if let Some(admin) = admin {
-        listeners.spawn(admin, health, None);
+    let routers = main_routers(&state, &watcher)?;
+    let tls_config = tls.as_ref().map(|(_, config)| Tls::new(config.subscribe()));
+    listeners.spawn(sockets.main, middleware_stack(&layer_state, routers), tls_config);
+    if let Some(admin) = sockets.admin {
+        let routers = admin_routers(&state, &watcher);
+        listeners.spawn(admin, middleware_stack(&layer_state.for_admin(), routers), None);
     }
     let reloader = Reloader { key_source: config.key_source, api_keys, tls, state: state.clone() };
     let run = async {
         tokio::select! {
             delay = signals.shutdown => (delay, Ok(())),
-            error = work(&state, captioner, &phase) => (Duration::ZERO, Err(error)),
+            error = run_captioner(&state, captioner, &phase) => (Duration::ZERO, Err(error)),
         }
     };
     let (delay, outcome) = tokio::select! {
         ended = run => ended,
         () = reloader.run(&signals.reload) => (Duration::ZERO, Ok(())),
     };
-    // Not ready, and still accepting: balancers need a while to turn away.
-    phase.send_replace(Phase::Leaving);
+    // Not ready, and still accepting: load balancers take a while to stop sending.
+    phase.send_replace(Phase::Terminating);
     info!(delay_s = delay.as_secs_f64(), grace_s = config.shutdown_grace.as_secs_f64(), "shutting down");
     sleep(delay).await;
     phase.send_replace(Phase::Draining);
@@ -147,14 +144,14 @@ pub async fn serve<E: Into<Cause>>(
     outcome
 }
 
-/// Opens the state when the models are loaded. Ready when they cannot be served (any more).
-async fn work<E: Into<Cause>>(
+/// Serves the models when they are loaded. Ready when they cannot be loaded, or an engine stopped.
+async fn run_captioner<E: Into<Cause>>(
     state: &AppState,
     captioner: impl Future<Output = Result<Captioner, E>>,
     phase: &watch::Sender<Phase>,
 ) -> ServeError {
     let captioner = match captioner.await {
-        Ok(captioner) => state.open(captioner),
+        Ok(captioner) => state.set_captioner(captioner),
         Err(error) => return ServeError::Load(error.into()),
     };
     phase.send_replace(Phase::Serving);
@@ -166,41 +163,24 @@ async fn work<E: Into<Cause>>(
     ServeError::EngineStopped
 }
 
-/// The transports behind the chain. `grpc` makes a router whose messages are bounded for one kind of request.
-fn layered(
-    policy: &Arc<LayerState>,
-    rest: &Router,
-    grpc: &dyn Fn(RouteClass) -> Result<Router, ServeError>,
-) -> Result<Application, ServeError> {
-    let (rest, inference, metadata) = (rest.clone(), grpc(RouteClass::Inference)?, grpc(RouteClass::Metadata)?);
-    let transports = service_fn(move |request: Request<Body>| {
-        let context = RequestContext::from_extensions(request.extensions());
-        let router = match (context.transport, context.route.class) {
-            (Transport::Rest, _) => &rest,
-            (Transport::Grpc, RouteClass::Inference) => &inference,
-            (Transport::Grpc, _) => &metadata,
-        };
-        router.clone().oneshot(request)
-    });
-    let chain = ServiceBuilder::new()
-        .layer(axum_middleware::from_fn_with_state(policy.metrics().clone(), layers::identify))
-        .map_response(|response: http::Response<_>| response.map(Body::new))
-        .layer(CompressionLayer::new().compress_when(compression::is_worth_compressing))
-        .option_layer(cors::layer(&policy.cors_origins))
-        .layer(axum_middleware::from_fn_with_state(policy.clone(), auth::authenticate))
-        .layer(axum_middleware::from_fn_with_state(policy.clone(), layers::limit_body))
-        .layer(axum_middleware::from_fn_with_state(policy.clone(), layers::admit))
-        .layer(axum_middleware::from_fn_with_state(policy.clone(), layers::expire))
-        .layer(axum_middleware::from_fn(compression::negotiate))
-        .map_response(|response: http::Response<_>| response.map(Body::new))
-        .layer(RequestDecompressionLayer::new())
-        .map_request(|request: Request<_>| request.map(Body::new))
-        .layer(axum_middleware::from_fn_with_state(policy.clone(), layers::count_body))
-        .service(transports);
-    Ok(BoxCloneSyncService::new(chain))
+/// The routers of the main port.
+fn main_routers(state: &Arc<AppState>, phase: &watch::Receiver<Phase>) -> Result<Routers, ServeError> {
+    let grpc =
+        |class: RouteClass| grpc::router(state.clone(), phase.clone(), class.max_body_bytes(state.max_body_bytes));
+    Ok(Routers {
+        rest: rest::router(state.clone()),
+        grpc_inference: grpc(RouteClass::Inference)?,
+        grpc_metadata: grpc(RouteClass::Metadata)?,
+    })
 }
 
-fn announce(address: SocketAddr, config: &ServerConfig) {
+/// The routers of the administrators' port: health and metrics.
+fn admin_routers(state: &Arc<AppState>, phase: &watch::Receiver<Phase>) -> Routers {
+    let grpc = grpc::health_router(phase.clone());
+    Routers { rest: rest::admin_router(state.clone()), grpc_inference: grpc.clone(), grpc_metadata: grpc }
+}
+
+fn log_address(address: SocketAddr, config: &ServerConfig) {
     info!(%address, tls = config.tls.is_some(), "listening for REST and gRPC");
     let is_open = config.api_keys.is_empty() && config.tls.as_ref().is_none_or(|tls| tls.client_authorities.is_none());
     if is_open && !address.ip().is_loopback() {

@@ -1,4 +1,4 @@
-//! Loading and unloading models on a client's request: the same for both transports.
+//! Loading and unloading models on request, for both transports.
 
 use std::sync::Arc;
 
@@ -9,33 +9,33 @@ use crate::{error::CaptionError, registry::ReloadError, server::state::AppState}
 const NOT_ALLOWED: CaptionError =
     CaptionError::Forbidden("loading and unloading models needs an API key, or the setting --model-control");
 
-/// Loads a model anew, as models.toml has it now. The old one serves until the new one is warm.
+/// Loads a model as the current models.toml describes it. The previous one serves until the new one is warm.
 ///
-/// It is loaded to the end even if the client does not wait for it: a model may take longer than a balancer's patience.
+/// The model is loaded even if the client disconnects: loading may take longer than a load balancer waits.
 pub(crate) async fn load(state: &Arc<AppState>, name: &str) -> Result<(), CaptionError> {
-    allowed(state)?;
+    check_allowed(state)?;
     let (state, name) = (state.clone(), name.to_owned());
     let loading = tokio::spawn(async move {
         let outcome = state.captioner()?.registry().load_model(&name).await;
         state.metrics.record_reload("models", outcome.is_ok());
-        outcome.map_err(|error| explain(&name, error)).inspect(|()| info!(model = name, "model loaded on request"))
+        outcome.map_err(|error| public_error(&name, error)).inspect(|()| info!(model = name, "model loaded on request"))
     });
     loading.await.map_err(CaptionError::internal)?
 }
 
 /// Takes a model out of service.
 pub(crate) async fn unload(state: &AppState, name: &str) -> Result<(), CaptionError> {
-    allowed(state)?;
+    check_allowed(state)?;
     let outcome = state.captioner()?.registry().unload_model(name).await;
-    outcome.map_err(|error| explain(name, error)).inspect(|()| info!(model = name, "model unloaded on request"))
+    outcome.map_err(|error| public_error(name, error)).inspect(|()| info!(model = name, "model unloaded on request"))
 }
 
-fn allowed(state: &AppState) -> Result<(), CaptionError> {
+fn check_allowed(state: &AppState) -> Result<(), CaptionError> {
     if state.model_control { Ok(()) } else { Err(NOT_ALLOWED) }
 }
 
-/// What the client is told: the log has the paths and the library's words.
-fn explain(name: &str, error: ReloadError) -> CaptionError {
+/// The error for the client; paths and texts of libraries go to the log.
+fn public_error(name: &str, error: ReloadError) -> CaptionError {
     warn!(model = name, %error, "model not loaded");
     match error {
         ReloadError::Unknown(name) => CaptionError::UnknownModel { name },

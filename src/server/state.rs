@@ -1,4 +1,4 @@
-//! What every handler needs: the captioner once it is there, the readiness, the limits.
+//! What every handler needs: the captioner once its models are loaded, the readiness and the limits.
 
 use std::{
     sync::{Arc, OnceLock},
@@ -16,26 +16,30 @@ use crate::{
     error::CaptionError,
     observability::prometheus::Metrics,
     registry::ServedModel,
-    server::{health::Phase, middleware::context::RequestContext, protocol::ContentLimits},
+    server::{
+        health::{Phase, SHUTTING_DOWN},
+        middleware::context::RequestContext,
+        protocol::ContentLimits,
+    },
 };
 
 /// Shared by the handlers of both transports.
 #[derive(Debug)]
 pub(crate) struct AppState {
     captioner: OnceLock<Captioner>,
-    /// Bounds of a request's content.
+    /// Limits of a request's content.
     pub(crate) limits: ContentLimits,
-    /// Bytes of a REST body or a gRPC message.
+    /// Largest REST body or gRPC message, in bytes.
     pub(crate) max_body_bytes: usize,
     /// Name of the server in its metadata.
     pub(crate) name: String,
-    /// Where the server is in its life.
+    /// Starting, serving or shutting down.
     pub(crate) phase: watch::Receiver<Phase>,
-    /// What is counted.
+    /// The metrics of the process.
     pub(crate) metrics: Metrics,
     /// Whether clients may load and unload models.
     pub(crate) model_control: bool,
-    /// For one run of a graph; zero: for ever.
+    /// Longest run of a graph before its model counts as stuck; zero: unlimited.
     watchdog: Duration,
     /// Cancelled when the grace of a shutdown is over.
     closing: CancellationToken,
@@ -62,22 +66,22 @@ impl AppState {
         }
     }
 
-    /// The models are loaded. Only the first call counts.
-    pub(crate) fn open(&self, captioner: Captioner) -> &Captioner {
+    /// Sets the captioner when its models are loaded. Only the first call has an effect.
+    pub(crate) fn set_captioner(&self, captioner: Captioner) -> &Captioner {
         self.captioner.get_or_init(|| captioner)
     }
 
-    /// The way to the models.
+    /// The captioner, or an error while the models are loading.
     pub(crate) fn captioner(&self) -> Result<&Captioner, CaptionError> {
         self.captioner.get().ok_or(CaptionError::Unavailable("the models are loading"))
     }
 
-    /// Whether new requests are welcome.
+    /// Whether the server accepts requests.
     pub(crate) fn is_ready(&self) -> bool {
         *self.phase.borrow() == Phase::Serving
     }
 
-    /// False if only a restart helps: an engine died, or is stuck.
+    /// False if only a restart helps: an engine stopped or is stuck.
     pub(crate) fn is_live(&self) -> bool {
         let Some(captioner) = self.captioner.get() else { return true };
         let is_stuck = !self.watchdog.is_zero() && captioner.registry().longest_run() > self.watchdog;
@@ -89,7 +93,7 @@ impl AppState {
         self.captioner()?.resolve(request)
     }
 
-    /// Captions one image. The work ends when the future is dropped, which is when the client goes; so do those below.
+    /// Captions one image. As in the functions below, dropping the future, when the client disconnects, cancels the work.
     pub(crate) async fn caption(
         &self,
         context: &RequestContext,
@@ -97,13 +101,13 @@ impl AppState {
         request: CaptionRequest,
     ) -> Result<CaptionReply, CaptionError> {
         let (cancelled, _guard) = cancelled_on_drop();
-        context.notes.model(&model.name);
+        context.record.set_model(&model.name);
         let reply = self.captioner()?.caption(model, CaptionRequest { cancelled, ..request }).await?;
-        context.notes.timings(reply.timings);
+        context.record.add_timings(reply.timings);
         Ok(reply)
     }
 
-    /// Captions the images of one request, `at_once` at a time: a result for each, in order.
+    /// Captions the images of one request, `at_once` of them concurrently: a result for each, in order.
     pub(crate) async fn caption_all(
         &self,
         context: &RequestContext,
@@ -115,15 +119,15 @@ impl AppState {
         for request in &mut requests {
             request.cancelled = cancelled.clone();
         }
-        context.notes.model(&model.name);
+        context.record.set_model(&model.name);
         let results = self.captioner()?.caption_all(model, requests, at_once).await;
         for reply in results.iter().flatten() {
-            context.notes.timings(reply.timings);
+            context.record.add_timings(reply.timings);
         }
         Ok(results)
     }
 
-    /// Captions one image that is read along, up to the end of the grace of a shutdown.
+    /// Captions one image as a stream of events, which ends with the grace of a shutdown.
     pub(crate) fn stream(
         &self,
         context: &RequestContext,
@@ -131,10 +135,10 @@ impl AppState {
         request: CaptionRequest,
     ) -> Result<BoxStream<'static, Result<CaptionEvent, CaptionError>>, CaptionError> {
         let (cancelled, guard) = cancelled_on_drop();
-        context.notes.model(&model.name);
+        context.record.set_model(&model.name);
         let events = self.captioner()?.stream(model, CaptionRequest { cancelled, ..request });
         let events = events.map(move |event| {
-            let _held_as_long_as_the_stream = &guard;
+            let _kept_with_the_stream = &guard;
             event
         });
         let closed = self.closing.clone();
@@ -144,10 +148,7 @@ impl AppState {
     }
 }
 
-/// What requests that outlive the grace are told.
-pub(crate) const SHUTTING_DOWN: CaptionError = CaptionError::Unavailable("the server is shutting down");
-
-/// A token that is cancelled when the guard goes.
+/// A token that is cancelled when the guard is dropped.
 fn cancelled_on_drop() -> (CancellationToken, DropGuard) {
     let token = CancellationToken::new();
     (token.clone(), token.drop_guard())

@@ -14,10 +14,7 @@ use crate::{
     caption::CaptionEvent,
     error::CaptionError,
     server::{
-        middleware::{
-            admission::INFLIGHT_BYTES_FULL,
-            context::{Deadline, RequestContext},
-        },
+        middleware::{capacity::INFLIGHT_BYTES_FULL, context::RequestContext, deadline::Deadline},
         protocol::{
             blip_v1,
             pb::blip::{

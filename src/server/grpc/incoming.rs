@@ -10,12 +10,13 @@ use tonic::{Status, Streaming};
 use crate::{
     error::CaptionError,
     server::{
-        health::Phase,
+        health::{Phase, SHUTTING_DOWN},
         middleware::{
-            admission::{ByteReservation, INFLIGHT_BYTES_FULL},
-            context::{Deadline, RequestContext},
+            capacity::{ByteReservation, INFLIGHT_BYTES_FULL},
+            context::RequestContext,
+            deadline::Deadline,
         },
-        state::{AppState, SHUTTING_DOWN},
+        state::AppState,
     },
 };
 

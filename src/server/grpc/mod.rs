@@ -3,6 +3,7 @@
 mod captions;
 mod incoming;
 mod open_inference;
+pub(crate) mod status;
 mod stream;
 
 use std::sync::Arc;
@@ -19,8 +20,8 @@ use crate::{
     server::{
         health::{HealthService, Phase},
         middleware::{
-            admission::{ByteReservation, INFLIGHT_BYTES_FULL},
-            context::Deadline,
+            capacity::{ByteReservation, INFLIGHT_BYTES_FULL},
+            deadline::Deadline,
         },
         protocol::{
             echo,
@@ -96,5 +97,5 @@ fn resolve(state: &AppState, name: &str, version: &str) -> Result<Arc<ServedMode
 fn message<T: Message>(request: Request<T>) -> Result<T, CaptionError> {
     let reservation = reservation(&request)?;
     let message = request.into_inner();
-    if reservation.hold(message.encoded_len()) { Ok(message) } else { Err(INFLIGHT_BYTES_FULL) }
+    if reservation.grow_to(message.encoded_len()) { Ok(message) } else { Err(INFLIGHT_BYTES_FULL) }
 }

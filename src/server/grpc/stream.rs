@@ -15,10 +15,7 @@ use crate::{
     error::CaptionError,
     registry::ServedModel,
     server::{
-        middleware::{
-            admission::INFLIGHT_BYTES_FULL,
-            context::{Deadline, RequestContext},
-        },
+        middleware::{capacity::INFLIGHT_BYTES_FULL, context::RequestContext, deadline::Deadline},
         protocol::{
             open_inference::{grpc::response, handler, infer::flag, request::InferRequest, response::AnswerForm},
             pb::inference::{self as pb, InferParameter, infer_parameter::ParameterChoice},

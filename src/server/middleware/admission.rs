@@ -1,207 +1,124 @@
-//! Who gets in: places for requests, shared fairly between API keys, and bytes for their bodies.
+//! Admission: an inference request runs with one of `queue_capacity` permits, or is refused at once.
 
-use std::{
-    collections::HashMap,
-    sync::{
-        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
-        atomic::{AtomicUsize, Ordering},
+use std::sync::Arc;
+
+use axum::{
+    body::Body,
+    extract::{Request, State},
+    middleware::Next,
+    response::Response,
+};
+use futures_util::{FutureExt, StreamExt};
+use http_body_util::{BodyStream, StreamBody};
+use tokio::sync::watch;
+
+use crate::server::{
+    health::Phase,
+    middleware::{
+        auth::caller_number,
+        body::refuse,
+        capacity::{GuardedBody, QUEUE_FULL},
+        context::RequestContext,
+        layer_state::LayerState,
     },
-    time::Duration,
+    routes::RouteClass,
 };
 
-use prometheus::IntGauge;
-
-use crate::error::CaptionError;
-
-/// What a client is told to wait.
-const RETRY_AFTER: Duration = Duration::from_secs(1);
-/// No place is free.
-pub(crate) const QUEUE_FULL: CaptionError =
-    CaptionError::Overloaded { bound: "queue_capacity", retry_after: RETRY_AFTER };
-/// No bytes are free.
-pub(crate) const INFLIGHT_BYTES_FULL: CaptionError =
-    CaptionError::Overloaded { bound: "max_inflight_bytes", retry_after: RETRY_AFTER };
-
-/// `queue_capacity` places.
-#[derive(Debug)]
-pub(crate) struct ConcurrencyLimit {
-    capacity: usize,
-    /// ConcurrencyLimit taken, by caller. Callers without any are not in it.
-    taken: Mutex<HashMap<u64, usize>>,
-    gauge: IntGauge,
-}
-
-/// A place; free again when dropped.
-#[derive(Debug)]
-pub(crate) struct Permit {
-    places: Arc<ConcurrencyLimit>,
-    caller: u64,
-}
-
-impl ConcurrencyLimit {
-    pub(crate) fn new(capacity: usize, gauge: IntGauge) -> Arc<Self> {
-        Arc::new(Self { capacity, taken: Mutex::default(), gauge })
+/// Takes a permit for an inference request and keeps it until the response is sent; refuses the request if none is left.
+pub(crate) async fn admit(State(state): State<Arc<LayerState>>, request: Request, next: Next) -> Response {
+    let context = RequestContext::from_extensions(request.extensions());
+    if context.route.class != RouteClass::Inference {
+        let is_stream = context.route.streams_requests;
+        let request = if is_stream { request.map(|body| until_draining(body, state.phase.clone())) } else { request };
+        return next.run(request).await;
     }
-
-    /// A place for this caller, if there is one. Where `shared`, a caller gets no more than its share: one part of the
-    /// places for each caller that has some, and one for the next that comes.
-    pub(crate) fn take(self: &Arc<Self>, caller: u64, shared: bool) -> Option<Permit> {
-        let mut taken = self.lock();
-        let own = taken.get(&caller).copied().unwrap_or(0);
-        let callers = taken.len() + usize::from(own == 0);
-        let share = if shared { (self.capacity / (callers + 1)).max(1) } else { self.capacity };
-        if own >= share || taken.values().sum::<usize>() >= self.capacity {
-            return None;
-        }
-        taken.insert(caller, own + 1);
-        self.gauge.inc();
-        Some(Permit { places: self.clone(), caller })
-    }
-
-    fn lock(&self) -> MutexGuard<'_, HashMap<u64, usize>> {
-        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
+    let share = state.api_keys.borrow().has_several();
+    match state.concurrency.try_acquire(caller_number(&request), share) {
+        Some(permit) => next.run(request).await.map(|body| Body::new(GuardedBody::new(body, permit))),
+        None => refuse(request, &context, &QUEUE_FULL).await,
     }
 }
 
-impl Drop for Permit {
-    fn drop(&mut self) {
-        let mut taken = self.places.lock();
-        if let Some(own) = taken.get_mut(&self.caller) {
-            *own -= 1;
-            if *own == 0 {
-                taken.remove(&self.caller);
-            }
-        }
-        self.places.gauge.dec();
-    }
-}
-
-/// `max_inflight_bytes`.
-#[derive(Debug)]
-pub(crate) struct ByteBudget {
-    limit: usize,
-    used: AtomicUsize,
-    gauge: IntGauge,
-}
-
-/// Why a body was not read to its end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Fault {
-    /// The budget is used up.
-    TooMuch,
-    /// Nothing came for too long.
-    TooSlow,
-}
-
-/// What the bodies of one request have of the budget; given back when dropped.
-#[derive(Debug)]
-pub(crate) struct ByteReservation {
-    budget: Arc<ByteBudget>,
-    held: AtomicUsize,
-    fault: OnceLock<Fault>,
-}
-
-impl ByteBudget {
-    pub(crate) fn new(limit: usize, gauge: IntGauge) -> Arc<Self> {
-        Arc::new(Self { limit, used: AtomicUsize::new(0), gauge })
-    }
-
-    /// Whether so many bytes more would fit now.
-    pub(crate) fn has_room(&self, bytes: usize) -> bool {
-        self.used.load(Ordering::Relaxed).saturating_add(bytes) <= self.limit
-    }
-
-    /// For one request.
-    pub(crate) fn reservation(self: &Arc<Self>) -> Arc<ByteReservation> {
-        Arc::new(ByteReservation { budget: self.clone(), held: AtomicUsize::new(0), fault: OnceLock::new() })
-    }
-}
-
-impl ByteReservation {
-    /// Takes more of the budget, or marks the request as refused.
-    pub(crate) fn add(&self, bytes: usize) -> bool {
-        let used = self.budget.used.fetch_add(bytes, Ordering::Relaxed) + bytes;
-        self.held.fetch_add(bytes, Ordering::Relaxed);
-        self.budget.gauge.add(bytes as i64);
-        if used > self.budget.limit {
-            self.fail(Fault::TooMuch);
-        }
-        used <= self.budget.limit
-    }
-
-    /// Takes what a message is larger than what came over the wire: it was compressed.
-    pub(crate) fn hold(&self, bytes: usize) -> bool {
-        self.add(bytes.saturating_sub(self.held.load(Ordering::Relaxed)))
-    }
-
-    /// Hands a message of a stream, and its bytes with it, to whoever works on it.
-    pub(crate) fn split(&self, bytes: usize) -> Arc<Self> {
-        let part = self.budget.reservation();
-        // What came over the wire was perhaps compressed: the rest is new.
-        let moved = self.held.load(Ordering::Relaxed).min(bytes);
-        self.held.fetch_sub(moved, Ordering::Relaxed);
-        part.held.store(moved, Ordering::Relaxed);
-        part.add(bytes - moved);
-        part
-    }
-
-    pub(crate) fn fail(&self, fault: Fault) {
-        self.fault.get_or_init(|| fault);
-    }
-
-    pub(crate) fn fault(&self) -> Option<Fault> {
-        self.fault.get().copied()
-    }
-}
-
-impl Drop for ByteReservation {
-    fn drop(&mut self) {
-        let held = *self.held.get_mut();
-        self.budget.used.fetch_sub(held, Ordering::Relaxed);
-        self.budget.gauge.sub(held as i64);
-    }
+/// Ends a stream of requests without a permit when the server drains: its service would wait for the next one for ever.
+fn until_draining(body: Body, mut phase: watch::Receiver<Phase>) -> Body {
+    let end = async move {
+        phase.wait_for(|phase| *phase == Phase::Draining).await.ok();
+    };
+    Body::new(StreamBody::new(BodyStream::new(body).take_until(end.boxed())))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::convert::Infallible;
+
+    use axum::middleware::from_fn_with_state;
+    use bytes::Bytes;
+    use futures_util::stream;
+    use tower::{Layer, ServiceExt, service_fn};
+
     use super::*;
+    use crate::{config::limits::Limits, server::middleware::body};
 
-    fn gauge() -> IntGauge {
-        IntGauge::new("g", "g").unwrap()
+    fn state(capacity: u32) -> LayerState {
+        LayerState::for_test(Limits { queue_capacity: capacity, ..Limits::defaults() }, &[])
     }
 
-    #[test]
-    fn a_lone_caller_may_have_every_place() {
-        let places = ConcurrencyLimit::new(2, gauge());
-        let held: Vec<_> = (0..3).map(|_| places.take(0, false)).collect();
-        assert_eq!(held.iter().flatten().count(), 2);
-        drop(held);
-        assert!(places.take(0, false).is_some() && places.lock().is_empty());
+    fn request(method: &str, path: &str, content_type: &str, body: Body) -> Request {
+        let request = Request::builder().method(method).uri(path).header("content-type", content_type);
+        let mut request = request.body(body).unwrap();
+        let context = RequestContext::for_request(&request);
+        request.extensions_mut().insert(context);
+        request
     }
 
-    #[test]
-    fn a_greedy_caller_leaves_room_for_others() {
-        let places = ConcurrencyLimit::new(12, gauge());
-        let greedy: Vec<_> = (0..12).filter_map(|_| places.take(1, true)).collect();
-        assert_eq!(greedy.len(), 6);
-        let second: Vec<_> = (0..12).filter_map(|_| places.take(2, true)).collect();
-        assert_eq!(second.len(), 4);
-        assert!(places.take(3, true).is_some());
-        assert_eq!(places.gauge.get(), 10);
+    /// The response of a handler that answers with the body of its request.
+    async fn call(state: &Arc<LayerState>, request: Request) -> Response {
+        let echo = service_fn(|request: Request| async { Ok::<_, Infallible>(Response::new(request.into_body())) });
+        from_fn_with_state(state.clone(), admit).layer(echo).oneshot(request).await.unwrap()
     }
 
-    #[test]
-    fn bytes_are_given_back() {
-        let budget = ByteBudget::new(100, gauge());
-        let whole = budget.reservation();
-        assert!(whole.add(60));
-        let part = whole.split(50);
-        drop(whole);
-        assert_eq!(budget.gauge.get(), 50);
-        let next = budget.reservation();
-        assert!(!next.add(51));
-        assert_eq!(next.fault(), Some(Fault::TooMuch));
-        drop((part, next));
-        assert_eq!((budget.gauge.get(), budget.has_room(100), budget.has_room(101)), (0, true, false));
+    #[tokio::test]
+    async fn an_inference_request_keeps_its_permit_until_its_response_is_sent() {
+        let state = Arc::new(state(1));
+        let infer = || request("POST", "/infer", "application/json", Body::from("x"));
+        let first = call(&state, infer()).await;
+        assert_eq!(first.status(), 200);
+        let refused = call(&state, infer()).await;
+        assert_eq!((refused.status().as_u16(), refused.headers()["retry-after"].to_str().unwrap()), (429, "1"));
+        let text = body::read(refused.into_body(), 1000).await.unwrap();
+        assert!(text.starts_with(br#"{"error":"the server is at its capacity (queue_capacity)"#), "{text:?}");
+        drop(first);
+        assert_eq!(call(&state, infer()).await.status(), 200);
+    }
+
+    #[tokio::test]
+    async fn a_request_without_inference_needs_no_permit() {
+        let state = Arc::new(state(0));
+        for (method, path) in [("GET", "/v2"), ("GET", "/v2/health/live"), ("POST", "/v2/repository/models/m/load")] {
+            assert_eq!(call(&state, request(method, path, "application/json", Body::empty())).await.status(), 200);
+        }
+        assert_eq!(call(&state, request("POST", "/infer", "application/json", Body::empty())).await.status(), 429);
+    }
+
+    #[tokio::test]
+    async fn a_stream_of_metadata_requests_ends_when_the_server_drains() {
+        let (sender, phase) = watch::channel(Phase::Serving);
+        let state = Arc::new(LayerState { phase, ..state(1) });
+        let open = || Body::from_stream(stream::pending::<Result<Bytes, Infallible>>());
+        let reflection = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo";
+        let mut streaming = call(&state, request("POST", reflection, "application/grpc", open())).await.into_body();
+        let mut unary = call(&state, request("GET", "/v2", "application/json", open())).await.into_body();
+        let mut next = body_frame(&mut streaming);
+        assert!(next.as_mut().now_or_never().is_none());
+        sender.send_replace(Phase::Terminating);
+        assert!(next.as_mut().now_or_never().is_none());
+        sender.send_replace(Phase::Draining);
+        assert!(next.await.is_none());
+        assert!(body_frame(&mut unary).now_or_never().is_none());
+    }
+
+    fn body_frame(body: &mut Body) -> futures_util::future::BoxFuture<'_, Option<()>> {
+        use http_body_util::BodyExt;
+        async { body.frame().await.map(drop) }.boxed()
     }
 }

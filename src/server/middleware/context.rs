@@ -1,41 +1,35 @@
-//! What the layers learn about a request before it reaches a handler: its transport, its id and its kind.
+//! What the layers know about a request: its transport, its route, its id, and the record of what becomes known later.
 //!
-//! Layers and handlers find a [`RequestContext`] in the request's extensions and answer failures through it (`status.rs`),
-//! so that every failure looks the same wherever it was found.
+//! Layers and handlers find the [`RequestContext`] in the request's extensions and answer failures through it
+//! (`error_response`), so that a failure looks the same wherever it was found.
 
 use std::{
     convert::Infallible,
-    sync::Arc,
-    time::{Duration, Instant},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use axum::{
-    extract::{FromRequestParts, MatchedPath},
-    response::Response,
-};
-use http::{HeaderMap, HeaderName, Request, header, request::Parts};
+use axum::extract::{FromRequestParts, MatchedPath};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, header, request::Parts};
 
 use crate::{
-    error::CaptionError,
-    server::{
-        middleware::request_record::Notes,
-        routes::{RouteRules, grpc_rules, rest_rules},
-    },
+    caption::Timings,
+    error::ErrorCode,
+    server::routes::{RouteRules, grpc_rules, rest_rules},
 };
 
-/// Header and gRPC metadata key of the request id, both ways.
+/// Header and gRPC metadata key of the request id, in requests and responses.
 pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// Where the time of a request went, for its client.
+/// Response header that says where the time of the request went.
 pub(crate) const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 
-/// Where the binary tensor extension announces the length of the JSON part, both ways.
+/// Header of the binary tensor extension: the length of the JSON part, in requests and responses.
 pub(crate) const BINARY_HEADER: HeaderName = HeaderName::from_static("inference-header-content-length");
 
-/// A client's request id above this length is replaced.
+/// Longest request id of a client that is kept; a longer one is replaced.
 const MAX_REQUEST_ID_BYTES: usize = 128;
 
-/// The protocol a request came in.
+/// The protocol of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Transport {
     /// `content-type: application/grpc*`.
@@ -47,58 +41,31 @@ pub(crate) enum Transport {
 /// One request as the layers see it.
 #[derive(Clone, Debug)]
 pub(crate) struct RequestContext {
-    /// How to answer.
+    /// Decides the form of the response.
     pub(crate) transport: Transport,
-    /// How the layers treat it.
+    /// How the layers treat the request.
     pub(crate) route: RouteRules,
-    /// The client's own id if it sent a sane one, else ours; visible ASCII.
+    /// The client's id if it sent a valid one, else a random one; visible ASCII.
     pub(crate) request_id: Arc<str>,
-    /// What becomes known on the way, for the counts and the answer's head.
-    pub(crate) notes: Arc<Notes>,
-}
-
-/// When the answer must be there, and whom it is for; an extension set by the deadline layer.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Deadline {
-    /// No later than that.
-    pub(crate) at: Instant,
-    /// Who waits, as a number.
-    pub(crate) caller: u64,
-    asked: Option<Instant>,
-    limit: Duration,
-}
-
-impl Deadline {
-    /// What the client asked for, within the server's limit.
-    pub(crate) fn new(asked: Option<Duration>, limit: Duration, caller: u64) -> Self {
-        let now = Instant::now();
-        // A deadline beyond the clock is none.
-        let asked = asked.and_then(|asked| now.checked_add(asked));
-        Self { asked, limit, caller, at: now }.renewed()
-    }
-
-    /// For the next request of a stream, which has the server's whole limit but ends with the stream.
-    pub(crate) fn renewed(self) -> Self {
-        let at = Instant::now() + self.limit;
-        Self { at: self.asked.map_or(at, |asked| asked.min(at)), ..self }
-    }
+    /// What becomes known while the request is handled.
+    pub(crate) record: Arc<RequestRecord>,
 }
 
 impl RequestContext {
-    /// Reads the head of a request.
-    pub(crate) fn of<B>(request: &Request<B>) -> Self {
+    /// From the head of a request.
+    pub(crate) fn for_request<B>(request: &Request<B>) -> Self {
         let transport = transport(request.headers());
         let path = request.uri().path();
         let route = match transport {
             Transport::Grpc => grpc_rules(path),
             Transport::Rest => rest_rules(request.method(), path),
         };
-        Self { transport, route, request_id: request_id(request.headers()), notes: Arc::default() }
+        Self { transport, route, request_id: request_id(request.headers()), record: Arc::default() }
     }
 
-    /// The context of a request that went through the chain; a fresh one for any other.
+    /// The context of a request that passed the middleware; a fresh one for any other.
     pub(crate) fn from_extensions(extensions: &http::Extensions) -> Self {
-        extensions.get::<Self>().cloned().unwrap_or_else(|| Self::of(&Request::new(())))
+        extensions.get::<Self>().cloned().unwrap_or_else(|| Self::for_request(&Request::new(())))
     }
 }
 
@@ -108,19 +75,9 @@ impl<S: Sync> FromRequestParts<S> for RequestContext {
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
         let context = Self::from_extensions(&parts.extensions);
         if let Some(route) = parts.extensions.get::<MatchedPath>() {
-            context.notes.route(route);
+            context.record.set_route(route);
         }
         Ok(context)
-    }
-}
-
-impl<S: Sync> FromRequestParts<S> for Deadline {
-    type Rejection = Response;
-
-    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Response> {
-        let missing = || CaptionError::internal("the deadline layer did not run");
-        let context = || RequestContext::from_extensions(&parts.extensions);
-        parts.extensions.get::<Self>().copied().ok_or_else(|| context().response(&missing()))
     }
 }
 
@@ -136,23 +93,99 @@ fn transport(headers: &HeaderMap) -> Transport {
 
 fn request_id(headers: &HeaderMap) -> Arc<str> {
     let given = headers.get(REQUEST_ID).and_then(|value| value.to_str().ok());
-    let is_sane = |id: &&str| {
+    let is_valid = |id: &&str| {
         !id.is_empty() && id.len() <= MAX_REQUEST_ID_BYTES && id.bytes().all(|byte| byte.is_ascii_graphic())
     };
-    given.filter(is_sane).map_or_else(|| format!("{:032x}", rand::random::<u128>()).into(), Into::into)
+    given.filter(is_valid).map_or_else(|| format!("{:032x}", rand::random::<u128>()).into(), Into::into)
+}
+
+/// What the log, the metrics and the trace say of a request; filled in by whoever learns it.
+#[derive(Debug, Default)]
+pub(crate) struct RequestRecord(Mutex<RecordFields>);
+
+/// The fields of a [`RequestRecord`].
+#[derive(Debug, Default)]
+pub(crate) struct RecordFields {
+    /// Route of REST that matched.
+    pub(crate) route: Option<MatchedPath>,
+    /// Name of the model that does the work; empty if none was reached.
+    pub(crate) model: String,
+    /// Label of the client's API key; empty without one.
+    pub(crate) key: String,
+    pub(crate) failure: Option<Failure>,
+    timings: Option<Timings>,
+}
+
+/// Why a request failed, as metrics count it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Failure {
+    pub(crate) code: ErrorCode,
+    /// Stable name of the error.
+    pub(crate) reason: &'static str,
+}
+
+impl RequestRecord {
+    pub(crate) fn set_route(&self, route: &MatchedPath) {
+        self.fields().route = Some(route.clone());
+    }
+
+    pub(crate) fn set_model(&self, name: &str) {
+        name.clone_into(&mut self.fields().model);
+    }
+
+    pub(crate) fn set_key(&self, label: &str) {
+        label.clone_into(&mut self.fields().key);
+    }
+
+    /// Keeps the first failure of a request: later ones follow from it.
+    pub(crate) fn set_failure(&self, failure: Failure) {
+        self.fields().failure.get_or_insert(failure);
+    }
+
+    /// Forgets a failure that only followed from the one that is set next.
+    pub(crate) fn clear_failure(&self) {
+        self.fields().failure = None;
+    }
+
+    /// Adds the times of one image; of several, the slowest counts.
+    pub(crate) fn add_timings(&self, timings: Timings) {
+        let mut fields = self.fields();
+        let total = |timings: &Timings| timings.compute_input + timings.queue + timings.compute_infer;
+        if fields.timings.as_ref().is_none_or(|known| total(known) < total(&timings)) {
+            fields.timings = Some(timings);
+        }
+    }
+
+    /// The header `server-timing`, in milliseconds; none before an image was captioned.
+    pub(crate) fn server_timing(&self) -> Option<HeaderValue> {
+        let Timings { compute_input, queue, compute_infer, compute_output, cache_hit } = self.fields().timings?;
+        let [input, queue, infer, output] =
+            [compute_input, queue, compute_infer, compute_output].map(|time| time.as_secs_f64() * 1e3);
+        let cache = if cache_hit { "hit" } else { "miss" };
+        let text = format!(
+            "input;dur={input:.3}, queue;dur={queue:.3}, compute;dur={infer:.3}, output;dur={output:.3}, cache;desc={cache}"
+        );
+        HeaderValue::from_str(&text).ok()
+    }
+
+    pub(crate) fn fields(&self) -> MutexGuard<'_, RecordFields> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::server::routes::RouteClass;
 
-    fn context(method: &str, path: &str, headers: &[(&str, &str)]) -> RequestContext {
-        let mut request = Request::builder().method(method).uri(path);
+    fn context(path: &str, headers: &[(&str, &str)]) -> RequestContext {
+        let mut request = Request::builder().method("POST").uri(path);
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        RequestContext::of(&request.body(()).unwrap())
+        RequestContext::for_request(&request.body(()).unwrap())
     }
 
     #[test]
@@ -160,23 +193,57 @@ mod tests {
         for (value, transport) in [
             ("application/grpc", Transport::Grpc),
             ("Application/GRPC+proto", Transport::Grpc),
+            ("application/grpc;x", Transport::Grpc),
             ("application/json", Transport::Rest),
             ("application/gr", Transport::Rest),
             ("application/grpc-web", Transport::Rest),
         ] {
-            assert_eq!(context("POST", "/infer", &[("content-type", value)]).transport, transport, "{value}");
+            assert_eq!(context("/infer", &[("content-type", value)]).transport, transport, "{value}");
         }
-        let grpc = [("content-type", "application/grpc")];
-        assert_eq!(context("POST", "/grpc.health.v1.Health/Check", &grpc).route.class, RouteClass::Public);
-        assert_eq!(context("POST", "/grpc.health.v1.Health/Check", &[]).route.class, RouteClass::Inference);
+        let path = "/grpc.health.v1.Health/Check";
+        assert_eq!(context(path, &[("content-type", "application/grpc")]).route.class, RouteClass::Public);
+        assert_eq!(context(path, &[]).route.class, RouteClass::Inference);
     }
 
     #[test]
-    fn a_sane_request_id_is_kept_and_any_other_replaced() {
-        assert_eq!(&*context("GET", "/", &[("x-request-id", "abc-1")]).request_id, "abc-1");
-        for bad in ["", "two words", &"x".repeat(MAX_REQUEST_ID_BYTES + 1)] {
-            let id = context("GET", "/", &[("x-request-id", bad)]).request_id;
-            assert_eq!(id.len(), 32, "{bad:?}");
+    fn a_valid_request_id_is_kept_and_any_other_replaced() {
+        let longest = "x".repeat(MAX_REQUEST_ID_BYTES);
+        for good in ["abc-1", "~", &longest] {
+            assert_eq!(&*context("/", &[("x-request-id", good)]).request_id, good);
         }
+        for bad in ["", "two words", &"x".repeat(MAX_REQUEST_ID_BYTES + 1)] {
+            let id = context("/", &[("x-request-id", bad)]).request_id;
+            assert!(id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit()), "{bad:?}: {id}");
+        }
+        assert_ne!(context("/", &[]).request_id, context("/", &[]).request_id);
+    }
+
+    #[test]
+    fn the_first_failure_counts_until_it_is_cleared() {
+        let record = RequestRecord::default();
+        let deadline = Failure { code: ErrorCode::DeadlineExceeded, reason: "DEADLINE_EXCEEDED" };
+        let cancelled = Failure { code: ErrorCode::Cancelled, reason: "CANCELLED" };
+        record.set_failure(deadline);
+        record.set_failure(cancelled);
+        assert_eq!(record.fields().failure, Some(deadline));
+        record.clear_failure();
+        record.set_failure(cancelled);
+        assert_eq!(record.fields().failure, Some(cancelled));
+    }
+
+    #[test]
+    fn the_times_are_those_of_the_slowest_image() {
+        let record = RequestRecord::default();
+        assert!(record.server_timing().is_none());
+        for [input, queue, infer] in [[1, 0, 0], [0, 5, 0], [1, 1, 4], [2, 2, 1], [4, 1, 1]] {
+            record.add_timings(Timings {
+                compute_input: Duration::from_millis(input),
+                queue: Duration::from_millis(queue),
+                compute_infer: Duration::from_millis(infer),
+                ..Timings::default()
+            });
+        }
+        let text = "input;dur=1.000, queue;dur=1.000, compute;dur=4.000, output;dur=0.000, cache;desc=miss";
+        assert_eq!(record.server_timing().unwrap(), text, "of two that are equally slow, the first");
     }
 }

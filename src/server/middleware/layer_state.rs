@@ -1,4 +1,4 @@
-//! What every layer of the chain needs to know: who may come in, how much, until when.
+//! What the layers share: limits, keys and permits, the same for all requests of a port.
 
 use std::sync::Arc;
 
@@ -10,28 +10,29 @@ use crate::{
     observability::prometheus::Metrics,
     server::{
         health::Phase,
-        middleware::admission::{ByteBudget, ConcurrencyLimit},
-        routes::RouteClass,
+        middleware::capacity::{ByteBudget, ConcurrencyLimit},
     },
 };
 
-/// What the layers need to know; shared by all requests.
+/// State of the layers of one port.
 #[derive(Debug)]
 pub(crate) struct LayerState {
-    /// Who may call; none: everyone.
+    /// Keys of the clients; without any, every client may call.
     pub(crate) api_keys: watch::Receiver<ApiKeys>,
     pub(crate) limits: Limits,
-    pub(crate) places: Arc<ConcurrencyLimit>,
+    pub(crate) concurrency: Arc<ConcurrencyLimit>,
     pub(crate) budget: Arc<ByteBudget>,
-    metrics: Metrics,
+    pub(crate) metrics: Metrics,
+    /// The metrics page needs no key.
     pub(crate) open_metrics: bool,
+    /// Cancelled when the grace of a shutdown is over: it ends every request that still runs.
     pub(crate) closing: CancellationToken,
     pub(crate) phase: watch::Receiver<Phase>,
+    /// Origins whose pages may call REST.
     pub(crate) cors_origins: Vec<Origin>,
 }
 
 impl LayerState {
-    /// `closing` ends every request that is still running when the grace of a shutdown is over.
     pub(crate) fn new(
         config: &ServerConfig,
         metrics: &Metrics,
@@ -45,7 +46,7 @@ impl LayerState {
         Arc::new(Self {
             api_keys,
             limits,
-            places: ConcurrencyLimit::new(limits.queue_capacity as usize, metrics.in_flight.clone()),
+            concurrency: ConcurrencyLimit::new(limits.queue_capacity as usize, metrics.in_flight.clone()),
             budget: ByteBudget::new(limits.max_inflight_bytes, metrics.in_flight_bytes.clone()),
             metrics: metrics.clone(),
             open_metrics: config.open_metrics,
@@ -55,13 +56,13 @@ impl LayerState {
         })
     }
 
-    /// The same for the administrators' port, where nobody needs a key.
+    /// The state for the administrators' port, where no request needs a key.
     pub(crate) fn for_admin(&self) -> Arc<Self> {
         Arc::new(Self {
             api_keys: watch::channel(ApiKeys::default()).1,
             limits: self.limits,
-            // Nothing there needs one: whoever asks for what is not there takes none of the clients'.
-            places: ConcurrencyLimit::new(1, self.metrics.in_flight.clone()),
+            // Only an unknown path needs a permit there, and must not take one of the clients'.
+            concurrency: ConcurrencyLimit::new(1, self.metrics.in_flight.clone()),
             budget: self.budget.clone(),
             metrics: self.metrics.clone(),
             open_metrics: true,
@@ -71,13 +72,21 @@ impl LayerState {
         })
     }
 
-    /// Where requests are counted.
-    pub(crate) fn metrics(&self) -> &Metrics {
-        &self.metrics
-    }
-
-    /// Bytes of a body, by what the request is for.
-    pub(crate) fn max_body_bytes(&self, route_class: RouteClass) -> usize {
-        route_class.max_body_bytes(self.limits.max_body_bytes)
+    /// A state with these limits and keys, for the tests of a layer.
+    #[cfg(test)]
+    pub(crate) fn for_test(limits: Limits, keys: &[&str]) -> Self {
+        let metrics = Metrics::new().unwrap();
+        let keys = ApiKeys::parse(keys.iter().copied(), 0.0).unwrap();
+        Self {
+            api_keys: watch::channel(keys).1,
+            limits,
+            concurrency: ConcurrencyLimit::new(limits.queue_capacity as usize, metrics.in_flight.clone()),
+            budget: ByteBudget::new(limits.max_inflight_bytes, metrics.in_flight_bytes.clone()),
+            metrics,
+            open_metrics: false,
+            closing: CancellationToken::new(),
+            phase: watch::channel(Phase::Serving).1,
+            cors_origins: vec![],
+        }
     }
 }

@@ -1,14 +1,9 @@
 //! One connection of HTTP/1.1 or HTTP/2, plain or in TLS, from its first byte to its last.
 //!
-//! Every wait on a peer has an end: silent and idle connections are closed, headers have a time and a size, and old
-//! connections are told to come back on a new one.
+//! Every wait for a client has an end: silent and idle connections are closed, headers are bounded in time and size, and
+//! clients of old connections are asked to reconnect.
 
-use std::{
-    convert::Infallible,
-    pin::pin,
-    sync::{Arc, atomic::Ordering},
-    time::Duration,
-};
+use std::{convert::Infallible, pin::pin, sync::Arc, time::Duration};
 
 use axum::body::Body;
 use http::{Request, Response};
@@ -21,82 +16,83 @@ use tokio::{
     io::{AsyncRead, AsyncWrite},
     time::{Instant, MissedTickBehavior, interval, sleep},
 };
+use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 use tracing::debug;
 
-use crate::config::limits::Limits;
-use crate::server::{
-    Application,
-    net::{
-        activity::{Activity, Idle, IdleClock, Sending, Stalled},
-        listener::Signals,
+use crate::{
+    config::limits::Limits,
+    server::{
+        middleware::stack::Application,
+        net::idle::{Activity, IdleTracker, Idleness, InFlight, ResponseBody, Stall},
     },
 };
 
-/// Headers of a request.
+/// Most headers of a request.
 const MAX_HEADERS: usize = 100;
-/// Between two looks at whether a connection is idle.
+/// Time between two looks at whether a connection is idle.
 const IDLE_CHECK: Duration = Duration::from_secs(1);
-/// HTTP/2 pings find peers that vanished.
+/// HTTP/2 pings find clients that vanished.
 const PING_INTERVAL: Duration = Duration::from_secs(30);
 const PING_TIMEOUT: Duration = Duration::from_secs(20);
 
+/// The stages of a shutdown, cancelled in this order.
+#[derive(Clone)]
+pub(crate) struct ShutdownTokens {
+    /// Connections finish what is in flight and accept nothing new.
+    pub(crate) draining: CancellationToken,
+    /// The grace is over: the deadline layer answers every request with UNAVAILABLE.
+    pub(crate) closing: CancellationToken,
+    /// Connections are dropped.
+    pub(crate) closed: CancellationToken,
+}
+
 /// Serves one connection to its end.
-pub(crate) async fn drive(
+pub(crate) async fn serve_connection(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     application: Application,
     limits: Limits,
-    signals: Signals,
+    shutdown: ShutdownTokens,
 ) {
     let activity = Arc::new(Activity::default());
-    let service = {
-        let activity = activity.clone();
-        service_fn(move |request: Request<Incoming>| answer(application.clone(), activity.clone(), request))
-    };
+    let mut idle = IdleTracker::new(activity.clone(), limits);
+    let service = service_fn(move |request| respond(application.clone(), activity.begin_request(), request));
     let builder = builder(&limits);
     let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
-    let mut idle = IdleClock::new(activity, limits);
-    let old = sleep(age(limits.connection_age).unwrap_or(Duration::MAX));
-    let mut old = pin!(old);
+    let mut max_age = pin!(sleep(jittered(limits.connection_age).unwrap_or(Duration::MAX)));
     let mut ticks = interval(IDLE_CHECK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut is_closing = false;
     loop {
-        tokio::select! {
+        let close = tokio::select! {
             result = connection.as_mut() => {
                 if let Err(error) = result {
                     debug!(error, "connection ended");
                 }
                 return;
             }
-            () = signals.draining.cancelled(), if !is_closing => {
-                is_closing = true;
-                connection.as_mut().graceful_shutdown();
-            }
-            () = old.as_mut(), if !is_closing && !limits.connection_age.is_zero() => {
-                is_closing = true;
-                connection.as_mut().graceful_shutdown();
-            }
-            () = signals.closed.cancelled() => return,
-            _ = ticks.tick() => match (idle.state(Instant::now()), idle.stalled(Instant::now())) {
-                (_, Stalled::All) => {
-                    debug!("connection closed: its peer takes no answers");
+            () = shutdown.draining.cancelled(), if !is_closing => true,
+            () = max_age.as_mut(), if !is_closing && !limits.connection_age.is_zero() => true,
+            () = shutdown.closed.cancelled() => return,
+            _ = ticks.tick() => match (idle.idleness(Instant::now()), idle.stall(Instant::now())) {
+                (_, Stall::Complete) => {
+                    debug!("connection closed: its client takes no responses");
                     return;
                 }
-                (Idle::TooLong, _) => return,
-                // The other requests of a stalled peer, which may be a proxy, are finished.
-                (Idle::Long, _) | (_, Stalled::Some) if !is_closing => {
-                    is_closing = true;
-                    connection.as_mut().graceful_shutdown();
-                }
-                (Idle::No | Idle::Long, _) => {}
+                (Idleness::Expired, _) => return,
+                // A client with other requests in flight may be a proxy: they are finished.
+                (idleness, stall) => idleness == Idleness::Idle || stall == Stall::Partial,
             },
+        };
+        if close && !is_closing {
+            is_closing = true;
+            connection.as_mut().graceful_shutdown();
         }
     }
 }
 
-/// A tenth more or less, so that the clients of a restarted server do not come back all at once.
-fn age(age: Duration) -> Option<Duration> {
+/// The age ±10 %, so that the clients of a restarted server do not reconnect all at once; none for an age of zero.
+fn jittered(age: Duration) -> Option<Duration> {
     (!age.is_zero()).then(|| age.mul_f64(rand::random_range(0.9..1.1)))
 }
 
@@ -119,12 +115,11 @@ fn builder(limits: &Limits) -> auto::Builder<TokioExecutor> {
     builder
 }
 
-async fn answer(
+async fn respond(
     application: Application,
-    activity: Arc<Activity>,
+    in_flight: InFlight,
     request: Request<Incoming>,
-) -> Result<Response<Sending>, Infallible> {
-    activity.had_request.store(true, Ordering::Relaxed);
+) -> Result<Response<ResponseBody>, Infallible> {
     let response = application.oneshot(request.map(Body::new)).await?;
-    Ok(response.map(|body| Sending::new(body, activity)))
+    Ok(response.map(|body| ResponseBody::new(body, in_flight)))
 }

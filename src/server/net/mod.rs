@@ -1,7 +1,7 @@
-//! Sockets: listening, TLS, connections and their time limits, and reloading on SIGHUP.
+//! Sockets: listening, TLS, connections and their time limits, and reloading of certificates and keys.
 
-pub(crate) mod activity;
 pub(crate) mod connection;
+pub(crate) mod idle;
 pub(crate) mod listener;
 pub(crate) mod reload;
 pub(crate) mod tls;

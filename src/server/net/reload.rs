@@ -1,5 +1,5 @@
-//! Configuration that is read again while the server runs: keys and certificates when their files change, models too when
-//! it is asked for (SIGHUP). What is wrong changes nothing and is logged.
+//! Reloading while the server runs: keys and certificates when their files change, models too on SIGHUP. A file that
+//! cannot be used is logged and changes nothing.
 
 use std::{
     fs,
@@ -19,10 +19,10 @@ use tracing::{error, info};
 use crate::config::{KeySource, TlsFiles, api_keys::ApiKeys};
 use crate::server::{health::Phase, net::tls, state::AppState};
 
-/// Between two looks at the files.
-const CHECK: Duration = Duration::from_secs(2);
+/// Time between two checks of the files.
+const FILE_CHECK: Duration = Duration::from_secs(2);
 
-/// What can be read again, and who is told.
+/// What is reloaded, and the channels to those who use it.
 pub(crate) struct Reloader {
     pub(crate) key_source: KeySource,
     pub(crate) api_keys: watch::Sender<ApiKeys>,
@@ -31,14 +31,14 @@ pub(crate) struct Reloader {
 }
 
 impl Reloader {
-    /// Until dropped. `asked` reads everything again, changed or not.
-    pub(crate) async fn run(self, asked: &Notify) {
-        let (mut keys, mut certificates) = (Watched::new(self.key_files()), Watched::new(self.tls_files()));
-        let mut ticks = interval(CHECK);
+    /// Runs until it is dropped. A notification reloads everything, changed or not.
+    pub(crate) async fn run(self, reload_all: &Notify) {
+        let (mut keys, mut certificates) = (WatchedFiles::new(self.key_files()), WatchedFiles::new(self.tls_files()));
+        let mut ticks = interval(FILE_CHECK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let all = tokio::select! {
-                () = asked.notified() => true,
+                () = reload_all.notified() => true,
                 _ = ticks.tick() => false,
             };
             if keys.has_changed() || all {
@@ -55,7 +55,7 @@ impl Reloader {
 
     fn reload_keys(&self) {
         let outcome = self.key_source.load();
-        tell(
+        report(
             &self.state,
             "keys",
             outcome.map(|keys| self.api_keys.send_modify(|known| *known = keys.carry_over_limits(known))),
@@ -64,7 +64,7 @@ impl Reloader {
 
     fn reload_certificates(&self) {
         if let Some((files, sender)) = &self.tls {
-            tell(&self.state, "certificates", tls::load(files).map(|config| _ = sender.send_replace(config)));
+            report(&self.state, "certificates", tls::load(files).map(|config| _ = sender.send_replace(config)));
         }
     }
 
@@ -78,48 +78,59 @@ impl Reloader {
     }
 }
 
-/// Beside the rest: a model takes its time, and a key that is taken away must not be good for so long.
+/// Reloads the models in a task of its own: they take long, and a revoked key must not be valid meanwhile.
 async fn reload_models(state: Arc<AppState>) {
-    // Those that are being loaded may be older than the file.
+    // Models that are still loading may have been read from an older file.
     if state.phase.clone().wait_for(|phase| *phase != Phase::Starting).await.is_ok()
         && let Ok(captioner) = state.captioner()
     {
-        tell(&state, "models", captioner.registry().reload().await);
+        report(&state, "models", captioner.registry().reload().await);
     }
 }
 
-fn tell(state: &AppState, what: &'static str, outcome: Result<(), impl std::fmt::Display>) {
+fn report(state: &AppState, what: &'static str, outcome: Result<(), impl std::fmt::Display>) {
     state.metrics.record_reload(what, outcome.is_ok());
     match outcome {
-        Ok(()) => info!(what, "read again"),
-        Err(error) => error!(what, %error, "not read again, everything stays as it was"),
+        Ok(()) => info!(what, "reloaded"),
+        Err(error) => error!(what, %error, "reload failed, nothing changed"),
     }
 }
 
-/// Files, and what they were when they were last looked at.
-struct Watched {
+/// Files, and their fingerprints at the last check.
+struct WatchedFiles {
     files: Vec<PathBuf>,
-    seen: Vec<Option<State>>,
+    seen: Vec<Option<FileFingerprint>>,
 }
 
-/// A file that is written to or replaced gets another of these.
-type State = (u64, u64, i64, i64);
+/// Differs after a file was written to or replaced.
+#[derive(PartialEq)]
+struct FileFingerprint {
+    inode: u64,
+    bytes: u64,
+    modified_s: i64,
+    modified_ns: i64,
+}
 
-impl Watched {
+impl WatchedFiles {
     fn new(files: Vec<PathBuf>) -> Self {
-        let seen = files.iter().map(|path| state(path)).collect();
+        let seen = files.iter().map(|path| fingerprint(path)).collect();
         Self { files, seen }
     }
 
     fn has_changed(&mut self) -> bool {
-        let now: Vec<_> = self.files.iter().map(|path| state(path)).collect();
+        let now: Vec<_> = self.files.iter().map(|path| fingerprint(path)).collect();
         let changed = now != self.seen;
         self.seen = now;
         changed
     }
 }
 
-fn state(path: &Path) -> Option<State> {
-    let found = fs::metadata(path).ok()?;
-    Some((found.ino(), found.len(), found.mtime(), found.mtime_nsec()))
+fn fingerprint(path: &Path) -> Option<FileFingerprint> {
+    let file = fs::metadata(path).ok()?;
+    Some(FileFingerprint {
+        inode: file.ino(),
+        bytes: file.len(),
+        modified_s: file.mtime(),
+        modified_ns: file.mtime_nsec(),
+    })
 }

@@ -1,4 +1,4 @@
-//! TLS for the port: certificates from PEM files, read again when they change; client certificates if asked for.
+//! TLS of the main port: certificates from PEM files, reloaded when they change; client certificates if configured.
 
 use std::{path::Path, sync::Arc};
 
@@ -13,7 +13,7 @@ use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
 use crate::config::{ConfigError, TlsFiles};
 
-/// What new connections are offered.
+/// The certificates for new connections.
 #[derive(Clone, Debug)]
 pub(crate) struct Tls(watch::Receiver<Arc<ServerConfig>>);
 
@@ -28,10 +28,10 @@ impl Tls {
     }
 }
 
-/// Reads the files.
+/// Reads the certificates and the key.
 ///
 /// # Errors
-/// A file is unreadable or holds not what it should, or key and certificate do not belong together.
+/// A file cannot be read or parsed, or the key does not belong to the certificate.
 pub(crate) fn load(files: &TlsFiles) -> Result<Arc<ServerConfig>, ConfigError> {
     let certificates = read_certificates("--tls-cert", &files.certificates)?;
     let setting = "--tls-key";
@@ -63,7 +63,7 @@ fn read_certificates(setting: &'static str, path: &Path) -> Result<Vec<Certifica
     let unusable = |reason: String| invalid(setting, format!("{}: {reason}", path.display()));
     let found = CertificateDer::pem_file_iter(path).map_err(|error| unusable(error.to_string()))?;
     let certificates = found.collect::<Result<Vec<_>, _>>().map_err(|error| unusable(error.to_string()))?;
-    if certificates.is_empty() { Err(unusable("holds no certificate".to_owned())) } else { Ok(certificates) }
+    if certificates.is_empty() { Err(unusable("contains no certificate".to_owned())) } else { Ok(certificates) }
 }
 
 fn invalid(setting: &'static str, reason: String) -> ConfigError {

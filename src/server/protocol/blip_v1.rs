@@ -6,7 +6,7 @@ use crate::{
     caption::{Caption, CaptionReply, CaptionRequest},
     error::CaptionError,
     server::{
-        middleware::context::Deadline,
+        middleware::deadline::Deadline,
         protocol::{
             ContentLimits, echo, image,
             pb::blip::{self as pb, caption_request::Source},

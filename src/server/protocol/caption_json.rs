@@ -9,7 +9,7 @@ use crate::{
     caption::{CaptionRequest, ImageSource},
     error::CaptionError,
     server::{
-        middleware::context::Deadline,
+        middleware::deadline::Deadline,
         protocol::{ContentLimits, echo, image, json::describe, open_inference::request::check_id, parameters, prompt},
     },
 };

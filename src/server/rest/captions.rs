@@ -17,10 +17,7 @@ use crate::{
     error::CaptionError,
     server::{
         error_response::json_response,
-        middleware::{
-            body::WholeBody,
-            context::{Deadline, RequestContext},
-        },
+        middleware::{body::WholeBody, context::RequestContext, deadline::Deadline},
         protocol::{
             caption_json::{Fields, Route},
             echo, json,

@@ -15,10 +15,7 @@ use crate::{
     registry::ServedModel,
     server::{
         error_response::{json_response, to_json},
-        middleware::{
-            body::WholeBody,
-            context::{Deadline, RequestContext},
-        },
+        middleware::{body::WholeBody, context::RequestContext, deadline::Deadline},
         protocol::{
             caption_json::{Fields, Route},
             json,

@@ -14,7 +14,8 @@ use crate::{
         error_response::{json_response, to_json},
         middleware::{
             body::WholeBody,
-            context::{BINARY_HEADER, Deadline, RequestContext},
+            context::{BINARY_HEADER, RequestContext},
+            deadline::Deadline,
         },
         protocol::{
             json,

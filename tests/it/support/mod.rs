@@ -20,7 +20,7 @@ use blip_serve::{
     error::Cause,
     observability::prometheus::Metrics,
     registry::{Registry, Shared},
-    server::{Signals, serve},
+    server::{ControlSignals, Sockets, serve},
 };
 use clap::{Args, Command, FromArgMatches};
 use hyper_util::{
@@ -123,8 +123,10 @@ impl Server {
                 Duration::ZERO
             };
             let captioner = async { Ok::<_, Cause>(loaded.await.map(|()| CAPTIONER.clone())?) };
-            let signals = Signals { shutdown: stop, reload: Arc::new(Notify::new()) };
-            serve((main, Some(admin)), config, Metrics::new().unwrap(), captioner, signals).await.unwrap();
+            let signals = ControlSignals { shutdown: stop, reload: Arc::new(Notify::new()) };
+            serve(Sockets { main, admin: Some(admin) }, config, Metrics::new().unwrap(), captioner, signals)
+                .await
+                .unwrap();
         });
         (Self { address, admin: admin_address, shutdown: Some(shutdown), task }, load)
     }

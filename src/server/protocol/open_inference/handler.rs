@@ -10,7 +10,7 @@ use crate::{
     error::CaptionError,
     registry::ServedModel,
     server::{
-        middleware::context::{Deadline, RequestContext},
+        middleware::{context::RequestContext, deadline::Deadline},
         protocol::open_inference::{
             infer::{Inference, gather},
             request::InferRequest,
