@@ -76,12 +76,29 @@ fn greater(a: f32, b: f32) -> f32 {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn argmax(values: &[f32]) -> usize {
         let mut maxima = ChunkMaxima::default();
         maxima.scan(values);
         maxima.argmax(values)
+    }
+
+    proptest! {
+        #[test]
+        fn maxima_and_argmax_equal_those_of_a_plain_loop(
+            values in prop::collection::vec(prop_oneof![(-3_i8..3).prop_map(f32::from), Just(f32::NAN)], 0..300),
+        ) {
+            let greatest = |values: &[f32]| values.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+            let mut maxima = ChunkMaxima::default();
+            maxima.scan(&values);
+            prop_assert_eq!(maxima.chunks(), values.chunks(64).map(greatest).collect::<Vec<_>>());
+            prop_assert_eq!(maxima.max(), greatest(&values));
+            let first = values.iter().position(|value| *value == greatest(&values)).unwrap_or(0);
+            prop_assert_eq!(maxima.argmax(&values), first);
+        }
     }
 
     #[test]

@@ -207,6 +207,42 @@ mod tests {
     }
 
     #[test]
+    fn the_bounds_themselves_are_accepted() {
+        for json in [
+            r#"{"max_new_tokens": 1}"#,
+            r#"{"max_new_tokens": 50}"#,
+            r#"{"num_beams": 1}"#,
+            r#"{"num_beams": 8}"#,
+            r#"{"num_beams": 2, "num_return_sequences": 2}"#,
+            r#"{"num_return_sequences": 6, "do_sample": true}"#,
+            r#"{"bad_words": ["12345", "6789"]}"#,
+            r#"{"do_sample": true, "top_p": 0}"#,
+            r#"{"do_sample": true, "top_p": 1}"#,
+        ] {
+            assert!(config(json).is_ok(), "{json}: {:?}", config(json));
+        }
+    }
+
+    #[test]
+    fn sampling_without_a_seed_is_not_reproducible() {
+        assert!(config("{}").unwrap().is_reproducible());
+        assert!(config(r#"{"do_sample": true, "seed": 1}"#).unwrap().is_reproducible());
+        assert!(!config(r#"{"do_sample": true}"#).unwrap().is_reproducible());
+    }
+
+    #[test]
+    fn a_search_takes_a_row_per_beam_or_per_sequence() {
+        assert_eq!(config("{}").unwrap().rows(), 1);
+        assert_eq!(config(r#"{"num_beams": 5, "num_return_sequences": 2}"#).unwrap().rows(), 5);
+        assert_eq!(config(r#"{"do_sample": true, "num_return_sequences": 4}"#).unwrap().rows(), 4);
+    }
+
+    #[test]
+    fn bad_words_are_kept_as_given() {
+        assert_eq!(config(r#"{"bad_words": ["cat", "dog"]}"#).unwrap().bad_words(), ["cat", "dog"]);
+    }
+
+    #[test]
     fn numbers_that_are_not_finite_are_refused() {
         for value in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY, -1e300] {
             let value = Some(value);

@@ -103,3 +103,14 @@ impl fmt::Display for FinishReason {
         f.write_str(self.as_str())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::FinishReason;
+
+    #[test]
+    fn a_finish_reason_is_displayed_as_its_name_in_every_api() {
+        assert_eq!(FinishReason::Eos.to_string(), "eos");
+        assert_eq!(FinishReason::Length.to_string(), "length");
+    }
+}

@@ -75,7 +75,35 @@ fn sum_of_exp(values: &[f32], max: f32) -> f32 {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    /// The sum of the lanes by halves, as a recursion.
+    fn tree_sum(lanes: &[f32]) -> f32 {
+        if let [sum] = lanes {
+            return *sum;
+        }
+        let (low, high) = lanes.split_at(lanes.len() / 2);
+        tree_sum(&low.iter().zip(high).map(|(a, b)| a + b).collect::<Vec<_>>())
+    }
+
+    proptest! {
+        #[test]
+        fn the_sum_has_the_order_of_torch(values in prop::collection::vec(-30.0_f32..0.0, 0..100), max in 0.0_f32..2.0) {
+            let lane = |lane| values.iter().skip(lane).step_by(16).fold(0.0, |sum, value| sum + exp(value - max));
+            let lanes: Vec<f32> = (0..16).map(lane).collect();
+            prop_assert_eq!(sum_of_exp(&values, max).to_bits(), tree_sum(&lanes).to_bits());
+        }
+    }
+
+    #[test]
+    fn log_probabilities_add_up_to_one() {
+        let logits = [1.0, -2.0, 3.0, 0.5];
+        let log_softmax = LogSoftmax::new(&logits, 3.0);
+        let sum: f32 = logits.iter().map(|logit| log_softmax.apply(*logit).exp()).sum();
+        assert!((sum - 1.0).abs() < 1e-6, "{sum}");
+    }
 
     #[test]
     fn exp_is_within_two_in_ten_million() {
@@ -85,6 +113,8 @@ mod tests {
             let error = (f64::from(exp(x)) / exact - 1.0).abs();
             assert!(error < 2e-7, "exp({x}) is off by {error:e}");
         }
+        assert!(exp(-87.0) > 0.0);
+        assert_eq!(exp((-87.0_f32).next_down()), 0.0);
         assert_eq!(exp(0.0), 1.0);
         assert_eq!(exp(-1e9), 0.0);
         assert_eq!(exp(f32::NEG_INFINITY), 0.0);

@@ -134,6 +134,64 @@ mod tests {
         }
     }
 
+    /// The score of `token` after `prefix`, by the definitions of the parameters.
+    fn expected(
+        parameters: &GenerationParameters,
+        words: &[Vec<TokenId>],
+        prefix: &[TokenId],
+        token: TokenId,
+        score: f32,
+    ) -> f32 {
+        let ids = [prefix, &[token]].concat();
+        let size = parameters.no_repeat_ngram_size.unwrap() as usize;
+        let repeats = size > 0 && prefix.windows(size).any(|ngram| ids.ends_with(ngram));
+        let ends_with_bad_word = words.iter().any(|word| !word.is_empty() && word[..] != [2] && ids.ends_with(word));
+        let too_short = token == 2 && prefix.len() < parameters.min_length.unwrap() as usize;
+        let penalty = parameters.repetition_penalty.unwrap() as f32;
+        if repeats || ends_with_bad_word || too_short {
+            f32::NEG_INFINITY
+        } else if prefix.contains(&token) {
+            if score < 0.0 { score * penalty } else { score / penalty }
+        } else {
+            score
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn scores_follow_from_the_definitions_of_the_parameters(
+            prefix in prop::collection::vec(0_u32..5, 1..9),
+            scores in prop::collection::vec(-2.0_f32..2.0, 5),
+            words in prop::collection::vec(prop::collection::vec(0_u32..5, 0..4), 0..4),
+            repetition_penalty in prop::sample::select(vec![1.0, 1.5, 0.5]),
+            no_repeat_ngram_size in 0_u32..4,
+            min_length in 0_u32..9,
+        ) {
+            let parameters = GenerationParameters {
+                repetition_penalty: Some(repetition_penalty),
+                no_repeat_ngram_size: Some(no_repeat_ngram_size),
+                min_length: Some(min_length),
+                ..Default::default()
+            };
+            let config = GenerationConfig::new(&parameters, &GenerationLimits::default()).unwrap();
+            let vocabulary = Vocabulary { size: 5, eos_token_id: 2, pad_token_id: 0 };
+            let mut processed = scores.clone();
+            LogitsProcessor::new(&config, &vocabulary, words.clone(), 1).apply(&prefix, &mut processed);
+            for (token, (score, processed)) in (0..).zip(scores.into_iter().zip(processed)) {
+                prop_assert_eq!(processed, expected(&parameters, &words, &prefix, token, score), "token {}", token);
+            }
+        }
+    }
+
+    #[test]
+    fn min_new_tokens_replaces_min_length() {
+        let parameters = GenerationParameters { min_new_tokens: Some(2), min_length: Some(9), ..Default::default() };
+        let config = GenerationConfig::new(&parameters, &GenerationLimits::default()).unwrap();
+        let vocabulary = Vocabulary { size: 5, eos_token_id: 2, pad_token_id: 0 };
+        let processor = LogitsProcessor::new(&config, &vocabulary, Vec::new(), 3);
+        assert!(!processor.is_idle(4) && processor.is_idle(5));
+    }
+
     #[test]
     fn ids_beyond_the_vocabulary_are_ignored() {
         let parameters =

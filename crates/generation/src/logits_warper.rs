@@ -88,10 +88,62 @@ pub(super) fn weights(candidates: &[Candidate]) -> impl Iterator<Item = f32> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn kept(sampling: &SamplingConfig, scores: &[f32]) -> Vec<usize> {
         LogitsWarper::new(sampling, 1).apply(scores).iter().map(|candidate| candidate.index).collect()
+    }
+
+    /// transformers' three warpers in f64 and by full sorts: the indices that they leave; `None` if rounding decides.
+    fn expected(sampling: &SamplingConfig, min_tokens_to_keep: usize, scores: &[f32]) -> Option<Vec<usize>> {
+        let warped: Vec<f32> = scores.iter().map(|score| score / sampling.temperature).collect();
+        let mut order: Vec<usize> = (0..scores.len()).collect();
+        order.sort_by(|&a, &b| warped[b].total_cmp(&warped[a]).then(b.cmp(&a)));
+        if sampling.top_k > 0 {
+            let worst = warped[order[sampling.top_k.max(min_tokens_to_keep).min(order.len()) - 1]];
+            order.retain(|&i| warped[i] >= worst);
+        }
+        let weight = |i: usize| f64::from(warped[i] - warped[order[0]]).exp();
+        let total: f64 = order.iter().map(|&i| weight(i)).sum();
+        let mut kept = 0;
+        let mut before = 0.0;
+        // The best are kept until their probability exceeds top_p.
+        while kept < order.len() && (kept < min_tokens_to_keep || before / total < sampling.top_p) {
+            before += weight(order[kept]);
+            kept += 1;
+            if sampling.top_p < 1.0 && (before / total - sampling.top_p).abs() < 1e-6 && kept < order.len() {
+                return None;
+            }
+        }
+        order.truncate(if sampling.top_p < 1.0 { kept } else { order.len() });
+        order.sort_unstable();
+        Some(order)
+    }
+
+    proptest! {
+        #[test]
+        fn the_candidates_are_those_of_full_sorts(
+            scores in prop::collection::vec((-20_i8..20).prop_map(|n| f32::from(n) / 4.0), 1..30),
+            temperature in prop::sample::select(vec![0.5_f32, 1.0, 2.0]),
+            top_k in 0_usize..40,
+            top_p in prop::sample::select(vec![0.0, 0.123, 0.517, 0.931, 1.0]),
+            min_tokens_to_keep in 1_usize..3,
+        ) {
+            let sampling = SamplingConfig { temperature, top_k, top_p, seed: None };
+            let mut warper = LogitsWarper::new(&sampling, min_tokens_to_keep);
+            // The second row must not depend on the first.
+            warper.apply(&[1.0, 2.0, 3.0]);
+            let candidates = warper.apply(&scores);
+            let indices: Vec<usize> = candidates.iter().map(|candidate| candidate.index).collect();
+            let expected = expected(&sampling, min_tokens_to_keep, &scores);
+            prop_assume!(expected.is_some());
+            prop_assert_eq!(Some(indices), expected);
+            for candidate in candidates {
+                prop_assert_eq!(candidate.score, scores[candidate.index] / temperature);
+            }
+        }
     }
 
     #[test]

@@ -125,7 +125,9 @@ pub(super) fn logits_row<'a>(logits: &'a ArrayView2<'_, f32>, row: usize) -> &'a
 
 #[cfg(test)]
 mod tests {
-    use ndarray::{Array2, Array3};
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
+    use ndarray::{Array2, Array3, ShapeBuilder};
     use proptest::{prelude::*, strategy};
 
     use super::*;
@@ -203,6 +205,37 @@ mod tests {
                 }
             }
             prop_assert!(false, "still running after max_new_tokens steps");
+        }
+    }
+
+    fn search_with_rows(num_beams: u32) -> Search {
+        search(&GenerationParameters {
+            num_beams: Some(num_beams),
+            do_sample: Some(true),
+            num_return_sequences: Some(2),
+            ..Default::default()
+        })
+    }
+
+    #[test]
+    fn one_row_of_logits_may_stand_for_all_at_the_first_step_only() {
+        for num_beams in [1, 2] {
+            let mut search = search_with_rows(num_beams);
+            search.advance(Array2::ones((1, 7)).view());
+            let again = catch_unwind(AssertUnwindSafe(|| search.advance(Array2::ones((1, 7)).view())));
+            assert!(again.is_err(), "{num_beams} beams took one row at the second step");
+        }
+    }
+
+    #[test]
+    fn logits_of_another_shape_or_order_are_rejected() {
+        for num_beams in [1, 2] {
+            for logits in [Array2::ones((3, 7)), Array2::ones((2, 6)), Array2::ones((1, 14)), Array2::ones((2, 7).f())]
+            {
+                let mut search = search_with_rows(num_beams);
+                let outcome = catch_unwind(AssertUnwindSafe(|| search.advance(logits.view())));
+                assert!(outcome.is_err(), "{:?} with strides {:?}", logits.shape(), logits.strides());
+            }
         }
     }
 
