@@ -70,6 +70,15 @@ fuzz-quick: build
 fuzz-minimise:
 	PYTHONPATH=scripts python3 -m reliability.fuzzing --targets=$(FUZZ_TARGETS) --minimise
 
+.PHONY: mutants mutants-changed
+# Mutation tests of the code that decides most, hours. MUTANTS="--only generation" runs one group; at least 90 % must be caught.
+mutants: $(ORT)
+	PYTHONPATH=scripts python3 -m release.mutants $(MUTANTS)
+
+# The same for the lines that differ from BASE, for at most five minutes after the build.
+mutants-changed: $(ORT)
+	PYTHONPATH=scripts python3 -m release.mutants --changed --seconds 300 $(if $(BASE),--base $(BASE))
+
 # Captions, nodes per execution provider and speed on an NVIDIA GPU against the CPU. BUNDLE=folder for another model.
 cuda-check: build venv $(ORT_GPU)
 	$(PYTHON) -m release.cuda_check --binary $(BINARY) $(if $(BUNDLE),--bundle $(BUNDLE))
