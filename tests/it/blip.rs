@@ -30,7 +30,7 @@ fn load(caches_on_device: bool) -> BlipModel {
 fn picture(seed: u32) -> PixelValues {
     let (height, width) = Manifest::load(&bundle()).unwrap().preprocessor.size();
     let mut state = seed.wrapping_mul(2_654_435_761).max(1);
-    let mut noise = || {
+    let noise = || {
         state ^= state << 13;
         state ^= state >> 17;
         state ^= state << 5;

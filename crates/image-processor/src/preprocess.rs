@@ -6,8 +6,9 @@
 use ndarray::{Array3, ArrayView3, Axis};
 use serde::Deserialize;
 
-use super::resample::{Filter, ResizeOrder, resize};
-use super::{AlphaPolicy, RgbImage};
+use crate::options::AlphaPolicy;
+use crate::resample::{Filter, ResizeOrder, resize};
+use crate::rgb_image::RgbImage;
 
 /// What a model wants done to its images, as its manifest says it; not yet checked.
 #[derive(Clone, Copy, Debug, PartialEq, Deserialize)]

@@ -2,7 +2,7 @@
 //!
 //! Formats that people do send but that are not decoded here are refused by name.
 
-use crate::DecodeError;
+use crate::error::DecodeError;
 
 /// A format that is decoded here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,7 +52,7 @@ pub(super) fn sniff(bytes: &[u8]) -> Result<Format, DecodeError> {
         Ok(Format::WebP)
     } else if bytes.starts_with(b"BM") {
         Ok(Format::Bmp)
-    } else if super::tiff::is_tiff(bytes) {
+    } else if matches!(bytes.first_chunk(), Some(b"MM\0*" | b"II*\0" | b"MM\0+" | b"II+\0")) {
         Ok(Format::Tiff)
     } else {
         Err(unsupported(bytes))

@@ -15,7 +15,7 @@ use serde::Deserialize;
 
 use self::kernel::{HALF, Kernel, Kernels};
 use self::pass::{Across, BLOCK, add_rows, clip_row};
-use super::RgbImage;
+use crate::rgb_image::RgbImage;
 
 /// Kernel of the resize, by Pillow's names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]

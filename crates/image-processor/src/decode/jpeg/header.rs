@@ -3,7 +3,7 @@
 //! Pillow refuses some files here that the C decoder would take (and the other way round), so both must agree. The walk
 //! keeps only what the decoder needs to know beforehand: the size and the number of components.
 
-use crate::DecodeError;
+use crate::error::DecodeError;
 
 /// What the segments before the first scan say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

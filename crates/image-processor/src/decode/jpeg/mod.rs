@@ -15,8 +15,9 @@ use mozjpeg::decompress::DecompressStarted;
 use mozjpeg::{ColorSpace, Decompress};
 
 use self::header::Header;
-use super::DecodeLimits;
-use crate::{DecodeError, RgbImage};
+use crate::error::DecodeError;
+use crate::options::DecodeLimits;
+use crate::rgb_image::RgbImage;
 
 const DAMAGED: DecodeError = DecodeError::Damaged("JPEG");
 
@@ -26,10 +27,7 @@ const BLOCK_BYTES: usize = 65_536;
 /// Decodes a JPEG.
 pub(super) fn decode(bytes: &[u8], limits: &DecodeLimits) -> Result<RgbImage, DecodeError> {
     let header = Header::read(bytes)?;
-    let pixels = u64::from(header.width) * u64::from(header.height);
-    if pixels > limits.max_pixels {
-        return Err(DecodeError::TooManyPixels { pixels, limit: limits.max_pixels });
-    }
+    limits.check(header.width, header.height, "JPEG")?;
     let stage = Cell::new(Stage::Rows);
     let reader = Blocks { rest: bytes, block: 0, stage: &stage };
     // libjpeg reports fatal errors by unwinding, which drops the decoder on its way.

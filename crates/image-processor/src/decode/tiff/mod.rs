@@ -1,85 +1,71 @@
 //! The first page of a TIFF as Pillow gives it: 8-bit gray, RGB and palette images, with or without alpha.
 //!
-//! Pillow reads uncompressed files itself and hands the others to libtiff, and the two differ in what they forgive; so
-//! `segments` has both ways. Orientation is applied, as Pillow does for TIFF alone. Every other variant is refused by name.
+//! The `tiff` crate, on which `image` stands too, undoes compression and predictors and puts strips and tiles in place.
+//! `image` itself has no palettes and drops extra samples, so samples are read as they are stored (`samples.rs`) and become
+//! pixels here. Orientation is applied, as Pillow does while it loads a TIFF. Every other variant is refused by name.
 
-mod codec;
-mod ifd;
+mod directory;
+mod error;
 mod layout;
-mod lzw;
-mod orient;
-mod segments;
+mod orientation;
+mod samples;
 
-pub(super) use self::ifd::is_tiff;
-use self::ifd::{Ifd, tag};
+use std::io::Cursor;
+
+use tiff::decoder::Decoder;
+use tiff::tags::Tag;
+
+use self::directory::Directory;
+use self::error::{DAMAGED, TRUNCATED};
 use self::layout::{Kind, Layout};
-use super::DecodeLimits;
-use super::convert::{Bitmap, Palette, PaletteAlpha, Pixels, checked_pixels};
-use crate::DecodeError;
-
-const DAMAGED: DecodeError = DecodeError::Damaged("TIFF");
-const TRUNCATED: DecodeError = DecodeError::Truncated("TIFF");
-
-/// Samples as stored, before orientation.
-struct Canvas {
-    width: usize,
-    height: usize,
-    /// Bytes of one pixel.
-    channels: usize,
-    data: Vec<u8>,
-}
+use self::samples::Size;
+use super::bitmap::{Bitmap, Palette, Pixels};
+use crate::error::DecodeError;
+use crate::options::{AlphaPolicy, DecodeLimits};
+use crate::rgb_image::RgbImage;
 
 /// Decodes a file that starts with a TIFF header.
-pub(super) fn decode(bytes: &[u8], limits: DecodeLimits) -> Result<Bitmap, DecodeError> {
-    let ifd = Ifd::read(bytes)?;
-    if ifd.has(tag::MEDIA_PHOTO) {
-        return Err(DecodeError::Unsupported("Windows Media Photo"));
-    }
-    let layout = Layout::new(&ifd)?;
-    let (width, height) = (ifd.size(tag::WIDTH)?, ifd.size(tag::LENGTH)?);
-    let pixels = checked_pixels(width, height, limits.max_pixels, "TIFF")?;
-    let palette =
-        if matches!(layout.kind, Kind::Palette | Kind::PaletteAlpha) { Some(colour_map(&ifd)?) } else { None };
-    let mut canvas = Canvas {
-        width: width as usize,
-        height: height as usize,
-        channels: layout.kind.channels(),
-        data: vec![0; pixels * layout.kind.channels()],
+pub(super) fn decode(bytes: &[u8], limits: &DecodeLimits, alpha: AlphaPolicy) -> Result<RgbImage, DecodeError> {
+    // `tiff` computes the number of strips or tiles when it opens a file.
+    let directory = Directory::find(bytes).ok_or(TRUNCATED)?;
+    let number = |tag| directory.value(bytes, tag).map(u32::try_from);
+    let (Some(Ok(width)), Some(Ok(height))) = (number(Tag::ImageWidth), number(Tag::ImageLength)) else {
+        return Err(DAMAGED);
     };
-    segments::read(bytes, &ifd, &layout, limits, &mut canvas)?;
-    if layout.kind == (Kind::Rgba { premultiplied: true }) {
-        canvas.data.as_chunks_mut::<4>().0.iter_mut().for_each(unpremultiply);
+    let pixels = limits.check(width, height, "TIFF")?;
+    if number(Tag::SamplesPerPixel).is_some_and(|samples| !matches!(samples, Ok(..=layout::MAX_SAMPLES))) {
+        return Err(DecodeError::Unsupported("TIFF with more than six samples a pixel"));
     }
-    let canvas = orient::apply(canvas, ifd.orientation());
-    // Neither is larger than the width and height that came as 32 bits.
-    let (width, height) = (canvas.width as u32, canvas.height as u32);
-    let data = canvas.data;
-    let pixels = match (layout.kind, palette) {
-        (Kind::Palette, Some(palette)) => Pixels::Indexed { data, palette, alpha: PaletteAlpha::Opaque },
-        (Kind::PaletteAlpha, Some(palette)) => Pixels::Rgba(palette.expand_with_alpha(&data)),
-        (Kind::GrayAlpha, _) => Pixels::GrayAlpha(data),
-        (Kind::Rgb, _) => Pixels::Rgb { data, key: None },
-        (Kind::Rgba { .. }, _) => Pixels::Rgba(data),
-        _ => Pixels::Gray { data, key: None },
+    let mut tags = Decoder::new(Cursor::new(bytes))?;
+    let layout = Layout::read(&mut tags)?;
+    let size = Size { width: width as usize, height: height as usize, pixels };
+    let samples = samples::read(bytes, directory, &mut tags, &layout, &size)?;
+    let pixels = match layout.kind {
+        Kind::Gray => Pixels::Gray { samples, key: None },
+        Kind::GrayAlpha => Pixels::GrayAlpha(samples),
+        Kind::Rgb => Pixels::Rgb { samples, key: None },
+        Kind::Rgba => Pixels::Rgba(samples),
+        Kind::PremultipliedRgba => Pixels::Rgba(unpremultiply(samples)),
+        Kind::Palette => Pixels::Indexed { indices: samples, palette: read_palette(&mut tags)? },
+        Kind::PaletteAlpha => Pixels::Rgba(read_palette(&mut tags)?.expand_with_alpha(&samples)),
     };
-    Ok(Bitmap { width, height, pixels })
+    let image = Bitmap { width, height, pixels }.into_rgb(alpha);
+    orientation::apply(image, orientation::read(&mut tags)).ok_or(DAMAGED)
 }
 
-/// The palette: all reds, all greens, all blues, 16 bits each, of which the upper eight count.
-fn colour_map(ifd: &Ifd) -> Result<Box<Palette>, DecodeError> {
-    let values = ifd.values(tag::COLOUR_MAP)?.ok_or(DAMAGED)?;
-    let values =
-        values.iter().map(|value| u8::try_from(value >> 8)).collect::<Result<Vec<_>, _>>().map_err(|_| DAMAGED)?;
+/// The palette: all reds, all greens, all blues, 16 bits each, of which Pillow takes the upper eight.
+fn read_palette(tags: &mut Decoder<Cursor<&[u8]>>) -> Result<Palette, DecodeError> {
+    let values = tags.get_tag_u16_vec(Tag::ColorMap)?;
     let count = values.len() / 3;
-    let entries = (0..count).map(|i| [values[i], values[i + count], values[i + 2 * count], 255]);
-    Palette::from_entries(entries).ok_or(DAMAGED)
+    Ok(Palette::new((0..count).map(|entry| [0, 1, 2].map(|plane| (values[plane * count + entry] >> 8) as u8))))
 }
 
 /// Undoes the multiplication with alpha the way Pillow does when it unpacks a file.
-fn unpremultiply(pixel: &mut [u8; 4]) {
-    let [colours @ .., alpha] = pixel;
-    let alpha = u32::from(*alpha);
-    for colour in colours {
-        *colour = (u32::from(*colour) * 255).checked_div(alpha).unwrap_or(0).min(255) as u8;
+fn unpremultiply(mut samples: Vec<u8>) -> Vec<u8> {
+    for [colours @ .., alpha] in samples.as_chunks_mut::<4>().0 {
+        for colour in colours {
+            *colour = (u32::from(*colour) * 255).checked_div(u32::from(*alpha)).unwrap_or(0).min(255) as u8;
+        }
     }
+    samples
 }

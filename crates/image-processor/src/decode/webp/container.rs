@@ -5,10 +5,10 @@
 
 use ::webp::BitstreamFeatures;
 
-use super::DAMAGED;
-use crate::DecodeError;
-use crate::decode::DecodeLimits;
-use crate::decode::convert::checked_pixels;
+use crate::error::DecodeError;
+use crate::options::DecodeLimits;
+
+const DAMAGED: DecodeError = DecodeError::Damaged("WebP");
 
 const ANIMATION_FLAG: u8 = 0x02;
 const ALPHA_FLAG: u8 = 0x10;
@@ -52,7 +52,7 @@ struct Walker<'a> {
 }
 
 /// Width and height of the canvas, and the first frame.
-pub(super) fn first_frame(bytes: &[u8], limits: DecodeLimits) -> Result<(u32, u32, Frame<'_>), DecodeError> {
+pub(super) fn first_frame<'a>(bytes: &'a [u8], limits: &DecodeLimits) -> Result<(u32, u32, Frame<'a>), DecodeError> {
     let mut walker = Walker::new(bytes)?;
     if walker.bytes[12..].starts_with(b"VP8X") {
         return walker.extended(limits);
@@ -118,14 +118,14 @@ impl<'a> Walker<'a> {
     }
 
     /// A file with an extended header.
-    fn extended(&mut self, limits: DecodeLimits) -> Result<(u32, u32, Frame<'a>), DecodeError> {
+    fn extended(&mut self, limits: &DecodeLimits) -> Result<(u32, u32, Frame<'a>), DecodeError> {
         let (_, header) = self.chunk()?;
         let header: &[u8; 10] = header.try_into().map_err(|_| DAMAGED)?;
         let canvas = Canvas { flags: header[0], width: 1 + le24(&header[4..]), height: 1 + le24(&header[7..]) };
         if canvas.flags & !VALID_FLAGS != 0 {
             return Err(DAMAGED);
         }
-        checked_pixels(canvas.width, canvas.height, limits.max_pixels, "WebP")?;
+        limits.check(canvas.width, canvas.height, "WebP")?;
         let mut first: Option<Frame> = None;
         let mut announced = false;
         while !self.at_end() {

@@ -10,16 +10,16 @@ use std::borrow::Cow;
 use ::webp::{BitstreamFeatures, Decoder};
 
 use self::container::Frame;
-use super::DecodeLimits;
-use super::convert::{Bitmap, Pixels, checked_pixels};
-use crate::DecodeError;
+use super::bitmap::{Bitmap, Pixels};
+use crate::error::DecodeError;
+use crate::options::DecodeLimits;
 
 const DAMAGED: DecodeError = DecodeError::Damaged("WebP");
 
 /// Decodes a file that starts with a RIFF header of type WEBP.
-pub(super) fn decode(bytes: &[u8], limits: DecodeLimits) -> Result<Bitmap, DecodeError> {
+pub(super) fn decode(bytes: &[u8], limits: &DecodeLimits) -> Result<Bitmap, DecodeError> {
     let (width, height, frame) = container::first_frame(bytes, limits)?;
-    let pixels = checked_pixels(width, height, limits.max_pixels, "WebP")?;
+    let pixels = limits.check(width, height, "WebP")?;
     let has_alpha = BitstreamFeatures::new(bytes).is_none_or(|features| features.has_alpha());
     let fragment = if has_alpha { with_alpha(frame.fragment) } else { frame.fragment.into() };
     let image = Decoder::new(&fragment).decode().ok_or(DAMAGED)?;
@@ -30,7 +30,7 @@ pub(super) fn decode(bytes: &[u8], limits: DecodeLimits) -> Result<Bitmap, Decod
     let target = if has_alpha { 4 } else { 3 };
     let mut canvas = vec![0; pixels * target];
     place(&image, source, &frame, &mut canvas, (width as usize, target));
-    let pixels = if has_alpha { Pixels::Rgba(canvas) } else { Pixels::Rgb { data: canvas, key: None } };
+    let pixels = if has_alpha { Pixels::Rgba(canvas) } else { Pixels::Rgb { samples: canvas, key: None } };
     Ok(Bitmap { width, height, pixels })
 }
 
