@@ -4,7 +4,12 @@ use std::{sync::Arc, time::Duration};
 
 use ndarray::ArrayView2;
 
-use crate::blip::{Abort, BlipModel, EncodedImage, KvCache, Logits, Prefill, RunError};
+use crate::blip::{
+    kv::{cache::KvCache, cross_attention::EncodedImage},
+    model::{BlipModel, RunError},
+    text_decoder::{Logits, Prefill},
+    vision_encoder::Abort,
+};
 use crate::engine::{AbortHandle, Backend};
 use generation::TokenId;
 use image_processor::PixelValues;

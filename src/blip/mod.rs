@@ -1,148 +1,28 @@
-//! BLIP on ONNX Runtime: the only room that knows `ort`.
+//! BLIP on ONNX Runtime: the only module that uses `ort`.
 //!
 //! A bundle (see `scripts/export_onnx.py`) holds two graphs. The vision encoder turns an image into the keys and values
-//! of every cross-attention, once; the text decoder takes those and the self-attention cache and gives logits. Which
-//! token follows is decided elsewhere (`generation`), and which images share a step too (`engine`).
+//! of every cross-attention, once; the text decoder takes those and the self-attention cache and returns logits. Which
+//! token follows is decided in `generation`, which images share a step in `engine`.
 
 mod backend;
 mod digest;
 mod graph_cache;
 mod kv;
 mod manifest;
+mod model;
 mod runtime;
 mod session;
+mod tensor;
 mod text_decoder;
 mod tokenizer;
 mod vision_encoder;
 
-use std::{path::Path, sync::Arc, time::Duration};
-
 pub use backend::OnnxBackend;
-pub use kv::cache::KvCache;
+pub use kv::{cache::KvCache, cross_attention::EncodedImage};
 pub use manifest::{BundleError, Manifest};
+pub use model::{BlipModel, RunError};
 pub use runtime::{Runtime, RuntimeError};
 pub use session::SessionConfig;
 pub use text_decoder::{Logits, Prefill};
 pub use tokenizer::{TokenizeError, Tokenizer};
-pub use vision_encoder::{Abort, EncodedImage};
-
-use crate::config::catalogue::ExecutionProvider;
-use generation::{TokenId, Vocabulary};
-use image_processor::PixelValues;
-use kv::cache::KvShape;
-use text_decoder::TextDecoder;
-use vision_encoder::VisionEncoder;
-
-/// A failed run of a graph; for the log.
-pub type RunError = ort::Error;
-
-/// The two graphs of a bundle, loaded. Owned by one thread: a run takes `&mut self`.
-pub struct BlipModel {
-    vision_encoder: VisionEncoder,
-    text_decoder: TextDecoder,
-    kv_shape: KvShape,
-    vocabulary: Vocabulary,
-}
-
-impl BlipModel {
-    /// Opens both graphs of a bundle whose files were verified.
-    ///
-    /// # Errors
-    /// ONNX Runtime refuses a graph, its inputs or outputs are not the manifest's, or no execution provider is there.
-    pub fn load(
-        runtime: &Runtime,
-        bundle: &Path,
-        manifest: &Manifest,
-        config: &SessionConfig,
-    ) -> Result<Self, BundleError> {
-        Ok(Self {
-            vision_encoder: VisionEncoder::open(runtime, bundle, manifest, config)?,
-            text_decoder: TextDecoder::open(runtime, bundle, manifest, config)?,
-            kv_shape: KvShape::of(manifest),
-            vocabulary: Vocabulary {
-                size: manifest.text.vocab_size,
-                eos_token_id: manifest.text.eos_token_id,
-                pad_token_id: manifest.text.pad_token_id,
-            },
-        })
-    }
-
-    /// Width of the logits and the special ids.
-    pub fn vocabulary(&self) -> Vocabulary {
-        self.vocabulary
-    }
-
-    /// Where the decoder, the longest part of the work, runs.
-    pub fn execution_provider(&self) -> ExecutionProvider {
-        self.text_decoder.execution_provider()
-    }
-
-    /// Memory that an encoded image takes.
-    pub fn image_bytes(&self) -> u64 {
-        self.kv_shape.encoded_bytes()
-    }
-
-    /// Runs the vision encoder once, on all of `images`.
-    ///
-    /// # Errors
-    /// The run failed, or was aborted.
-    pub fn encode(&mut self, images: Vec<PixelValues>, abort: &Abort) -> Result<Vec<Arc<EncodedImage>>, RunError> {
-        let encoded = self.vision_encoder.encode(images, abort, self.text_decoder.device())?;
-        Ok(encoded.into_iter().map(Arc::new).collect())
-    }
-
-    /// Runs a prompt on an encoded image. A prompt of the start token alone needs no run of its own, see
-    /// [`Self::join_without_past`].
-    ///
-    /// # Errors
-    /// The run failed.
-    pub fn prefill(&mut self, image: &EncodedImage, prompt: &[TokenId]) -> Result<Prefill, RunError> {
-        self.text_decoder.prefill(image, prompt)
-    }
-
-    /// An empty cache.
-    pub fn new_cache(&self) -> KvCache {
-        self.text_decoder.new_cache()
-    }
-
-    /// Adds an image to the end of `cache`, `rows` rows with the past that the prompt left.
-    ///
-    /// # Errors
-    /// A tensor of the image is not readable.
-    pub fn join(
-        &self,
-        image: Arc<EncodedImage>,
-        prefill: Prefill,
-        rows: usize,
-        cache: &mut KvCache,
-    ) -> Result<(), RunError> {
-        prefill.join(image, rows, cache)
-    }
-
-    /// Adds an image to the end of `cache`, a single row that the next step feeds the start token.
-    ///
-    /// # Errors
-    /// A tensor of the image is not readable.
-    pub fn join_without_past(&self, image: Arc<EncodedImage>, cache: &mut KvCache) -> Result<(), RunError> {
-        cache.push(image, (Vec::new(), 0), 1)
-    }
-
-    /// One decoder step for all rows of `cache`; `input_ids` is `[rows]`.
-    ///
-    /// # Errors
-    /// The run failed; the cache may be half-written.
-    pub fn step(&mut self, cache: &mut KvCache, input_ids: &[i64]) -> Result<Logits, RunError> {
-        self.text_decoder.step(cache, input_ids)
-    }
-
-    /// Time spent inside ONNX Runtime since the last call.
-    pub fn take_run_time(&mut self) -> Duration {
-        std::mem::take(&mut self.vision_encoder.run_time) + std::mem::take(&mut self.text_decoder.run_time)
-    }
-}
-
-impl std::fmt::Debug for BlipModel {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("BlipModel").field("vocabulary", &self.vocabulary).finish_non_exhaustive()
-    }
-}
+pub use vision_encoder::Abort;

@@ -1,4 +1,6 @@
-//! One ONNX Runtime session: made with the execution providers asked for, its inputs and outputs checked by name.
+//! An ONNX Runtime session on the first configured execution provider that works.
+//!
+//! The graph must have exactly the expected inputs and outputs: names, element types and dimensions.
 
 use std::path::{Path, PathBuf};
 
@@ -11,57 +13,77 @@ use ort::{
 use tracing::{info, warn};
 
 use crate::blip::{
+    kv::shape::KvShape,
     manifest::{BundleError, Manifest},
     runtime::Runtime,
 };
 use crate::config::catalogue::ExecutionProvider;
 
-/// How sessions of a model are made.
+/// Settings for the sessions of a model.
 #[derive(Clone, Debug)]
 pub struct SessionConfig {
-    /// In order of preference.
+    /// Execution providers in order of preference.
     pub execution_providers: Vec<ExecutionProvider>,
-    /// Which GPU.
+    /// Index of the GPU.
     pub device_id: u32,
-    /// Bytes; `None`: no limit.
+    /// Memory of the GPU in bytes; `None`: no limit.
     pub gpu_mem_limit: Option<u64>,
-    /// Threads of one run; 0: as many as cores.
+    /// Threads of one run; 0: one per core.
     pub threads: usize,
-    /// Handle caches on the CPU as on a GPU, for tests of that code.
+    /// Run the code for caches in a GPU's memory on the CPU, for its tests.
     pub caches_on_device: bool,
 }
 
-/// A tensor that the graph must have: name, type and shape, -1 for a dimension that varies.
+/// A tensor that the graph must have.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Expected {
     pub(super) name: String,
-    pub(super) element: TensorElementType,
-    pub(super) shape: Vec<i64>,
+    element: TensorElementType,
+    /// Dimensions; -1: any.
+    shape: Vec<i64>,
 }
 
 impl Expected {
-    pub(super) fn f32(name: impl Into<String>, shape: &[i64]) -> Self {
-        Self { name: name.into(), element: TensorElementType::Float32, shape: shape.to_vec() }
+    /// An f32 tensor; a dimension that varies is `None`.
+    pub(super) fn f32(name: impl Into<String>, shape: impl IntoIterator<Item = Option<usize>>) -> Self {
+        Self::new(name, TensorElementType::Float32, shape)
     }
 
-    pub(super) fn i64(name: impl Into<String>, shape: &[i64]) -> Self {
-        Self { name: name.into(), element: TensorElementType::Int64, shape: shape.to_vec() }
+    /// An i64 tensor; a dimension that varies is `None`.
+    pub(super) fn i64(name: impl Into<String>, shape: impl IntoIterator<Item = Option<usize>>) -> Self {
+        Self::new(name, TensorElementType::Int64, shape)
+    }
+
+    /// Cross-attention tensor `index` of any number of images.
+    pub(super) fn cross_attention(name: impl Into<String>, shape: KvShape, index: usize) -> Self {
+        let [_, heads, a, b] = shape.cross_attention(index, 0).map(Some);
+        Self::f32(name, [None, heads, a, b])
+    }
+
+    fn new(
+        name: impl Into<String>,
+        element: TensorElementType,
+        shape: impl IntoIterator<Item = Option<usize>>,
+    ) -> Self {
+        let shape = shape.into_iter().map(|dimension| dimension.map_or(-1, |size| size as i64)).collect();
+        Self { name: name.into(), element, shape }
     }
 }
 
-/// A graph to load: its file, and what the file and its weights are.
+/// A graph to load.
 pub(super) struct Graph {
     pub(super) path: PathBuf,
-    pub(super) fingerprint: String,
+    /// Identifies the contents of the graph and its weights.
+    fingerprint: String,
 }
 
 impl Graph {
-    pub(super) fn of(bundle: &Path, manifest: &Manifest, name: &str) -> Self {
+    pub(super) fn new(bundle: &Path, manifest: &Manifest, name: &str) -> Self {
         Self { path: bundle.join(name), fingerprint: manifest.fingerprint(name) }
     }
 }
 
-/// Loads a graph, on the first execution provider that can, and checks that it has exactly the inputs and outputs that we feed and read.
+/// Loads a graph on the first execution provider that works, and checks its inputs and outputs.
 pub(super) fn open(
     runtime: &Runtime,
     graph: Graph,
@@ -79,7 +101,7 @@ pub(super) fn open(
     }
 }
 
-/// Tries the execution providers in order; only if one fails and another follows is that more than an error.
+/// Tries the execution providers in order. The error is the last one's.
 fn commit(
     runtime: &Runtime,
     graph: &Graph,
@@ -117,7 +139,7 @@ fn commit_on(
     graph: &Graph,
     config: &SessionConfig,
 ) -> ort::Result<Session> {
-    let builder = || builder_for(provider, runtime, config);
+    let builder = || new_builder(provider, runtime, config);
     match &runtime.graph_cache {
         // On a GPU the weights are copied to it anyway.
         Some(cache) if provider == ExecutionProvider::Cpu => cache.open(&graph.path, &graph.fingerprint, builder),
@@ -125,8 +147,8 @@ fn commit_on(
     }
 }
 
-/// What makes sessions on this execution provider.
-pub(super) fn builder_for(
+/// Makes a builder of sessions on this execution provider.
+pub(super) fn new_builder(
     provider: ExecutionProvider,
     runtime: &Runtime,
     config: &SessionConfig,
@@ -135,9 +157,9 @@ pub(super) fn builder_for(
     if config.threads > 0 {
         builder = builder.with_intra_threads(config.threads)?;
     }
-    // Two sessions take turns on the same cores: an idle pool that spins would steal them from the other.
+    // Encoder and decoder take turns on the same cores: an idle thread pool that spins would slow down the other.
     builder = builder.with_intra_op_spinning(false)?;
-    // Without VNNI the fastest 8-bit kernels add in 16 bits, which can overflow; this takes exact ones there instead.
+    // Without VNNI the fastest 8-bit kernels add in 16 bits, which can overflow; this selects exact kernels there.
     builder = builder.with_config_entry("session.x64quantprecision", "1")?;
     if provider == ExecutionProvider::Cuda {
         // TF32 rounds the inputs of matrix products to 10 bits: captions would differ from the CPU's.
@@ -151,7 +173,7 @@ pub(super) fn builder_for(
 }
 
 /// The memory that sessions on this execution provider work in.
-pub(super) fn memory_of(provider: ExecutionProvider, config: &SessionConfig) -> ort::Result<MemoryInfo<'static>> {
+pub(super) fn memory_info(provider: ExecutionProvider, config: &SessionConfig) -> ort::Result<MemoryInfo<'static>> {
     let (device, id) = match provider {
         ExecutionProvider::Cpu => (AllocationDevice::CPU, 0),
         ExecutionProvider::Cuda => (AllocationDevice::CUDA, config.device_id as i32),
@@ -162,7 +184,7 @@ pub(super) fn memory_of(provider: ExecutionProvider, config: &SessionConfig) -> 
 fn mismatch(kind: &str, found: &[Outlet], expected: &[Expected]) -> Option<String> {
     for want in expected {
         let Some(outlet) = found.iter().find(|outlet| outlet.name() == want.name) else {
-            return Some(format!("the graph has no {kind} {}", want.name));
+            return Some(format!("the graph lacks the {kind} {}", want.name));
         };
         let ValueType::Tensor { ty, shape, .. } = outlet.dtype() else {
             return Some(format!("{kind} {} is not a tensor", want.name));
@@ -170,7 +192,7 @@ fn mismatch(kind: &str, found: &[Outlet], expected: &[Expected]) -> Option<Strin
         let fits = |(found, want): (&i64, &i64)| *want == -1 || found == want;
         if *ty != want.element || shape.len() != want.shape.len() || !shape.iter().zip(&want.shape).all(fits) {
             let shape: &[i64] = shape;
-            return Some(format!("{kind} {} is {ty} {shape:?}, not {} {:?}", want.name, want.element, want.shape));
+            return Some(format!("{kind} {} is {ty} {shape:?}, must be {} {:?}", want.name, want.element, want.shape));
         }
     }
     let known = |outlet: &&Outlet| !expected.iter().any(|want| want.name == outlet.name());

@@ -3,11 +3,10 @@
 use std::{
     borrow::Cow,
     path::Path,
-    sync::Arc,
     time::{Duration, Instant},
 };
 
-use ndarray::ArrayView2;
+use ndarray::{Array2, Array4, ArrayView2};
 use ort::{
     session::{Session, SessionInputValue, SessionOutputs},
     value::{DynValue, TensorRef},
@@ -15,13 +14,15 @@ use ort::{
 
 use crate::blip::{
     kv::{
-        cache::{KvCache, KvShape},
+        cache::{KvCache, PromptPast},
+        cross_attention::EncodedImage,
         device::Device,
+        shape::KvShape,
     },
     manifest::{BundleError, Manifest},
     runtime::Runtime,
-    session::{Expected, Graph, SessionConfig, builder_for, memory_of, open},
-    vision_encoder::EncodedImage,
+    session::{Expected, Graph, SessionConfig, memory_info, new_builder, open},
+    tensor::view,
 };
 use crate::config::catalogue::ExecutionProvider;
 use generation::TokenId;
@@ -32,9 +33,9 @@ pub(super) struct TextDecoder {
     names: Names,
     shape: KvShape,
     provider: ExecutionProvider,
-    /// Where caches are, if that is not the CPU's memory.
+    /// Holds the caches, if they are not in the CPU's memory.
     device: Option<Device>,
-    /// Time inside ONNX Runtime since it was last asked for.
+    /// Time inside ONNX Runtime since it was last taken.
     pub(super) run_time: Duration,
 }
 
@@ -48,14 +49,11 @@ struct Names {
 /// `[rows, vocab_size]`, f32.
 pub struct Logits(DynValue);
 
-/// What a prompt leaves: the logits of its last position and the keys and values of all.
+/// What a prompt leaves: the logits of its last position and the keys and values of all positions.
 pub struct Prefill {
     /// `[1, vocab_size]`.
     pub logits: Logits,
-    /// Ids in the prompt.
-    prompt_len: usize,
-    /// `[layers * 2][1, heads, prompt_len, head_dim]`.
-    present: Vec<DynValue>,
+    pub(super) past: PromptPast,
 }
 
 type Inputs<'a> = Vec<(Cow<'a, str>, SessionInputValue<'a>)>;
@@ -67,87 +65,85 @@ impl TextDecoder {
         manifest: &Manifest,
         config: &SessionConfig,
     ) -> Result<Self, BundleError> {
-        let shape = KvShape::of(manifest);
+        let shape = KvShape::from_manifest(manifest);
         let names = Names::new(shape.layers);
-        let (heads, head_dim, tokens) = (shape.heads as i64, shape.head_dim as i64, shape.image_tokens as i64);
         let mut inputs = vec![
-            Expected::i64("input_ids", &[-1, -1]),
-            Expected::i64("past_lengths", &[-1]),
-            Expected::i64("image_rows", &[-1, -1]),
-            Expected::i64("row_slots", &[-1]),
+            Expected::i64("input_ids", [None, None]),
+            Expected::i64("past_lengths", [None]),
+            Expected::i64("image_rows", [None, None]),
+            Expected::i64("row_slots", [None]),
         ];
-        let mut outputs = vec![Expected::f32("logits", &[-1, manifest.text.vocab_size as i64])];
-        for index in 0..shape.layers * 2 {
-            let cross = if index % 2 == 0 { [-1, heads, head_dim, tokens] } else { [-1, heads, tokens, head_dim] };
-            let decoder = [-1, heads, -1, head_dim];
-            inputs.push(Expected::f32(&names.past_encoder[index], &cross));
-            inputs.push(Expected::f32(&names.past_decoder[index], &decoder));
-            outputs.push(Expected::f32(&names.present[index], &decoder));
+        let mut outputs = vec![Expected::f32("logits", [None, Some(manifest.text.vocab_size)])];
+        let [heads, head_dim] = [shape.heads, shape.head_dim].map(Some);
+        for index in 0..shape.tensors() {
+            inputs.push(Expected::cross_attention(&names.past_encoder[index], shape, index));
+            inputs.push(Expected::f32(&names.past_decoder[index], [None, heads, None, head_dim]));
+            outputs.push(Expected::f32(&names.present[index], [None, heads, None, head_dim]));
         }
-        let graph = Graph::of(bundle, manifest, "text_decoder.onnx");
+        let graph = Graph::new(bundle, manifest, "text_decoder.onnx");
         let path = graph.path.clone();
         let (session, provider) = open(runtime, graph, config, &inputs, &outputs)?;
         let on_device = provider == ExecutionProvider::Cuda || config.caches_on_device;
         let device = on_device.then(|| {
-            let memory = memory_of(provider, config)?;
-            Device::new(&session, memory, || builder_for(provider, runtime, config), shape.layers * 2)
+            let memory = memory_info(provider, config)?;
+            Device::new(&session, memory, || new_builder(provider, runtime, config), shape.tensors())
         });
         let failed = |error: ort::Error| BundleError::Session { path, reason: error.to_string() };
         let device = device.transpose().map_err(failed)?;
         Ok(Self { session, names, shape, provider, device, run_time: Duration::ZERO })
     }
 
-    /// Where it runs.
+    /// The execution provider that the graph runs on.
     pub(super) fn execution_provider(&self) -> ExecutionProvider {
         self.provider
     }
 
-    /// An empty cache.
+    /// Makes an empty cache.
     pub(super) fn new_cache(&self) -> KvCache {
         KvCache::new(self.shape, self.device.is_some())
     }
 
-    /// Where encoded images go.
+    /// The device that holds encoded images, if that is not the CPU.
     pub(super) fn device(&mut self) -> Option<&mut Device> {
         self.device.as_mut()
     }
 
-    /// Runs a prompt, alone: its result never depends on company.
+    /// Runs a prompt on its own, so that its result never depends on other requests.
     pub(super) fn prefill(&mut self, image: &EncodedImage, prompt: &[TokenId]) -> ort::Result<Prefill> {
-        let prompt_len = prompt.len();
+        let length = prompt.len();
         let input_ids: Vec<i64> = prompt.iter().map(|id| i64::from(*id)).collect();
-        let past_shape = [1, self.shape.heads, prompt_len, self.shape.head_dim];
-        let past = vec![0.0_f32; past_shape.iter().product()];
+        let past = Array4::<f32>::zeros(self.shape.self_attention(1, length));
+        let first_row = Array2::<i64>::zeros((1, 1));
         let mut inputs: Inputs<'_> = vec![
-            ("input_ids".into(), TensorRef::from_array_view(([1, prompt_len], input_ids.as_slice()))?.into()),
-            ("past_lengths".into(), TensorRef::from_array_view(([1], [0_i64].as_slice()))?.into()),
-            ("image_rows".into(), TensorRef::from_array_view(([1, 1], [0_i64].as_slice()))?.into()),
-            ("row_slots".into(), TensorRef::from_array_view(([1], [0_i64].as_slice()))?.into()),
+            ("input_ids".into(), TensorRef::from_array_view(([1, length], input_ids.as_slice()))?.into()),
+            ("past_lengths".into(), TensorRef::from_array_view(first_row.row(0))?.into()),
+            ("image_rows".into(), TensorRef::from_array_view(&first_row)?.into()),
+            ("row_slots".into(), TensorRef::from_array_view(first_row.row(0))?.into()),
         ];
-        for (name, cross) in self.names.past_encoder.iter().zip(&image.cross) {
-            inputs.push((name.into(), cross.into()));
+        for (name, tensor) in self.names.past_encoder.iter().zip(&image.tensors) {
+            inputs.push((name.into(), tensor.into()));
         }
         for name in &self.names.past_decoder {
-            inputs.push((name.into(), TensorRef::from_array_view((past_shape, past.as_slice()))?.into()));
+            inputs.push((name.into(), TensorRef::from_array_view(&past)?.into()));
         }
         let start = Instant::now();
         let mut outputs = self.session.run(inputs)?;
         self.run_time += start.elapsed();
         let logits = Logits(outputs.remove("logits").ok_or_else(missing)?);
-        Ok(Prefill { logits, prompt_len, present: self.names.take_present(&mut outputs)? })
+        let past = PromptPast { tensors: self.names.take_present(&mut outputs)?, length };
+        Ok(Prefill { logits, past })
     }
 
-    /// One step of every row in `cache`, whatever their past lengths; `input_ids` is `[rows]`.
+    /// Runs one step of every row in `cache`, whatever their past lengths; `input_ids` is `[rows]`.
     pub(super) fn step(&mut self, cache: &mut KvCache, input_ids: &[i64]) -> ort::Result<Logits> {
         cache.arrange(self.device.as_mut())?;
-        let rows = cache.layout.past_lengths.len();
         let layout = &cache.layout;
-        let image_rows_shape = [layout.image_rows.len() / layout.beams.max(1), layout.beams];
+        let input_ids = TensorRef::from_array_view(([layout.past_lengths.len(), 1], input_ids))?;
         let mut inputs: Inputs<'_> = vec![
-            ("input_ids".into(), TensorRef::from_array_view(([rows, 1], input_ids))?.into()),
-            ("past_lengths".into(), TensorRef::from_array_view(([rows], layout.past_lengths.as_slice()))?.into()),
-            ("image_rows".into(), TensorRef::from_array_view((image_rows_shape, layout.image_rows.as_slice()))?.into()),
-            ("row_slots".into(), TensorRef::from_array_view(([rows], layout.row_slots.as_slice()))?.into()),
+            ("input_ids".into(), input_ids.into()),
+            ("past_lengths".into(), TensorRef::from_array_view(&layout.past_lengths)?.into()),
+            ("image_rows".into(), TensorRef::from_array_view(&layout.image_rows)?.into()),
+            ("row_slots".into(), TensorRef::from_array_view(&layout.row_slots)?.into()),
         ];
         for (index, name) in self.names.past_encoder.iter().enumerate() {
             inputs.push((name.into(), cache.cross_attention.input(index)?));
@@ -166,7 +162,7 @@ impl TextDecoder {
         let present = self.names.take_present(&mut outputs)?;
         drop(outputs);
         if let Some(options) = new {
-            cache.self_attention.stay(present, options);
+            cache.self_attention.bind_in_place(present, options);
         }
         cache.advance();
         Ok(logits)
@@ -174,7 +170,7 @@ impl TextDecoder {
 }
 
 fn missing() -> ort::Error {
-    ort::Error::new("the text decoder gave no tensor of this name")
+    ort::Error::new("the text decoder has not returned an expected output")
 }
 
 impl Names {
@@ -196,18 +192,10 @@ impl Names {
     }
 }
 
-impl Prefill {
-    /// Adds the image with `rows` rows to `cache`.
-    pub(super) fn join(self, image: Arc<EncodedImage>, rows: usize, cache: &mut KvCache) -> ort::Result<()> {
-        cache.push(image, (self.present, self.prompt_len), rows)
-    }
-}
-
 impl Logits {
     /// `[rows, vocab_size]`, contiguous in row-major order.
     pub fn view(&self) -> ort::Result<ArrayView2<'_, f32>> {
-        let logits = self.0.try_extract_array::<f32>()?;
-        logits.into_dimensionality().map_err(|error| ort::Error::new(error.to_string()))
+        view(&self.0)
     }
 }
 
@@ -219,6 +207,6 @@ impl std::fmt::Debug for Logits {
 
 impl std::fmt::Debug for Prefill {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Prefill").field("prompt_len", &self.prompt_len).finish_non_exhaustive()
+        f.debug_struct("Prefill").field("length", &self.past.length).finish_non_exhaustive()
     }
 }

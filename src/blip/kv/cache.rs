@@ -1,34 +1,22 @@
 //! Keys and values of the images that decode together.
 //!
-//! Images come and go between steps, each with its own number of rows and its own length; the rows of an image lie side by
-//! side. What changes is written down at once and carried out before the next step, all in one.
+//! Images join and leave between steps, each with its own number of rows and its own length; the rows of an image lie side
+//! by side. Changes are only noted; the next step carries them out, all in one arrangement.
 
 use std::sync::Arc;
 
+use ndarray::{Array1, Array2};
 use ort::value::DynValue;
 
-use crate::blip::{
-    kv::{
-        cross_attention::CrossAttention,
-        device::Device,
-        self_attention::{SelfAttention, Source},
-    },
-    manifest::Manifest,
-    vision_encoder::EncodedImage,
+use crate::blip::kv::{
+    cross_attention::{CrossAttention, EncodedImage},
+    device::Device,
+    self_attention::{Row, SelfAttention, Source},
+    shape::KvShape,
 };
 
 /// Positions that the smallest cache holds; a longer image doubles it.
 const MIN_CAPACITY: usize = 32;
-
-/// Sizes that all caches of a model share.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct KvShape {
-    pub(crate) layers: usize,
-    pub(crate) heads: usize,
-    pub(crate) head_dim: usize,
-    /// Vectors of an encoded image.
-    pub(crate) image_tokens: usize,
-}
 
 /// Keys and values of the images in one decoder batch.
 pub struct KvCache {
@@ -40,56 +28,42 @@ pub struct KvCache {
     pub(crate) layout: Layout,
 }
 
-/// The decoder's inputs that say which row is what.
+/// Keys and values that a prompt left.
+#[derive(Default)]
+pub(crate) struct PromptPast {
+    /// `[layers * 2][1, heads, any capacity, head_dim]`; empty if no prompt has run.
+    pub(crate) tensors: Vec<DynValue>,
+    /// Positions in use.
+    pub(crate) length: usize,
+}
+
+/// The decoder's inputs that describe the rows.
 #[derive(Default)]
 pub(crate) struct Layout {
     /// `[rows]`: positions in use.
-    pub(crate) past_lengths: Vec<i64>,
+    pub(crate) past_lengths: Array1<i64>,
     /// `[images, beams]`: the row of each beam of each image; images with fewer beams repeat their first.
-    pub(crate) image_rows: Vec<i64>,
-    /// Rows of the image that has most.
-    pub(crate) beams: usize,
-    /// `[rows]`: where each row stands in `image_rows`.
-    pub(crate) row_slots: Vec<i64>,
+    pub(crate) image_rows: Array2<i64>,
+    /// `[rows]`: where each row stands in `image_rows`, counted row by row.
+    pub(crate) row_slots: Array1<i64>,
 }
 
 struct CachedImage {
     past: Past,
     past_length: usize,
     rows: usize,
-    /// In [`CrossAttention`].
+    /// The image's index in [`CrossAttention`].
     slot: usize,
 }
 
-/// Where an image's rows are until the next arrangement.
+/// Where the past of an image's rows lies until the next arrangement.
 enum Past {
-    /// Each is that of the cache.
+    /// In as many rows of the last arrangement, from `first` on.
     Rows { first: usize },
-    /// Each is this one of the cache.
-    RowsOf(Vec<usize>),
-    /// All start from what the prompt left; nothing if it is empty.
+    /// In these rows of the last arrangement, one for each row.
+    Reordered(Vec<usize>),
+    /// In what the prompt left, which all rows start from.
     Prompt(Vec<DynValue>),
-}
-
-impl KvShape {
-    pub(crate) fn of(manifest: &Manifest) -> Self {
-        Self {
-            layers: manifest.text.num_hidden_layers,
-            heads: manifest.text.num_attention_heads,
-            head_dim: manifest.text.head_dim,
-            image_tokens: manifest.vision.num_tokens,
-        }
-    }
-
-    /// Numbers in one cross-attention tensor of an image.
-    pub(crate) fn encoder_len(self) -> usize {
-        self.heads * self.head_dim * self.image_tokens
-    }
-
-    /// Memory of an encoded image.
-    pub(crate) fn encoded_bytes(self) -> u64 {
-        (self.layers * 2 * self.encoder_len() * size_of::<f32>()) as u64
-    }
 }
 
 impl KvCache {
@@ -103,26 +77,21 @@ impl KvCache {
         }
     }
 
-    /// Rows in it.
+    /// Number of rows of all images.
     pub fn rows(&self) -> usize {
         self.images.iter().map(|image| image.rows).sum()
     }
 
-    /// Adds an image with `rows` rows, all with the `past_length` positions of `present`, tensors
-    /// `[1, heads, any capacity, head_dim]`; none if that is empty.
-    pub(crate) fn push(
-        &mut self,
-        image: Arc<EncodedImage>,
-        (present, past_length): (Vec<DynValue>, usize),
-        rows: usize,
-    ) -> ort::Result<()> {
+    /// Adds an image with `rows` rows that all start from `past`.
+    pub(crate) fn push(&mut self, image: Arc<EncodedImage>, past: PromptPast, rows: usize) -> ort::Result<()> {
         let slot = self.cross_attention.push(image)?;
-        self.images.push(CachedImage { past: Past::Prompt(present), past_length, rows, slot });
+        let PromptPast { tensors, length } = past;
+        self.images.push(CachedImage { past: Past::Prompt(tensors), past_length: length, rows, slot });
         self.arranged = false;
         Ok(())
     }
 
-    /// Takes out an image; the last one gets its index.
+    /// Removes an image; the last one gets its index.
     pub fn swap_remove(&mut self, index: usize) {
         let slot = self.images.swap_remove(index).slot;
         self.cross_attention.swap_remove(slot);
@@ -133,18 +102,18 @@ impl KvCache {
         self.arranged = false;
     }
 
-    /// Gives back the memory of what is not there any more, once nothing is.
+    /// Gives the memory of an empty cache back.
     pub fn release(&mut self) {
         if self.images.is_empty() {
             self.self_attention.clear();
         }
     }
 
-    /// After a step: row `i` of an image goes on from its row `beam_idx[i]`. A single row becomes as many as there are
+    /// After a step: row `i` of an image continues its row `beam_idx[i]`. A single row becomes as many as there are
     /// indices.
     ///
     /// # Errors
-    /// There was none.
+    /// The image has not had a step.
     pub fn reorder(&mut self, index: usize, beam_idx: &[usize]) -> ort::Result<()> {
         let image = &mut self.images[index];
         let Past::Rows { first } = image.past else {
@@ -155,7 +124,7 @@ impl KvCache {
         }
         // All rows come from a single one, whatever index they are given.
         let parent_of = |beam: &usize| if image.rows == 1 { first } else { first + beam };
-        image.past = Past::RowsOf(beam_idx.iter().map(parent_of).collect());
+        image.past = Past::Reordered(beam_idx.iter().map(parent_of).collect());
         image.rows = beam_idx.len();
         self.arranged = false;
         Ok(())
@@ -169,20 +138,9 @@ impl KvCache {
         if self.arranged && capacity == self.self_attention.capacity() {
             return Ok(());
         }
-        let mut sources = Vec::with_capacity(self.rows());
-        for image in &self.images {
-            sources.extend((0..image.rows).map(|row| {
-                let source = match &image.past {
-                    Past::Rows { first } => Source::Row(first + row),
-                    Past::RowsOf(rows) => Source::Row(rows[row]),
-                    Past::Prompt(present) if present.is_empty() => Source::Nothing,
-                    Past::Prompt(present) => Source::Prompt(present),
-                };
-                (source, image.past_length)
-            }));
-        }
-        self.self_attention.arrange(&sources, capacity, &self.layout.past_lengths)?;
-        self.layout = Layout::of(&self.images);
+        let rows: Vec<Row<'_>> = self.images.iter().flat_map(CachedImage::arrangement).collect();
+        self.self_attention.arrange(&rows, capacity, self.layout.past_lengths.view())?;
+        self.layout = Layout::new(&self.images);
         let mut first = 0;
         for image in &mut self.images {
             image.past = Past::Rows { first };
@@ -195,24 +153,39 @@ impl KvCache {
     /// Counts the position that a step wrote.
     pub(crate) fn advance(&mut self) {
         self.images.iter_mut().for_each(|image| image.past_length += 1);
-        self.layout.past_lengths.iter_mut().for_each(|length| *length += 1);
+        self.layout.past_lengths += 1;
+    }
+}
+
+impl CachedImage {
+    /// The image's rows for [`SelfAttention::arrange`].
+    fn arrangement(&self) -> impl Iterator<Item = Row<'_>> {
+        (0..self.rows).map(|row| {
+            let source = match &self.past {
+                Past::Rows { first } => Source::Row(first + row),
+                Past::Reordered(rows) => Source::Row(rows[row]),
+                Past::Prompt(tensors) if tensors.is_empty() => Source::Empty,
+                Past::Prompt(tensors) => Source::Prompt(tensors),
+            };
+            Row { source, length: self.past_length }
+        })
     }
 }
 
 impl Layout {
-    fn of(images: &[CachedImage]) -> Self {
+    fn new(images: &[CachedImage]) -> Self {
         let beams = images.iter().map(|image| image.rows).max().unwrap_or(0);
-        let mut layout = Self { beams, image_rows: vec![0; images.len() * beams], ..Self::default() };
+        let mut image_rows = Array2::zeros((images.len(), beams));
+        let (mut past_lengths, mut row_slots) = (Vec::new(), Vec::new());
         for image in images {
-            let first = layout.row_slots.len();
-            let rows = &mut layout.image_rows[image.slot * beams..][..beams];
-            for (beam, row) in rows.iter_mut().enumerate() {
+            let first = past_lengths.len();
+            for (beam, row) in image_rows.row_mut(image.slot).iter_mut().enumerate() {
                 *row = (first + if beam < image.rows { beam } else { 0 }) as i64;
             }
-            layout.row_slots.extend((0..image.rows).map(|beam| (image.slot * beams + beam) as i64));
-            layout.past_lengths.extend(std::iter::repeat_n(image.past_length as i64, image.rows));
+            row_slots.extend((0..image.rows).map(|beam| (image.slot * beams + beam) as i64));
+            past_lengths.extend(std::iter::repeat_n(image.past_length as i64, image.rows));
         }
-        layout
+        Self { past_lengths: past_lengths.into(), image_rows, row_slots: row_slots.into() }
     }
 }
 

@@ -1,19 +1,26 @@
 //! The encoded images that decode together: keys and values of every cross-attention.
 //!
-//! A lone image is used as the encoder left it. In company the images lie one behind the other, so that each is copied once
-//! when it comes and at most one is moved when another leaves.
+//! A single image is used as the encoder left it. Several are stacked one behind the other, so that each is copied once
+//! when it joins and at most one is moved when another leaves.
 
 use std::sync::Arc;
 
-use ort::{session::SessionInputValue, value::TensorRef};
+use ndarray::{Array4, ArrayView4, Axis, Slice};
+use ort::{
+    session::SessionInputValue,
+    value::{DynValue, TensorRef},
+};
 
 use crate::blip::{
-    kv::{
-        cache::KvShape,
-        device::{Device, DeviceImages},
-    },
-    vision_encoder::EncodedImage,
+    kv::{device::Device, shape::KvShape},
+    tensor::view,
 };
+
+/// One image as the decoder sees it, computed once however many tokens and beams follow.
+pub struct EncodedImage {
+    /// Per layer key, value: `[1, heads, head_dim, tokens]`, `[1, heads, tokens, head_dim]`, f32.
+    pub(crate) tensors: Vec<DynValue>,
+}
 
 /// Keys and values of the images in a cache, by slot.
 pub(crate) enum CrossAttention {
@@ -21,13 +28,28 @@ pub(crate) enum CrossAttention {
     Device(DeviceImages),
 }
 
-/// In the CPU's memory.
+/// The images in the CPU's memory.
 pub(crate) struct HostImages {
     shape: KvShape,
     images: usize,
-    alone: Option<Arc<EncodedImage>>,
-    /// `[layers * 2][images, heads, head_dim, tokens]` (key) and `[images, heads, tokens, head_dim]` (value).
-    together: Vec<Vec<f32>>,
+    single: Option<Arc<EncodedImage>>,
+    /// `[layers * 2][slots, heads, head_dim, tokens]` (key) and `[slots, heads, tokens, head_dim]` (value); the first
+    /// `images` slots are in use unless there is a single image.
+    stacked: Vec<Array4<f32>>,
+}
+
+/// The images in the memory of a device.
+#[derive(Default)]
+pub(crate) struct DeviceImages {
+    slots: Vec<DeviceSlot>,
+    /// `[layers * 2][images, ...]` as last arranged.
+    stacked: Vec<DynValue>,
+}
+
+enum DeviceSlot {
+    /// The image at this index of `stacked`.
+    Stacked(usize),
+    New(Arc<EncodedImage>),
 }
 
 impl CrossAttention {
@@ -35,7 +57,7 @@ impl CrossAttention {
         if on_device { Self::Device(DeviceImages::default()) } else { Self::Host(HostImages::new(shape)) }
     }
 
-    /// Takes in an image and says its slot.
+    /// Adds an image and returns its slot.
     pub(crate) fn push(&mut self, image: Arc<EncodedImage>) -> ort::Result<usize> {
         match self {
             Self::Host(images) => images.push(image),
@@ -43,7 +65,7 @@ impl CrossAttention {
         }
     }
 
-    /// Takes out the image of a slot; that of the last slot moves there.
+    /// Removes the image of a slot; that of the last slot moves there.
     pub(crate) fn swap_remove(&mut self, slot: usize) {
         match self {
             Self::Host(images) => images.swap_remove(slot),
@@ -51,7 +73,7 @@ impl CrossAttention {
         }
     }
 
-    /// Carries out what has changed.
+    /// Carries out on the device what has changed.
     pub(crate) fn arrange(&mut self, device: Option<&mut Device>) -> ort::Result<()> {
         match (self, device) {
             (Self::Device(images), Some(device)) => images.arrange(device),
@@ -70,53 +92,121 @@ impl CrossAttention {
 
 impl HostImages {
     fn new(shape: KvShape) -> Self {
-        Self { shape, images: 0, alone: None, together: vec![Vec::new(); shape.layers * 2] }
+        Self { shape, images: 0, single: None, stacked: empty(shape) }
     }
 
     fn push(&mut self, image: Arc<EncodedImage>) -> ort::Result<usize> {
         if self.images == 0 {
-            self.alone = Some(image);
+            self.single = Some(image);
         } else {
-            if let Some(first) = self.alone.take() {
-                self.append(&first)?;
+            if let Some(first) = self.single.take() {
+                self.append(0, &first)?;
             }
-            self.append(&image)?;
+            self.append(self.images, &image)?;
         }
         self.images += 1;
         Ok(self.images - 1)
     }
 
+    fn append(&mut self, slot: usize, image: &EncodedImage) -> ort::Result<()> {
+        for (stacked, tensor) in self.stacked.iter_mut().zip(&image.tensors) {
+            let tensor: ArrayView4<'_, f32> = view(tensor)?;
+            if slot < stacked.len_of(Axis(0)) {
+                stacked.slice_axis_mut(Axis(0), Slice::from(slot..=slot)).assign(&tensor);
+            } else {
+                stacked.append(Axis(0), tensor).map_err(ort::Error::wrap)?;
+            }
+        }
+        Ok(())
+    }
+
     fn swap_remove(&mut self, slot: usize) {
         self.images -= 1;
-        self.alone = None;
-        let len = self.shape.encoder_len();
-        for tensor in &mut self.together {
-            if self.images == 0 {
-                // An idle server keeps no caches.
-                *tensor = Vec::new();
-            } else {
-                tensor.copy_within(self.images * len.., slot * len);
-                tensor.truncate(self.images * len);
+        self.single = None;
+        if self.images == 0 {
+            // An idle server holds no memory for images.
+            self.stacked = empty(self.shape);
+        } else if slot < self.images {
+            for stacked in &mut self.stacked {
+                let (mut kept, last) = stacked.view_mut().split_at(Axis(0), self.images);
+                kept.index_axis_mut(Axis(0), slot).assign(&last.index_axis(Axis(0), 0));
             }
         }
     }
 
     fn input(&self, index: usize) -> ort::Result<SessionInputValue<'_>> {
-        if let Some(image) = &self.alone {
-            return Ok((&image.cross[index]).into());
+        if let Some(image) = &self.single {
+            return Ok((&image.tensors[index]).into());
         }
-        let KvShape { heads, head_dim, image_tokens, .. } = self.shape;
-        let [a, b] = if index.is_multiple_of(2) { [head_dim, image_tokens] } else { [image_tokens, head_dim] };
-        let shape = [self.images, heads, a, b];
-        Ok(TensorRef::from_array_view((shape, self.together[index].as_slice()))?.into())
+        let images = self.stacked[index].slice_axis(Axis(0), Slice::from(..self.images));
+        Ok(TensorRef::from_array_view(images)?.into())
+    }
+}
+
+impl DeviceImages {
+    fn push(&mut self, image: Arc<EncodedImage>) -> usize {
+        self.slots.push(DeviceSlot::New(image));
+        self.slots.len() - 1
     }
 
-    fn append(&mut self, image: &EncodedImage) -> ort::Result<()> {
-        for (tensor, value) in self.together.iter_mut().zip(&image.cross) {
-            let (_, data) = value.try_extract_tensor::<f32>()?;
-            tensor.reserve_exact(data.len());
-            tensor.extend_from_slice(data);
+    fn swap_remove(&mut self, slot: usize) {
+        self.slots.swap_remove(slot);
+        if self.slots.is_empty() {
+            self.stacked.clear();
+        }
+    }
+
+    fn arrange(&mut self, device: &mut Device) -> ort::Result<()> {
+        let in_place =
+            |(place, slot): (usize, &DeviceSlot)| matches!(slot, DeviceSlot::Stacked(index) if *index == place);
+        let kept = self.slots.iter().filter(|slot| matches!(slot, DeviceSlot::Stacked(_))).count();
+        let stacked_images = self.stacked.first().map_or(0, |tensor| tensor.shape()[0] as usize);
+        if self.slots.iter().enumerate().all(in_place) && kept == stacked_images {
+            return Ok(());
+        }
+        if let [DeviceSlot::New(_)] = self.slots[..] {
+            // Used as the encoder left it.
+            return Ok(());
+        }
+        let (mut count, mut order) = (stacked_images, Vec::with_capacity(self.slots.len()));
+        for slot in &self.slots {
+            match slot {
+                DeviceSlot::Stacked(index) => order.push(*index as i64),
+                DeviceSlot::New(image) => {
+                    self.stacked = if self.stacked.is_empty() {
+                        device.gather(&image.tensors, &[0])?
+                    } else {
+                        device.concat(&self.stacked, &image.tensors)?
+                    };
+                    order.push(count as i64);
+                    count += 1;
+                }
+            }
+        }
+        if !order.iter().copied().eq(0..count as i64) {
+            self.stacked = device.gather(&self.stacked, &order)?;
+        }
+        for (place, slot) in self.slots.iter_mut().enumerate() {
+            *slot = DeviceSlot::Stacked(place);
         }
         Ok(())
+    }
+
+    fn input(&self, index: usize) -> SessionInputValue<'_> {
+        match &self.slots[..] {
+            [DeviceSlot::New(image)] => (&image.tensors[index]).into(),
+            _ => (&self.stacked[index]).into(),
+        }
+    }
+}
+
+/// Stacks of no image.
+fn empty(shape: KvShape) -> Vec<Array4<f32>> {
+    (0..shape.tensors()).map(|index| Array4::zeros(shape.cross_attention(index, 0))).collect()
+}
+
+impl std::fmt::Debug for EncodedImage {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("EncodedImage")
     }
 }

@@ -1,48 +1,31 @@
-//! Keys and values in the memory of a GPU, and the two small graphs that put images together and take them apart there.
+//! Two small graphs that put images together and take them apart in the memory of a GPU.
 //!
-//! Host code never touches that memory: what changes is a run of `Concat` or `Gather` on the device itself, built here with
-//! ONNX Runtime's model editor.
-
-use std::sync::Arc;
+//! Host code never touches that memory: every change is a run of `Concat` or `Gather` on the device itself. The graphs are
+//! built here with ONNX Runtime's model editor.
 
 use ort::{
     Result,
     editor::{Graph, Model, Node, ONNX_DOMAIN, Opset},
     memory::{Allocator, MemoryInfo},
     operator::Attribute,
-    session::{IoBinding, Session, SessionInputValue, builder::SessionBuilder},
+    session::{IoBinding, Session, builder::SessionBuilder},
     value::{DynValue, Outlet, Shape, SymbolicDimensions, Tensor, TensorElementType, ValueType},
 };
 
-use crate::blip::vision_encoder::EncodedImage;
-
 const OPSET: u32 = 20;
 
-/// A device, for the `count` tensors of each image.
+/// A device, and the graphs that run on it.
 pub(crate) struct Device {
-    /// Of its memory.
+    /// Allocates the device's memory.
     pub(crate) allocator: Allocator,
+    /// Tensors of an image.
     count: usize,
     concat: Session,
     gather: Session,
 }
 
-/// [`super::cross_attention::CrossAttention`] on a device.
-#[derive(Default)]
-pub(crate) struct DeviceImages {
-    slots: Vec<Slot>,
-    /// `[count][images, ...]` as last arranged.
-    stacked: Vec<DynValue>,
-}
-
-enum Slot {
-    /// The image at this place of `stacked`.
-    Stacked(usize),
-    New(Arc<EncodedImage>),
-}
-
 impl Device {
-    /// `session` runs on it; `builder` makes sessions that do.
+    /// Makes the graphs for images of `count` tensors; `session` runs on the device and `builder` makes sessions that do.
     pub(crate) fn new(
         session: &Session,
         memory: MemoryInfo<'static>,
@@ -71,17 +54,17 @@ impl Device {
             let inputs = [a.as_str(), "index"];
             gather.add_node(Node::new("Gather", ONNX_DOMAIN, format!("gather_{out}"), inputs, [out], [axis()?])?)?;
         }
-        let session_of = |graph| {
+        let new_session = |graph| {
             let mut model = Model::new([Opset::new(ONNX_DOMAIN, OPSET)?])?;
             model.set_graph(graph)?;
             model.into_session(&builder()?)
         };
         let allocator = Allocator::new(session, memory)?;
-        Ok(Self { allocator, count, concat: session_of(concat)?, gather: session_of(gather)? })
+        Ok(Self { allocator, count, concat: new_session(concat)?, gather: new_session(gather)? })
     }
 
-    /// The images of `a`, then those of `b`.
-    fn concat(&mut self, a: &[DynValue], b: &[DynValue]) -> Result<Vec<DynValue>> {
+    /// Returns the images of `a`, then those of `b`.
+    pub(crate) fn concat(&mut self, a: &[DynValue], b: &[DynValue]) -> Result<Vec<DynValue>> {
         let mut binding = self.concat.create_binding()?;
         for (index, (a, b)) in a.iter().zip(b).enumerate() {
             binding.bind_input(format!("a{index}"), a)?;
@@ -91,13 +74,13 @@ impl Device {
         run(&mut self.concat, &binding, self.count)
     }
 
-    /// Image `index[i]` of `tensors` as image `i`.
-    pub(crate) fn gather(&mut self, tensors: &[DynValue], index: &[i64]) -> Result<Vec<DynValue>> {
+    /// Returns image `order[i]` of `tensors` as image `i`.
+    pub(crate) fn gather(&mut self, tensors: &[DynValue], order: &[i64]) -> Result<Vec<DynValue>> {
         let mut binding = self.gather.create_binding()?;
         for (number, tensor) in tensors.iter().enumerate() {
             binding.bind_input(format!("a{number}"), tensor)?;
         }
-        binding.bind_input("index", &Tensor::from_array(([index.len()], index.to_vec()))?)?;
+        binding.bind_input("index", &Tensor::from_array(([order.len()], order.to_vec()))?)?;
         self.bind_outputs(&mut binding)?;
         run(&mut self.gather, &binding, self.count)
     }
@@ -108,71 +91,13 @@ impl Device {
     }
 }
 
-impl DeviceImages {
-    pub(crate) fn push(&mut self, image: Arc<EncodedImage>) -> usize {
-        self.slots.push(Slot::New(image));
-        self.slots.len() - 1
-    }
-
-    pub(crate) fn swap_remove(&mut self, slot: usize) {
-        self.slots.swap_remove(slot);
-        if self.slots.is_empty() {
-            self.stacked.clear();
-        }
-    }
-
-    /// Carries out what has changed.
-    pub(crate) fn arrange(&mut self, device: &mut Device) -> Result<()> {
-        let in_place = |(place, slot): (usize, &Slot)| matches!(slot, Slot::Stacked(index) if *index == place);
-        let kept = self.slots.iter().filter(|slot| matches!(slot, Slot::Stacked(_))).count();
-        let stacked_images = self.stacked.first().map_or(0, |tensor| tensor.shape()[0] as usize);
-        if self.slots.iter().enumerate().all(in_place) && kept == stacked_images {
-            return Ok(());
-        }
-        if let [Slot::New(_)] = self.slots[..] {
-            // Used as the encoder left it.
-            return Ok(());
-        }
-        let (mut count, mut index) = (stacked_images, Vec::with_capacity(self.slots.len()));
-        for slot in &self.slots {
-            match slot {
-                Slot::Stacked(place) => index.push(*place as i64),
-                Slot::New(image) => {
-                    if self.stacked.is_empty() {
-                        self.stacked = device.gather(&image.cross, &[0])?;
-                    } else {
-                        self.stacked = device.concat(&self.stacked, &image.cross)?;
-                    }
-                    index.push(count as i64);
-                    count += 1;
-                }
-            }
-        }
-        if !index.iter().copied().eq(0..count as i64) {
-            self.stacked = device.gather(&self.stacked, &index)?;
-        }
-        for (place, slot) in self.slots.iter_mut().enumerate() {
-            *slot = Slot::Stacked(place);
-        }
-        Ok(())
-    }
-
-    /// Tensor `index` as the decoder takes it.
-    pub(crate) fn input(&self, index: usize) -> SessionInputValue<'_> {
-        match &self.slots[..] {
-            [Slot::New(image)] => (&image.cross[index]).into(),
-            _ => (&self.stacked[index]).into(),
-        }
-    }
-}
-
 fn run(session: &mut Session, binding: &IoBinding, count: usize) -> Result<Vec<DynValue>> {
     let mut outputs = session.run_binding(binding)?;
     let missing = || ort::Error::new("an output is missing");
     (0..count).map(|index| outputs.remove(format!("out{index}")).ok_or_else(missing)).collect()
 }
 
-/// Four dimensions, known only at run time.
+/// An f32 tensor of four dimensions that are known only at run time.
 fn tensor(name: &str) -> Outlet {
     Outlet::new(
         name,

@@ -4,3 +4,4 @@ pub(crate) mod cache;
 pub(crate) mod cross_attention;
 pub(crate) mod device;
 pub(crate) mod self_attention;
+pub(crate) mod shape;
