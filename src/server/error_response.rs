@@ -251,6 +251,28 @@ mod tests {
     }
 
     #[test]
+    fn every_error_has_its_status_on_both_transports() {
+        for (error, grpc, http) in [
+            (CaptionError::invalid("f", "x"), Code::InvalidArgument, 400),
+            (CaptionError::BodyTooLarge { limit: 1 }, Code::ResourceExhausted, 413),
+            (CaptionError::NotFound, Code::NotFound, 404),
+            (CaptionError::MethodNotAllowed, Code::Unimplemented, 405),
+            (CaptionError::Unimplemented("m".to_owned()), Code::Unimplemented, 501),
+            (CaptionError::UnsupportedMediaType("x"), Code::InvalidArgument, 415),
+            (CaptionError::Unauthenticated, Code::Unauthenticated, 401),
+            (CaptionError::Forbidden("x"), Code::PermissionDenied, 403),
+            (CaptionError::RateLimited { retry_after: Duration::ZERO }, Code::ResourceExhausted, 429),
+            (CaptionError::DeadlineExceeded, Code::DeadlineExceeded, 504),
+            (CaptionError::Cancelled, Code::Cancelled, 499),
+            (CaptionError::Unavailable("x"), Code::Unavailable, 503),
+            (CaptionError::internal("x"), Code::Internal, 500),
+        ] {
+            let codes = StatusCodes::from(error.code());
+            assert_eq!((codes.grpc, codes.http.as_u16()), (grpc, http), "{error:?}");
+        }
+    }
+
+    #[test]
     fn a_wrong_field_is_a_violation() {
         let status = grpc().status(&CaptionError::invalid("num_beams", "must be at least 1, got 0"));
         let details = status.get_error_details();

@@ -1,5 +1,5 @@
-//! What `fuzz/` runs of this room and cannot reach from outside: from the bytes of a request to what the captioner is
-//! asked, or the refusal. Compiled by `make fuzz` alone.
+//! Entry points for `fuzz/` to the parsers of requests: from bytes to the request for the captioner, or to the refusal.
+//! Compiled by `make fuzz` only.
 
 use std::time::Duration;
 
@@ -14,8 +14,10 @@ use crate::{
     error::CaptionError,
     fetch::decode_base64,
     server::{
-        deadline::Deadline,
-        middleware::context::{BINARY_HEADER, RequestContext},
+        middleware::{
+            context::{BINARY_HEADER, RequestContext},
+            deadline::Deadline,
+        },
         protocol::{
             ContentLimits, blip_v1,
             caption_json::{Fields, Route},
@@ -28,7 +30,7 @@ use crate::{
 };
 use generation::GenerationParameters;
 
-/// Bytes of an image: few, so that inputs get beyond.
+/// Largest image, in bytes: small, so that inputs exceed it.
 pub const MAX_IMAGE_BYTES: usize = 2048;
 
 const LIMITS: ContentLimits =
@@ -63,9 +65,9 @@ pub fn captions_form(boundary: &str, body: Bytes) -> Result<CaptionRequest, Capt
     let request =
         Request::builder().header(header::CONTENT_TYPE, format!("multipart/form-data; boundary={boundary}")).body(());
     let (head, ()) = request.map_err(|_| CaptionError::invalid("boundary", "cannot be in a header"))?.into_parts();
-    // All of the body is there, so nothing is waited for.
+    // The whole body is in memory, so the future is ready.
     let fields = rest::captions::form(head, body).now_or_never();
-    let fields = fields.ok_or_else(|| CaptionError::internal("a form in memory is waited for"))??;
+    let fields = fields.ok_or_else(|| CaptionError::internal("a form in memory is not ready"))??;
     short(fields, Route { prompt: "prompt", flat_parameters: true })
 }
 
@@ -76,7 +78,7 @@ pub fn generate(body: &[u8]) -> Result<CaptionRequest, CaptionError> {
     short(fields, Route { prompt: "text_input", flat_parameters: true })
 }
 
-/// A picture's URL.
+/// The URL of an image.
 pub fn image_url(text: &str) -> Result<ImageSource, CaptionError> {
     image::from_url(text, LIMITS)
 }

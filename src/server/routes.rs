@@ -263,7 +263,7 @@ mod tests {
             ("/inference.GRPCInferenceService/RepositoryModelLoad", Control),
             ("/blip.v1.CaptionService/Caption", Inference),
             ("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", Metadata),
-            ("/nobody.Service/Method", Inference),
+            ("/unknown.Service/Method", Inference),
         ] {
             assert_eq!(grpc_rules(path).class, class, "{path}");
         }

@@ -1,4 +1,4 @@
-//! Bounds: bodies, places, deadlines, and clients that go away; over REST. The same over gRPC is in `grpc`.
+//! Limits over REST: bodies, permits, deadlines, headers, and clients that disconnect. `grpc` tests those of gRPC.
 
 use std::sync::atomic::Ordering;
 
@@ -21,15 +21,15 @@ fn assert_too_large(reply: &Reply) {
 }
 
 #[test]
-fn an_oversize_body_gets_an_answer_and_not_a_reset() {
+fn an_oversize_body_is_answered_and_not_reset() {
     run(async {
         let server = Server::start(&["--max-body-bytes=1000"]).await.address;
         for size in [1001, 10_000_000] {
             assert_too_large(&post(server, "/infer", &[], &"x".repeat(size)).await);
             assert_too_large(&chunked_post(server, "/infer", &"x".repeat(size)).await);
         }
-        let asked = "POST /infer HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\ncontent-length: 1001\r\nconnection: close\r\n\r\n";
-        assert_too_large(&exchange(server, asked).await);
+        let held_back = "POST /infer HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\ncontent-length: 1001\r\nconnection: close\r\n\r\n";
+        assert_too_large(&exchange(server, held_back).await);
         let fits = post(server, "/infer", &[], &" ".repeat(1000)).await;
         assert_eq!(fits.status, 400);
     });
@@ -66,7 +66,7 @@ fn a_body_that_holds_no_image_is_small() {
 }
 
 #[test]
-fn an_answer_is_plain_for_whoever_knows_no_encoding_of_ours() {
+fn a_response_is_plain_for_a_client_that_accepts_no_known_encoding() {
     run(async {
         let server = Server::start(&[]).await.address;
         for accepted in ["br", "identity;q=0", "*;q=0", "gzip;q=0"] {
@@ -77,7 +77,7 @@ fn an_answer_is_plain_for_whoever_knows_no_encoding_of_ours() {
 }
 
 #[test]
-fn a_full_house_says_so_and_still_answers_probes() {
+fn without_a_permit_inference_is_refused_and_probes_are_answered() {
     run(async {
         let server = Server::start(&["--queue-capacity=1"]).await.address;
         let images = ImageServer::start().await;
@@ -96,7 +96,7 @@ fn a_full_house_says_so_and_still_answers_probes() {
 }
 
 #[test]
-fn a_client_that_goes_away_frees_its_place() {
+fn a_client_that_disconnects_returns_its_permit() {
     run(async {
         let server = Server::start(&["--queue-capacity=1"]).await.address;
         let images = ImageServer::start().await;
@@ -137,7 +137,7 @@ fn the_deadline_is_the_client_s_or_the_server_s() {
 }
 
 #[test]
-fn a_body_that_never_comes_is_given_up() {
+fn a_body_that_never_arrives_is_answered_at_the_deadline() {
     run(async {
         let server = Server::start(&["--request-timeout=0.2"]).await.address;
         let half = "POST /infer HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: 100\r\n\r\n{";

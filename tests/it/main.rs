@@ -1,4 +1,4 @@
-//! The server as its clients see it: real sockets, a real model, an image server of our own.
+//! The server as its clients see it: real sockets, a real model and an image server in the test process.
 //!
 //! Captions themselves are compared with the oracle elsewhere; here a caption only has to be the same over every surface.
 #![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used, reason = "a helper that fails, fails its test")]

@@ -13,16 +13,16 @@ fn health_follows_the_standard() {
     run(async {
         let server = Server::start(&[]).await;
         let mut client = server.grpc(HealthClient::with_origin);
-        let ask = |service: &str| HealthCheckRequest { service: service.to_owned() };
+        let request = |service: &str| HealthCheckRequest { service: service.to_owned() };
         for service in ["", "blip.v1.CaptionService"] {
-            let reply = client.check(ask(service)).await.unwrap().into_inner();
+            let reply = client.check(request(service)).await.unwrap().into_inner();
             assert_eq!(reply.status(), ServingStatus::Serving, "{service}");
         }
-        assert_eq!(client.check(ask("nobody")).await.unwrap_err().code(), Code::NotFound);
+        assert_eq!(client.check(request("unknown")).await.unwrap_err().code(), Code::NotFound);
     });
 }
 
-/// Asks one version of the reflection service for the names of all services.
+/// The names of all services, from one version of the reflection service.
 macro_rules! service_names {
     ($version:ident, $server:expr) => {{
         use tonic_reflection::pb::$version::{

@@ -1,4 +1,4 @@
-//! The end: what is in flight is finished, what does not finish is closed, and nobody can hold the server up.
+//! Shutdown: requests in flight are finished within the grace, the others are closed, and no client delays the end.
 
 use serde_json::json;
 use tokio::{
@@ -19,7 +19,7 @@ fn request(url: &str) -> String {
 }
 
 #[test]
-fn a_request_in_flight_is_answered_before_the_end() {
+fn a_request_in_flight_is_answered_before_the_server_stops() {
     run(async {
         let mut server = Server::start(&[]).await;
         let images = ImageServer::start().await;
@@ -32,14 +32,14 @@ fn a_request_in_flight_is_answered_before_the_end() {
             sleep(Duration::from_millis(10)).await;
         }
         images.release();
-        // The connection ends by itself, though the client did not ask for that.
+        // The server closes the connection, though the client did not ask for that.
         assert_eq!(read_reply(&mut busy).await.status, 200);
         server.stopped().await;
     });
 }
 
 #[test]
-fn open_questions_about_the_server_do_not_delay_its_end() {
+fn an_open_reflection_stream_does_not_delay_the_shutdown() {
     use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
     run(async {
         let mut server = Server::start(&["--shutdown-grace=20"]).await;
@@ -54,7 +54,7 @@ fn open_questions_about_the_server_do_not_delay_its_end() {
 }
 
 #[test]
-fn what_does_not_finish_in_time_is_told_so() {
+fn a_request_that_outlives_the_grace_is_answered_unavailable() {
     run(async {
         let mut server = Server::start(&["--shutdown-grace=0.2"]).await;
         let images = ImageServer::start().await;
@@ -71,13 +71,13 @@ fn what_does_not_finish_in_time_is_told_so() {
 }
 
 #[test]
-fn watchers_hear_of_the_end_and_do_not_delay_it() {
+fn health_watches_end_with_the_server_and_do_not_delay_it() {
     run(async {
         let mut server = Server::start(&["--shutdown-grace=20"]).await;
         let mut client = server.grpc(HealthClient::with_origin);
         let watch = |service: &str| HealthCheckRequest { service: service.to_owned() };
         let mut known = client.watch(watch("blip.v1.CaptionService")).await.unwrap().into_inner();
-        let mut unknown = client.watch(watch("nobody")).await.unwrap().into_inner();
+        let mut unknown = client.watch(watch("unknown")).await.unwrap().into_inner();
         assert_eq!(known.message().await.unwrap().unwrap().status(), ServingStatus::Serving);
         assert_eq!(unknown.message().await.unwrap().unwrap().status(), ServingStatus::ServiceUnknown);
         let started = Instant::now();

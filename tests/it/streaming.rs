@@ -1,4 +1,4 @@
-//! Captions that are read along, many requests on one stream, and a server that is not ready yet.
+//! Streamed captions, many requests on one stream, and a server that is still loading.
 
 use std::{sync::atomic::Ordering, time::Duration};
 
@@ -23,15 +23,15 @@ fn client(server: &Server) -> CaptionServiceClient<GrpcClient> {
     server.grpc(CaptionServiceClient::with_origin)
 }
 
-fn picture(id: &str) -> pb::CaptionRequest {
+fn image_request(id: &str) -> pb::CaptionRequest {
     pb::CaptionRequest { id: id.into(), source: Some(Source::Image(png().into())), ..Default::default() }
 }
 
-fn at(id: &str, url: String) -> pb::CaptionRequest {
+fn url_request(id: &str, url: String) -> pb::CaptionRequest {
     pb::CaptionRequest { id: id.into(), source: Some(Source::ImageUrl(url)), ..Default::default() }
 }
 
-/// Requests on their way, and the answers.
+/// An open `CaptionMany`: where to send requests, and the responses.
 async fn many(server: &Server) -> (mpsc::UnboundedSender<pb::CaptionRequest>, Streaming<pb::CaptionManyResponse>) {
     let (sender, mut receiver) = mpsc::unbounded_channel();
     let requests = stream::poll_fn(move |context| receiver.poll_recv(context));
@@ -69,7 +69,7 @@ fn the_pieces_joined_are_the_caption() {
                 Some("a photo of".to_owned()),
             ),
         ] {
-            let request = pb::CaptionRequest { parameters: Some(parameters), prompt, ..picture("7") };
+            let request = pb::CaptionRequest { parameters: Some(parameters), prompt, ..image_request("7") };
             let whole = client.caption(request.clone()).await.unwrap().into_inner();
             let mut events = client.stream_caption(request).await.unwrap().into_inner();
             let mut text = String::new();
@@ -87,11 +87,11 @@ fn the_pieces_joined_are_the_caption() {
 }
 
 #[test]
-fn with_beams_only_the_end_is_told() {
+fn with_beams_only_the_final_response_is_sent() {
     run(async {
         let server = Server::start(&[]).await;
         let parameters = pb::GenerationParameters { num_beams: Some(3), ..Default::default() };
-        let request = pb::CaptionRequest { parameters: Some(parameters), ..picture("") };
+        let request = pb::CaptionRequest { parameters: Some(parameters), ..image_request("") };
         let events = client(&server).stream_caption(request).await.unwrap().into_inner();
         let events: Vec<_> = events.collect().await;
         assert!(
@@ -118,24 +118,24 @@ fn a_stream_that_fails_has_the_status_of_the_failure() {
         let status = end(&mut client, Request::new(text)).await;
         assert_eq!(status.code(), Code::InvalidArgument);
         assert_eq!(status.get_error_details().bad_request().unwrap().field_violations[0].field, "image");
-        let mut late = Request::new(at("", slow));
+        let mut late = Request::new(url_request("", slow));
         late.metadata_mut().insert("grpc-timeout", "200m".parse().unwrap());
         assert_eq!(end(&mut client, late).await.code(), Code::DeadlineExceeded);
     });
 }
 
 #[test]
-fn results_come_as_they_finish_and_failures_are_their_own() {
+fn results_arrive_as_they_finish_and_a_failure_ends_its_own_request_only() {
     run(async {
         let server = Server::start(&[]).await;
         let images = ImageServer::start().await;
         let (requests, mut answers) = many(&server).await;
-        requests.send(at("slow", images.url("/slow"))).unwrap();
+        requests.send(url_request("slow", images.url("/slow"))).unwrap();
         images.slow_request().await;
-        requests.send(picture("quick")).unwrap();
+        requests.send(image_request("quick")).unwrap();
         let (id, quick) = next(&mut answers).await;
         assert_eq!(id, "quick");
-        requests.send(at("bad", images.url("/404"))).unwrap();
+        requests.send(url_request("bad", images.url("/404"))).unwrap();
         let (id, bad) = next(&mut answers).await;
         let bad = bad.unwrap_err();
         assert_eq!((id.as_str(), bad.code), ("bad", Code::InvalidArgument as i32));
@@ -148,13 +148,13 @@ fn results_come_as_they_finish_and_failures_are_their_own() {
 }
 
 #[test]
-fn a_stream_of_requests_is_read_as_fast_as_it_is_worked_off() {
+fn a_stream_of_requests_is_read_as_fast_as_it_is_handled() {
     run(async {
         let server = Server::start(&[]).await;
         let images = ImageServer::start().await;
         let (requests, mut answers) = many(&server).await;
         for index in 0..20 {
-            requests.send(at(&index.to_string(), images.url("/slow"))).unwrap();
+            requests.send(url_request(&index.to_string(), images.url("/slow"))).unwrap();
         }
         while images.slow_requests.load(Ordering::SeqCst) < 8 {
             sleep(Duration::from_millis(1)).await;
@@ -171,22 +171,22 @@ fn a_stream_of_requests_is_read_as_fast_as_it_is_worked_off() {
 }
 
 #[test]
-fn a_stream_holds_its_place_to_its_end() {
+fn a_stream_keeps_its_permit_to_its_end() {
     run(async {
         let server = Server::start(&["--queue-capacity=1"]).await;
         let (requests, mut answers) = many(&server).await;
         let mut other = client(&server);
-        assert_eq!(other.caption(picture("")).await.unwrap_err().code(), Code::ResourceExhausted);
+        assert_eq!(other.caption(image_request("")).await.unwrap_err().code(), Code::ResourceExhausted);
         drop(requests);
         assert!(answers.message().await.unwrap().is_none());
-        while other.caption(picture("")).await.is_err() {
+        while other.caption(image_request("")).await.is_err() {
             sleep(Duration::from_millis(10)).await;
         }
     });
 }
 
 #[test]
-fn a_stream_that_is_refused_hears_so_at_once() {
+fn a_refused_stream_is_answered_at_once() {
     run(async {
         let server = Server::start(&["--api-keys=alpha"]).await;
         let requests = stream::pending::<pb::CaptionRequest>();
@@ -198,7 +198,7 @@ fn a_stream_that_is_refused_hears_so_at_once() {
 }
 
 #[test]
-fn a_silent_stream_of_requests_ends_by_itself() {
+fn a_silent_stream_of_requests_ends_at_the_deadline() {
     run(async {
         let server = Server::start(&["--request-timeout=0.2"]).await;
         let (_requests, mut answers) = many(&server).await;
@@ -207,12 +207,12 @@ fn a_silent_stream_of_requests_ends_by_itself() {
 }
 
 #[test]
-fn a_shutdown_finishes_what_is_in_flight_and_ends_the_streams() {
+fn a_shutdown_finishes_requests_in_flight_and_ends_the_streams() {
     run(async {
         let mut server = Server::start(&["--shutdown-grace=20"]).await;
         let images = ImageServer::start().await;
         let (requests, mut answers) = many(&server).await;
-        requests.send(at("slow", images.url("/slow"))).unwrap();
+        requests.send(url_request("slow", images.url("/slow"))).unwrap();
         images.slow_request().await;
         server.shut_down();
         sleep(Duration::from_millis(50)).await;
@@ -224,11 +224,11 @@ fn a_shutdown_finishes_what_is_in_flight_and_ends_the_streams() {
 }
 
 #[test]
-fn a_reader_is_told_of_the_end_of_the_grace() {
+fn a_streamed_caption_ends_with_the_grace() {
     run(async {
         let mut server = Server::start(&["--shutdown-grace=0.2"]).await;
         let images = ImageServer::start().await;
-        let slow = at("", images.url("/slow"));
+        let slow = url_request("", images.url("/slow"));
         let mut events = client(&server).stream_caption(slow).await.unwrap().into_inner();
         let reading = tokio::spawn(async move { events.message().await.unwrap_err() });
         images.slow_request().await;
@@ -238,7 +238,7 @@ fn a_reader_is_told_of_the_end_of_the_grace() {
     });
 }
 
-/// The events of an answer.
+/// The events of a response.
 fn events(text: &str) -> Vec<Value> {
     let data = text.split("\n\n").filter(|event| !event.is_empty());
     data.map(|event| serde_json::from_str(event.strip_prefix("data: ").unwrap()).unwrap()).collect()
@@ -266,7 +266,7 @@ fn server_sent_events_have_a_piece_each_and_the_last_the_caption() {
     });
 }
 
-/// The bytes of a body in chunks.
+/// The body of a chunked response.
 fn dechunk(text: &str) -> String {
     let mut rest = text;
     let mut whole = String::new();
@@ -279,7 +279,7 @@ fn dechunk(text: &str) -> String {
 }
 
 #[test]
-fn a_server_that_loads_says_so() {
+fn a_loading_server_answers_unavailable() {
     run(async {
         let (server, load) = Server::start_loading(&[]).await;
         let mut health = server.grpc(HealthClient::with_origin);
@@ -291,11 +291,11 @@ fn a_server_that_loads_says_so() {
         let early = post(server.address, "/infer", &[], "{}").await;
         assert_eq!((early.status, early.error().as_str()), (503, "the models are loading"));
         assert_eq!(early.headers["retry-after"], "1");
-        let status = client(&server).caption(picture("")).await.unwrap_err();
+        let status = client(&server).caption(image_request("")).await.unwrap_err();
         assert_eq!(status.code(), Code::Unavailable);
         assert!(status.get_error_details().retry_info().is_some());
         load.send(()).unwrap();
         assert_eq!(watch.message().await.unwrap().unwrap().status(), ServingStatus::Serving);
-        client(&server).caption(picture("")).await.unwrap();
+        client(&server).caption(image_request("")).await.unwrap();
     });
 }

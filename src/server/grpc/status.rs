@@ -60,8 +60,10 @@ mod tests {
 
     use super::*;
 
+    type Handler = fn(&RequestContext) -> Response;
+
     /// What a client of a method gets when its handler answers with this response.
-    async fn rewritten(content_type: &str, response: fn(&RequestContext) -> Response) -> Response {
+    async fn rewritten(content_type: &str, response: Handler) -> Response {
         let handler = service_fn(move |request: Request| async move {
             Ok::<_, Infallible>(response(&RequestContext::from_extensions(request.extensions())))
         });
@@ -73,7 +75,7 @@ mod tests {
         from_fn(rewrite_refusals).layer(handler).oneshot(request).await.unwrap()
     }
 
-    async fn status(response: fn(&RequestContext) -> Response) -> Status {
+    async fn status(response: Handler) -> Status {
         Status::from_header_map(rewritten("application/grpc", response).await.headers()).unwrap()
     }
 
@@ -83,7 +85,7 @@ mod tests {
 
     #[tokio::test]
     async fn refusals_of_tonic_get_the_details_and_words_of_this_server() {
-        let cases: [(fn(&RequestContext) -> Response, Code, &str); 5] = [
+        let cases: [(Handler, Code, &str); 5] = [
             (|_| refusal(Code::OutOfRange), Code::ResourceExhausted, "request body is larger than 1000 bytes"),
             (|_| refusal(Code::ResourceExhausted), Code::ResourceExhausted, "request body is larger than 1000 bytes"),
             (|_| refusal(Code::Internal), Code::InvalidArgument, "message: is not a valid gRPC message of this method"),

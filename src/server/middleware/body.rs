@@ -78,7 +78,7 @@ pub(crate) async fn meter_body(State(state): State<Arc<LayerState>>, mut request
     })
 }
 
-/// Refuses a request whose body nobody has read.
+/// Refuses a request whose body has not been read.
 pub(crate) async fn refuse(request: Request, context: &RequestContext, error: &CaptionError) -> Response {
     match context.transport {
         // A stream of requests may never end, and a gRPC client reads the answer while it sends.

@@ -141,7 +141,7 @@ impl ByteReservation {
         self.add(bytes.saturating_sub(self.held.load(Ordering::Relaxed)))
     }
 
-    /// Moves the bytes of one message of a stream to a reservation of its own, for whoever handles the message.
+    /// Moves the bytes of one message of a stream to a reservation that lives as long as the message is handled.
     pub(crate) fn split(&self, bytes: usize) -> Arc<Self> {
         let part = self.budget.reservation();
         // A message that was compressed on the wire is larger than what is reserved for it: the rest is new.

@@ -99,7 +99,7 @@ fn request_id(headers: &HeaderMap) -> Arc<str> {
     given.filter(is_valid).map_or_else(|| format!("{:032x}", rand::random::<u128>()).into(), Into::into)
 }
 
-/// What the log, the metrics and the trace say of a request; filled in by whoever learns it.
+/// What the log, the metrics and the trace say of a request; layers and handlers fill it in.
 #[derive(Debug, Default)]
 pub(crate) struct RequestRecord(Mutex<RecordFields>);
 

@@ -1,6 +1,6 @@
 //! CORS: which web pages of other origins may call REST.
 
-use http::{HeaderValue, Method, header};
+use http::{HeaderValue, Method, header, request::Parts, uri::Authority};
 use tower_http::cors::{AllowOrigin, CorsLayer};
 
 use crate::{
@@ -35,6 +35,15 @@ pub(crate) fn layer(origins: &[Origin]) -> Option<CorsLayer> {
     Some(cors)
 }
 
+/// Whether a page of another origin sends the request. Browsers let every page post to every host, this machine included,
+/// and name the page in `origin`.
+pub(crate) fn is_cross_origin(head: &Parts) -> bool {
+    let text = |name| head.headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
+    let host = text(header::HOST).or(head.uri.authority().map(Authority::as_str));
+    let page = text(header::ORIGIN).map(|origin| origin.split_once("://").map_or(origin, |(_, host)| host));
+    page.is_some() && page != host
+}
+
 #[cfg(test)]
 mod tests {
     use std::convert::Infallible;
@@ -52,6 +61,23 @@ mod tests {
         let request = Request::builder().method(method).uri("/infer").header("origin", "https://page.example");
         let request = request.header("access-control-request-method", "POST").body(Body::empty()).unwrap();
         layer(&origins).unwrap().layer(handler).oneshot(request).await.unwrap().headers().clone()
+    }
+
+    #[test]
+    fn a_page_of_another_host_is_cross_origin() {
+        let is_cross = |uri: &str, headers: &[(&str, &str)]| {
+            let request = Request::builder().uri(uri);
+            let request = headers.iter().fold(request, |request, (name, value)| request.header(*name, *value));
+            is_cross_origin(&request.body(()).unwrap().into_parts().0)
+        };
+        let host = ("host", "a.example:8080");
+        assert!(!is_cross("/", &[host]), "not a page");
+        assert!(!is_cross("/", &[host, ("origin", "http://a.example:8080")]));
+        assert!(is_cross("/", &[host, ("origin", "http://a.example")]));
+        assert!(is_cross("/", &[host, ("origin", "null")]), "a page without an origin, e.g. a file");
+        // HTTP/2 names the host in the URI.
+        assert!(!is_cross("http://a.example/", &[("origin", "https://a.example")]));
+        assert!(is_cross("http://a.example/", &[("origin", "https://b.example")]));
     }
 
     #[test]

@@ -117,7 +117,7 @@ impl RequestInfo {
         let elapsed_ms = response.elapsed.as_micros() as f64 / 1e3;
         let ResponseInfo { grpc_status, outcome, reason, .. } = *response;
         let (model, key) = (non_empty(response.model), non_empty(response.key));
-        // tracing takes the level from the place of the call.
+        // A macro, as tracing needs the level at compile time.
         macro_rules! line {
             ($level:ident) => {
                 $level!(

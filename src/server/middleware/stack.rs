@@ -64,7 +64,7 @@ pub(crate) fn middleware_stack(state: &Arc<LayerState>, routers: Routers) -> App
         .layer(from_fn_with_state(state.clone(), auth::authenticate))
         // Before admission: a body that is announced too large does not take a permit while it is drained.
         .layer(from_fn_with_state(state.clone(), body::limit_body))
-        // Around admission and all that runs with its permit, so that tonic's refusals get the same form as ours.
+        // Around admission and all that runs with its permit, so that tonic's refusals get the form of all others.
         .layer(from_fn(rewrite_refusals))
         // Before the deadline: a request is admitted or refused at once and never waits here.
         .layer(from_fn_with_state(state.clone(), admission::admit))

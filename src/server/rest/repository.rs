@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axum::{extract::State, response::Response};
-use http::{HeaderValue, StatusCode, header, request::Parts, uri::Authority};
+use http::{StatusCode, header, request::Parts};
 use serde_json::{Map, Value, json};
 
 use crate::server::rest::{ModelPath, answer};
@@ -11,7 +11,7 @@ use crate::{
     error::CaptionError,
     server::{
         error_response::json_response,
-        middleware::{body::WholeBody, context::RequestContext},
+        middleware::{body::WholeBody, context::RequestContext, cors::is_cross_origin},
         model_control,
         protocol::json::{self, describe as kind},
         state::AppState,
@@ -60,7 +60,7 @@ fn done(context: &RequestContext, outcome: Result<(), CaptionError>) -> Response
 
 /// `parameters` of a body that may be empty.
 fn parameters(head: &Parts, body: &[u8]) -> Result<Map<String, Value>, CaptionError> {
-    if is_cross_origin(head) {
+    if is_cross_origin(head) && !head.headers.contains_key(header::AUTHORIZATION) {
         return Err(CaptionError::Forbidden("pages of another origin may load and unload models with an API key only"));
     }
     if body.is_empty() {
@@ -74,14 +74,4 @@ fn parameters(head: &Parts, body: &[u8]) -> Result<Map<String, Value>, CaptionEr
         },
         other => Err(CaptionError::invalid("body", format!("must be an object, got {}", kind(&other)))),
     }
-}
-
-/// Whether a page of another origin sends the request, without a key: browsers let every page post to every host, this
-/// machine included, and name the page in `origin`.
-fn is_cross_origin(head: &Parts) -> bool {
-    let headers = &head.headers;
-    let text = |name| headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
-    let host = text(header::HOST).or(head.uri.authority().map(Authority::as_str));
-    let page = text(header::ORIGIN).map(|origin| origin.split_once("://").map_or(origin, |(_, host)| host));
-    page.is_some() && page != host && !headers.contains_key(header::AUTHORIZATION)
 }

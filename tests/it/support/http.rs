@@ -1,4 +1,4 @@
-//! HTTP/1.1 by hand, so that tests see and send exactly the bytes they mean.
+//! HTTP/1.1 by hand, so that tests send and see exact bytes.
 
 use std::{collections::HashMap, net::SocketAddr};
 
@@ -8,7 +8,7 @@ use tokio::{
     net::TcpStream,
 };
 
-/// An answer.
+/// A response.
 #[derive(Debug)]
 pub(crate) struct Reply {
     pub(crate) status: u16,
@@ -18,7 +18,7 @@ pub(crate) struct Reply {
 }
 
 impl Reply {
-    /// The body; fails the test if it is no JSON or not declared as such.
+    /// The body; fails the test if it is not JSON or not declared as JSON.
     pub(crate) fn json(&self) -> Value {
         assert_eq!(self.headers["content-type"], "application/json", "{self:?}");
         serde_json::from_str(&self.text).unwrap_or_else(|error| panic!("{error}: {self:?}"))
@@ -43,35 +43,35 @@ pub(crate) async fn connect(server: SocketAddr, request: &str) -> TcpStream {
     stream
 }
 
-/// Sends the bytes of a request that says `connection: close` and reads the answer.
+/// Sends the bytes of a request with `connection: close` and reads the response.
 pub(crate) async fn exchange(server: SocketAddr, request: &str) -> Reply {
     read_reply(&mut connect(server, request).await).await
 }
 
-/// What comes up to the end of the connection.
+/// The response up to the end of the connection.
 pub(crate) async fn read_reply(stream: &mut TcpStream) -> Reply {
     let mut bytes = vec![];
     stream.read_to_end(&mut bytes).await.unwrap();
     let answer = String::from_utf8(bytes).unwrap();
-    let (head, text) = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no answer: {answer:?}"));
+    let (head, text) = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no response: {answer:?}"));
     let mut lines = head.lines();
     let status = lines.next().unwrap().split(' ').nth(1).unwrap().parse().unwrap();
     let header = |line: &str| line.split_once(':').map(|(name, value)| (name.to_lowercase(), value.trim().to_owned()));
     Reply { status, headers: lines.filter_map(header).collect(), text: text.to_owned() }
 }
 
-/// GET.
+/// Sends a GET request.
 pub(crate) async fn get(server: SocketAddr, path: &str, headers: &[&str]) -> Reply {
     exchange(server, &format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n{}\r\n", lines(headers))).await
 }
 
-/// POST without a content type.
+/// Sends a POST request without a content type.
 pub(crate) async fn post(server: SocketAddr, path: &str, headers: &[&str], body: &str) -> Reply {
     let head = format!("POST {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {}\r\n", body.len());
     exchange(server, &format!("{head}{}\r\n{body}", lines(headers))).await
 }
 
-/// POST of unannounced length.
+/// Sends a POST request without a content length.
 pub(crate) async fn chunked_post(server: SocketAddr, path: &str, body: &str) -> Reply {
     let head = format!("POST {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ntransfer-encoding: chunked\r\n\r\n");
     let half = body.len() / 2;

@@ -1,4 +1,4 @@
-//! A web server with one good picture and every kind of bad answer.
+//! A web server with one good image and every kind of bad response.
 
 use std::sync::{
     Arc,
@@ -14,14 +14,14 @@ use tokio::{
 /// Serves until the end of the test process.
 pub(crate) struct ImageServer {
     address: String,
-    /// Requests for `/slow` that have come.
+    /// Requests for `/slow` so far.
     pub(crate) slow_requests: Arc<AtomicUsize>,
     arrived: Arc<Notify>,
     release: Arc<Notify>,
 }
 
 impl ImageServer {
-    /// On a free port.
+    /// Starts on a free port.
     pub(crate) async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let server = Self {
@@ -39,12 +39,12 @@ impl ImageServer {
         server
     }
 
-    /// The URL of one of the paths of `answer`.
+    /// The URL of one of the paths of `response`.
     pub(crate) fn url(&self, path: &str) -> String {
         format!("http://{}{path}", self.address)
     }
 
-    /// Waits until somebody waits for `/slow`.
+    /// Waits until a request for `/slow` has arrived.
     pub(crate) async fn slow_request(&self) {
         self.arrived.notified().await;
     }
@@ -65,7 +65,7 @@ async fn answer(mut stream: TcpStream, count: Arc<AtomicUsize>, arrived: Arc<Not
     }
     let head = String::from_utf8(head).unwrap();
     let target = head.split(' ').nth(1).unwrap_or_default();
-    // A proxy is asked for a whole URL.
+    // A request to a proxy has a whole URL.
     let path = target.strip_prefix("http://example.com").unwrap_or(target);
     match path {
         "/slow" => {
@@ -73,20 +73,20 @@ async fn answer(mut stream: TcpStream, count: Arc<AtomicUsize>, arrived: Arc<Not
             arrived.notify_one();
             release.notified().await;
         }
-        "/silent" => hung_up(&mut stream).await,
+        "/silent" => wait_for_close(&mut stream).await,
         _ => {}
     }
-    // A fetcher that has seen enough hangs up.
+    // A client that refuses the response closes the connection.
     stream.write_all(&response(path)).await.ok();
     match path {
         "/endless" => repeat(stream, &[b"1000\r\n", &[7; 0x1000][..], b"\r\n"].concat()).await,
         "/endless_head" => repeat(stream, format!("x: {}\r\n", "x".repeat(1000)).as_bytes()).await,
-        "/stalled" => hung_up(&mut stream).await,
+        "/stalled" => wait_for_close(&mut stream).await,
         _ => {}
     }
 }
 
-async fn hung_up(stream: &mut TcpStream) {
+async fn wait_for_close(stream: &mut TcpStream) {
     stream.read_u8().await.ok();
 }
 
@@ -106,7 +106,7 @@ fn response(path: &str) -> Vec<u8> {
     match path {
         "/cat.png" | "/slow" => ok("content-type: image/png\r\n", &png()),
         "/mislabelled" => ok("content-type: text/html\r\n", &png()),
-        "/text" => ok("content-type: image/png\r\n", b"this is no picture"),
+        "/text" => ok("content-type: image/png\r\n", b"this is not an image"),
         "/empty" => ok("", b""),
         "/encoded" => ok("content-encoding: gzip\r\n", &png()),
         "/announced" => b"HTTP/1.1 200 OK\r\ncontent-length: 99999999999\r\n\r\n".to_vec(),
@@ -125,7 +125,7 @@ fn response(path: &str) -> Vec<u8> {
     }
 }
 
-/// A picture of the samples.
+/// One of the sample images.
 pub(crate) fn png() -> Vec<u8> {
     include_bytes!("../../../examples/images/tree-cat.png").to_vec()
 }

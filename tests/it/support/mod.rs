@@ -40,52 +40,52 @@ pub(crate) use self::{
     image_server::{ImageServer, png},
 };
 
-/// The messages and clients of `proto/`.
+/// Messages and clients of `blip.v1`.
 #[allow(clippy::pedantic, missing_docs, unreachable_pub)]
 pub(crate) mod pb {
     tonic::include_proto!("blip.v1");
 }
 
-/// The same of health.
+/// Messages and clients of `grpc.health.v1`.
 #[allow(clippy::pedantic, missing_docs, unreachable_pub)]
 pub(crate) mod health {
     tonic::include_proto!("grpc.health.v1");
 }
 
-/// hyper's own, not tonic's: a feature that only tests want would have most libraries built twice.
+/// hyper's client, not tonic's, whose feature would have most libraries built twice.
 pub(crate) type GrpcClient = Client<HttpConnector, tonic::body::Body>;
 
-/// Longer than any step of a test takes, shorter than a person waits.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+/// Longest run of one test.
+const TEST_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// The other name of the model under test.
+/// Alias of the model under test.
 pub(crate) const ALIAS: &str = "scenes_0123abcd";
 
-/// How the captioner of the tests fetches.
-const FETCHING: [&str; 3] = ["--allow-private-networks", "--fetch-timeout=5", "--fetch-redirects=3"];
+/// Fetch settings of the captioner.
+const FETCH_FLAGS: [&str; 3] = ["--allow-private-networks", "--fetch-timeout=5", "--fetch-redirects=3"];
 
 /// One runtime for all tests: the HTTP client of the captioner keeps connections between them.
 static RUNTIME: LazyLock<runtime::Runtime> =
     LazyLock::new(|| runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap());
 
-/// ONNX Runtime, of which a process has one.
+/// ONNX Runtime, loaded once in a process.
 pub(crate) static LIBRARY: LazyLock<Runtime> = LazyLock::new(|| Runtime::load(None).unwrap());
 
-/// The model is loaded once.
+/// The captioner of all tests, so that the model is loaded once.
 static CAPTIONER: LazyLock<Captioner> = LazyLock::new(|| {
     let shared = Shared::for_cli(LIBRARY.clone()).unwrap();
     let registry = RUNTIME.handle().block_on(async { Registry::load(&catalogue(), shared).await.unwrap() });
-    Captioner::new(registry, &parse::<ImageConfig>(&FETCHING)).unwrap()
+    Captioner::new(registry, &parse::<ImageConfig>(&FETCH_FLAGS)).unwrap()
 });
 
-/// Runs a test on the shared runtime, with an end.
+/// Runs a test on the shared runtime, with a timeout.
 pub(crate) fn run<T>(test: impl Future<Output = T>) -> T {
-    // Loaded outside the runtime: the load blocks on it.
+    // Outside the runtime, as loading blocks on it.
     LazyLock::force(&CAPTIONER);
-    RUNTIME.block_on(async { timeout(PATIENCE, test).await.expect("the test hangs") })
+    RUNTIME.block_on(async { timeout(TEST_TIMEOUT, test).await.expect("the test hangs") })
 }
 
-/// A server of this process.
+/// A server in the process of the test.
 pub(crate) struct Server {
     pub(crate) address: SocketAddr,
     /// The administrators' port.
@@ -95,7 +95,7 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// With these flags besides the tests' own; ready.
+    /// Starts a server with these flags and waits until it is ready.
     pub(crate) async fn start(flags: &[&str]) -> Self {
         let (server, load) = Self::start_loading(flags).await;
         load.send(()).unwrap();
@@ -105,7 +105,7 @@ impl Server {
         server
     }
 
-    /// Its model is loaded when it is told so.
+    /// Starts a server whose model is loaded when the sender is used.
     pub(crate) async fn start_loading(flags: &[&str]) -> (Self, oneshot::Sender<()>) {
         let main = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let admin = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -116,7 +116,7 @@ impl Server {
         let config = parse::<ServerArgs>(flags).resolve(&images, model()).unwrap();
         let task = tokio::spawn(async move {
             let stop = async {
-                // A test that drops its server early lets it run.
+                // The server of a test that ended keeps running.
                 if stop.await.is_err() {
                     std::future::pending::<()>().await;
                 }
@@ -131,13 +131,13 @@ impl Server {
         (Self { address, admin: admin_address, shutdown: Some(shutdown), task }, load)
     }
 
-    /// A gRPC client for it, made by the `with_origin` of a stub.
+    /// A gRPC client, made by the `with_origin` of a stub.
     pub(crate) fn grpc<T>(&self, with_origin: impl FnOnce(GrpcClient, Uri) -> T) -> T {
         let client = Client::builder(TokioExecutor::new()).http2_only(true).build_http();
         with_origin(client, format!("http://{}", self.address).parse().unwrap())
     }
 
-    /// Tells it to stop.
+    /// Requests the shutdown.
     pub(crate) fn shut_down(&mut self) {
         self.shutdown.take().unwrap().send(()).unwrap();
     }
@@ -154,12 +154,12 @@ pub(crate) fn model() -> &'static str {
     &NAME
 }
 
-/// The sentence that answers every image URL that cannot be used.
+/// The error of every image URL that cannot be used.
 pub(crate) fn refused_sentence() -> String {
     format!("img_url: {}", blip_serve::error::IMAGE_URL_REFUSED)
 }
 
-/// Settings as the command line would give them.
+/// Parses settings as the command line does.
 pub(crate) fn parse<T: Args + FromArgMatches>(flags: &[&str]) -> T {
     let command = T::augment_args(Command::new("test").no_binary_name(true));
     T::from_arg_matches(&command.get_matches_from(flags)).unwrap()
