@@ -7,7 +7,6 @@ use bytes::Bytes;
 use futures_util::FutureExt;
 use http::{HeaderValue, Request, header};
 use prost::Message;
-use tokio_util::sync::CancellationToken;
 
 use crate::{
     caption::{CaptionRequest, ImageSource},
@@ -20,15 +19,14 @@ use crate::{
         },
         protocol::{
             ContentLimits, blip_v1,
-            caption_json::{Fields, Route},
-            image, json,
-            open_inference::{infer::Inference, request::InferRequest},
+            caption_json::{CaptionBody, GenerateBody},
+            image,
+            open_inference::{infer::CaptionBatch, request::InferRequest},
             pb::{blip, inference::ModelInferRequest},
         },
         rest,
     },
 };
-use generation::GenerationParameters;
 
 /// Largest image, in bytes: small, so that inputs exceed it.
 pub const MAX_IMAGE_BYTES: usize = 2048;
@@ -36,20 +34,20 @@ pub const MAX_IMAGE_BYTES: usize = 2048;
 const LIMITS: ContentLimits =
     ContentLimits { max_image_bytes: MAX_IMAGE_BYTES, max_images: 32, max_prompt_bytes: 16_384 };
 
-/// A request of the Open Inference Protocol over REST. `header` announces the length of the JSON part.
+/// A request of the Open Inference Protocol over REST, with the length of its JSON part in `header`.
 pub fn infer(header: Option<&[u8]>, body: Bytes) -> Result<Vec<CaptionRequest>, CaptionError> {
     let header = header.and_then(|value| HeaderValue::from_bytes(value).ok());
     let headers = header.map(|value| (BINARY_HEADER, value)).into_iter().collect();
-    meaning(rest::infer::parse(&headers, body)?)
+    batch(rest::infer::parse(&headers, body)?)
 }
 
-/// The same over gRPC; `None` if the bytes are no message.
+/// The same over gRPC; `None` if the bytes are not a message.
 pub fn model_infer(message: Bytes) -> Option<Result<Vec<CaptionRequest>, CaptionError>> {
     let message = ModelInferRequest::decode(message).ok()?;
-    Some(InferRequest::from_message(message).and_then(meaning))
+    Some(InferRequest::from_message(message).and_then(batch))
 }
 
-/// A request of `blip.v1`; `None` if the bytes are no message.
+/// A request of `blip.v1`; `None` if the bytes are not a message.
 pub fn caption(message: Bytes) -> Option<Result<CaptionRequest, CaptionError>> {
     let message = blip::CaptionRequest::decode(message).ok()?;
     Some(blip_v1::caption_request(message, LIMITS, deadline()))
@@ -57,7 +55,7 @@ pub fn caption(message: Bytes) -> Option<Result<CaptionRequest, CaptionError>> {
 
 /// The JSON of `/v1/captions`.
 pub fn captions(body: &[u8]) -> Result<CaptionRequest, CaptionError> {
-    short(Fields::from_json(json::parse(body)?)?, Route { prompt: "prompt", flat_parameters: false })
+    CaptionBody::from_json(body)?.into_request(LIMITS, deadline())
 }
 
 /// A form to `/v1/captions`.
@@ -65,17 +63,15 @@ pub fn captions_form(boundary: &str, body: Bytes) -> Result<CaptionRequest, Capt
     let request =
         Request::builder().header(header::CONTENT_TYPE, format!("multipart/form-data; boundary={boundary}")).body(());
     let (head, ()) = request.map_err(|_| CaptionError::invalid("boundary", "cannot be in a header"))?.into_parts();
-    // The whole body is in memory, so the future is ready.
-    let fields = rest::captions::form(head, body).now_or_never();
-    let fields = fields.ok_or_else(|| CaptionError::internal("a form in memory is not ready"))??;
-    short(fields, Route { prompt: "prompt", flat_parameters: true })
+    // The whole body is in memory, so the future is ready at once.
+    let form = rest::captions::form(head, body).now_or_never();
+    let form = form.ok_or_else(|| CaptionError::internal("reading a form in memory is pending"))??;
+    form.into_request(LIMITS, deadline())
 }
 
 /// The JSON of `generate`.
 pub fn generate(body: &[u8]) -> Result<CaptionRequest, CaptionError> {
-    let mut fields = Fields::from_json(json::parse(body)?)?;
-    fields.take_flag("stream")?;
-    short(fields, Route { prompt: "text_input", flat_parameters: true })
+    GenerateBody::from_json(body)?.into_request("scenes".to_owned(), LIMITS, deadline())
 }
 
 /// The URL of an image.
@@ -88,7 +84,7 @@ pub fn base64(text: &[u8]) -> Option<Bytes> {
     decode_base64(text)
 }
 
-/// HTTP status and text of a refusal over REST, after it was also written for gRPC.
+/// HTTP status and text of a refusal over REST; it is also written for gRPC, which must not panic.
 pub fn refusal(error: &CaptionError) -> (u16, String) {
     let [rest, grpc] = ["application/json", "application/grpc"].map(|content_type| {
         let mut request = Request::new(());
@@ -99,24 +95,8 @@ pub fn refusal(error: &CaptionError) -> (u16, String) {
     (rest.response(error).status().as_u16(), rest.body(error).error)
 }
 
-fn meaning(request: InferRequest) -> Result<Vec<CaptionRequest>, CaptionError> {
-    let envelope = CaptionRequest {
-        model: Some("scenes".to_owned()),
-        version: None,
-        image: ImageSource::Bytes { bytes: Bytes::new(), field: "image" },
-        prompt: None,
-        parameters: GenerationParameters::default(),
-        deadline: None,
-        cancelled: CancellationToken::new(),
-        caller: 0,
-    };
-    Ok(Inference::new(request, &envelope, LIMITS)?.into_parts().0)
-}
-
-fn short(mut fields: Fields, route: Route) -> Result<CaptionRequest, CaptionError> {
-    fields.take_id()?;
-    let model = fields.take_text("model")?;
-    fields.into_request(route, model, LIMITS, deadline())
+fn batch(request: InferRequest) -> Result<Vec<CaptionRequest>, CaptionError> {
+    Ok(CaptionBatch::new(request, "scenes", deadline(), LIMITS)?.requests)
 }
 
 fn deadline() -> Deadline {

@@ -9,9 +9,9 @@ mod error_response;
 #[doc(hidden)]
 pub mod fuzzing;
 mod grpc;
+mod handlers;
 mod health;
 mod middleware;
-mod model_control;
 mod net;
 mod protocol;
 mod rest;

@@ -218,7 +218,7 @@ fn a_wrong_combination_or_value_is_a_400_that_names_its_field() {
             (beams(json!("5")), "num_beams: must be an integer"),
             (beams(json!(5.5)), "num_beams: must be an integer"),
             (beams(json!(0)), "num_beams: "),
-            (json!({"inputs": [image], "parameters": {"beams": 5}}), "parameters.beams: is no known parameter"),
+            (json!({"inputs": [image], "parameters": {"beams": 5}}), "parameters.beams: unknown parameter"),
             (json!({"inputs": [input("image", &json!(["?"]))]}), "image: is not valid base64"),
             (json!({"inputs": [input("image", &json!(["dGV4dA=="]))]}), "image: not an image"),
             (json!({"inputs": [input("image", &json!([good, "dGV4dA=="]))]}), "image[1]: not an image"),

@@ -5,15 +5,14 @@ use std::sync::Arc;
 use futures_util::{StreamExt, stream::BoxStream};
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::server::grpc::{
-    deadline,
-    incoming::{Ending, Incoming, REQUESTS_AT_ONCE, messages},
-    message, reservation,
-};
 use crate::{
     caption::CaptionEvent,
     error::CaptionError,
     server::{
+        grpc::{
+            incoming::{Incoming, IncomingCall, REQUESTS_AT_ONCE},
+            request::{deadline, message},
+        },
         middleware::{capacity::INFLIGHT_BYTES_FULL, context::RequestContext, deadline::Deadline},
         protocol::{
             blip_v1,
@@ -35,8 +34,8 @@ pub(crate) struct Handler {
 impl CaptionService for Handler {
     async fn caption(&self, request: Request<CaptionRequest>) -> Result<Response<CaptionResponse>, Status> {
         let context = RequestContext::from_extensions(request.extensions());
-        let answer = async { caption(&self.state, &context, deadline(&request)?, message(request)?).await };
-        answer.await.map(Response::new).map_err(|error| context.status(&error))
+        let outcome = async { caption(&self.state, &context, deadline(&request)?, message(request)?).await };
+        outcome.await.map(Response::new).map_err(|error| context.status(&error))
     }
 
     type StreamCaptionStream = BoxStream<'static, Result<StreamCaptionResponse, Status>>;
@@ -58,17 +57,16 @@ impl CaptionService for Handler {
         &self,
         request: Request<Streaming<CaptionRequest>>,
     ) -> Result<Response<Self::CaptionManyStream>, Status> {
-        let context = RequestContext::from_extensions(request.extensions());
-        let deadline = deadline(&request).map_err(|error| context.status(&error))?;
-        let bytes = reservation(&request).map_err(|error| context.status(&error))?;
-        let (state, ending, whole) = (self.state.clone(), Ending::default(), context.clone());
-        let results = messages(state.clone(), request.into_inner(), deadline, (bytes, ending.clone()))
+        let call = IncomingCall::new(&self.state, request)?;
+        let (state, context, termination) = (self.state.clone(), call.context.clone(), call.termination.clone());
+        let results = call
+            .messages()
             .map(move |incoming| {
                 let (state, context) = (state.clone(), context.clone());
                 async move { Ok(one_of_many(&state, &context, incoming).await) }
             })
             .buffer_unordered(REQUESTS_AT_ONCE);
-        Ok(Response::new(ending.after(results, whole).boxed()))
+        Ok(Response::new(termination.append_to(results).boxed()))
     }
 }
 
@@ -108,8 +106,9 @@ fn stream(
 async fn one_of_many(
     state: &AppState,
     context: &RequestContext,
-    (message, deadline, bytes): Incoming<CaptionRequest>,
+    incoming: Incoming<CaptionRequest>,
 ) -> CaptionManyResponse {
+    let Incoming { message, deadline, bytes } = incoming;
     let id = message.id.clone();
     let outcome = match bytes.fault() {
         Some(_) => Err(INFLIGHT_BYTES_FULL),

@@ -5,11 +5,12 @@ use std::sync::{Arc, OnceLock};
 use futures_util::{Stream, StreamExt, stream};
 use prost::Message;
 use tokio::time::timeout_at;
-use tonic::{Status, Streaming};
+use tonic::{Request, Status, Streaming};
 
 use crate::{
     error::CaptionError,
     server::{
+        grpc::request::{deadline, reservation},
         health::{Phase, SHUTTING_DOWN},
         middleware::{
             capacity::{ByteReservation, INFLIGHT_BYTES_FULL},
@@ -20,66 +21,91 @@ use crate::{
     },
 };
 
-/// Requests of one stream that are worked on at the same time; the next is read when one of them is done.
+/// Requests of one stream that are in flight at the same time; the next is read when one of them is done.
 pub(super) const REQUESTS_AT_ONCE: usize = 8;
 
-/// Why a stream of requests ended before the client said so.
-#[derive(Clone, Default)]
-pub(super) struct Ending(Arc<OnceLock<CaptionError>>);
+/// A call whose client streams requests.
+pub(super) struct IncomingCall<T> {
+    /// Context of the call.
+    pub(super) context: RequestContext,
+    /// Why the stream ended early, which becomes known while it is read.
+    pub(super) termination: StreamTermination,
+    state: Arc<AppState>,
+    deadline: Deadline,
+    reservation: Arc<ByteReservation>,
+    messages: Streaming<T>,
+}
 
-impl Ending {
-    /// `answers`, and then the status of a stream that ended early.
-    pub(super) fn after<T>(
+/// One message of a stream.
+pub(super) struct Incoming<T> {
+    pub(super) message: T,
+    /// Deadline of this request.
+    pub(super) deadline: Deadline,
+    /// Its bytes of the budget.
+    pub(super) bytes: Arc<ByteReservation>,
+}
+
+/// Why a stream of requests ended before the client ended it.
+#[derive(Clone)]
+pub(super) struct StreamTermination {
+    error: Arc<OnceLock<CaptionError>>,
+    context: RequestContext,
+}
+
+impl StreamTermination {
+    /// `responses`, and then the status of a stream that ended early.
+    pub(super) fn append_to<T>(
         self,
-        answers: impl Stream<Item = Result<T, Status>>,
-        context: RequestContext,
+        responses: impl Stream<Item = Result<T, Status>>,
     ) -> impl Stream<Item = Result<T, Status>> {
-        answers.chain(
-            stream::once(async move { self.0.get().map(|error| Err(context.status(error))) })
-                .filter_map(|ending| async { ending }),
-        )
+        let status = async move { self.error.get().map(|error| Err(self.context.status(error))) };
+        responses.chain(stream::once(status).filter_map(|status| async { status }))
     }
 }
 
-/// A message of a stream: what it asks, how long its client waits, and its bytes of the budget.
-pub(super) type Incoming<T> = (T, Deadline, Arc<ByteReservation>);
+impl<T: Message + Send + 'static> IncomingCall<T> {
+    /// Reads the head of a request.
+    pub(super) fn new(state: &Arc<AppState>, request: Request<Streaming<T>>) -> Result<Self, Status> {
+        let context = RequestContext::from_extensions(request.extensions());
+        let deadline = deadline(&request).map_err(|error| context.status(&error))?;
+        let reservation = reservation(&request).map_err(|error| context.status(&error))?;
+        let termination = StreamTermination { error: Arc::default(), context: context.clone() };
+        let messages = request.into_inner();
+        Ok(Self { context, termination, state: state.clone(), deadline, reservation, messages })
+    }
 
-/// Each message with its own deadline, up to the client's end, the end of its patience, a message that is none, or the
-/// shutdown: the last three are told to `ending`.
-pub(super) fn messages<T: Message + Send + 'static>(
-    state: Arc<AppState>,
-    messages: Streaming<T>,
-    deadline: Deadline,
-    (reservation, ending): (Arc<ByteReservation>, Ending),
-) -> impl Stream<Item = Incoming<T>> + Send {
-    stream::unfold((state, messages), move |(state, mut messages)| {
-        let (reservation, ending) = (reservation.clone(), ending.clone());
-        async move {
-            let mut phase = state.phase.clone();
-            let next = tokio::select! {
-                next = timeout_at(deadline.renewed().at.into(), messages.message()) => next,
-                _ = phase.wait_for(|phase| *phase == Phase::Draining) => {
-                    ending.0.set(SHUTTING_DOWN).ok();
-                    return None;
-                }
-            };
-            let error = match next {
-                Ok(Ok(Some(message))) => {
-                    let bytes = reservation.split(message.encoded_len());
-                    return Some(((message, deadline.renewed(), bytes), (state, messages)));
-                }
-                Ok(Ok(None)) => return None,
-                Ok(Err(_)) if reservation.fault().is_some() => INFLIGHT_BYTES_FULL,
-                Ok(Err(status)) => unreadable(&status, state.max_body_bytes),
-                Err(_) => CaptionError::DeadlineExceeded,
-            };
-            ending.0.set(error).ok();
-            None
+    /// Each message with its own deadline, up to the client's end, its deadline, an invalid message, or the shutdown: the
+    /// last three are the stream's termination.
+    pub(super) fn messages(self) -> impl Stream<Item = Incoming<T>> + Send {
+        stream::unfold(self, async |mut call| match call.next().await {
+            Ok(message) => message.map(|message| (message, call)),
+            Err(error) => {
+                call.termination.error.set(error).ok();
+                None
+            }
+        })
+    }
+
+    async fn next(&mut self) -> Result<Option<Incoming<T>>, CaptionError> {
+        let mut phase = self.state.phase.clone();
+        let next = tokio::select! {
+            next = timeout_at(self.deadline.renewed().at.into(), self.messages.message()) => next,
+            _ = phase.wait_for(|phase| *phase == Phase::Draining) => return Err(SHUTTING_DOWN),
+        };
+        match next {
+            Ok(Ok(Some(message))) => {
+                let bytes = self.reservation.split(message.encoded_len());
+                Ok(Some(Incoming { message, deadline: self.deadline.renewed(), bytes }))
+            }
+            Ok(Ok(None)) => Ok(None),
+            Ok(Err(_)) if self.reservation.fault().is_some() => Err(INFLIGHT_BYTES_FULL),
+            Ok(Err(status)) => Err(unreadable(&status, self.state.max_body_bytes)),
+            Err(_) => Err(CaptionError::DeadlineExceeded),
         }
-    })
+    }
 }
 
-/// The library's refusal of a message, in our words.
+/// The library's refusal of a message, in the words of this service.
 fn unreadable(status: &Status, limit: usize) -> CaptionError {
     match status.code() {
         tonic::Code::OutOfRange | tonic::Code::ResourceExhausted => CaptionError::BodyTooLarge { limit: limit as u64 },

@@ -4,19 +4,20 @@ use std::sync::Arc;
 
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::server::grpc::{deadline, message, resolve, stream};
 use crate::{
     error::CaptionError,
     server::{
+        grpc::{
+            request::{deadline, message, resolve},
+            stream,
+        },
+        handlers::{
+            inference::{self, IMAGES_AT_ONCE, Inference},
+            model_control,
+        },
         middleware::context::RequestContext,
-        model_control,
         protocol::{
-            open_inference::{
-                grpc::response,
-                handler::{self, IMAGES_AT_ONCE},
-                metadata,
-                request::InferRequest,
-            },
+            open_inference::{grpc::to_message, metadata, request::InferRequest},
             pb::inference as pb,
         },
         state::AppState,
@@ -47,9 +48,9 @@ impl pb::grpc_inference_service_server::GrpcInferenceService for Handler {
         if !self.state.is_ready() {
             return Ok(Response::new(pb::ModelReadyResponse { ready: false }));
         }
-        let asked = request.get_ref();
-        let ready = match resolve(&self.state, &asked.name, &asked.version) {
-            // Known, and not loaded.
+        let query = request.get_ref();
+        let ready = match resolve(&self.state, &query.name, &query.version) {
+            // A known model that is not loaded.
             Err(CaptionError::Unavailable(_)) => Ok(false),
             model => model.map(|model| model.is_serving()),
         };
@@ -71,18 +72,18 @@ impl pb::grpc_inference_service_server::GrpcInferenceService for Handler {
         &self,
         request: Request<pb::ModelMetadataRequest>,
     ) -> Result<Response<pb::ModelMetadataResponse>, Status> {
-        let asked = request.get_ref();
-        answer(&request, resolve(&self.state, &asked.name, &asked.version).map(|model| metadata::metadata(&model)))
+        let query = request.get_ref();
+        answer(&request, resolve(&self.state, &query.name, &query.version).map(|model| metadata::metadata(&model)))
     }
 
     async fn model_config(
         &self,
         request: Request<pb::ModelConfigRequest>,
     ) -> Result<Response<pb::ModelConfigResponse>, Status> {
-        let asked = request.get_ref();
+        let query = request.get_ref();
         let max_images = self.state.limits.max_images;
         let config =
-            resolve(&self.state, &asked.name, &asked.version).map(|model| metadata::config(&model, max_images));
+            resolve(&self.state, &query.name, &query.version).map(|model| metadata::config(&model, max_images));
         answer(&request, config.map(|config| pb::ModelConfigResponse { config: Some(config) }))
     }
 
@@ -90,13 +91,13 @@ impl pb::grpc_inference_service_server::GrpcInferenceService for Handler {
         &self,
         request: Request<pb::ModelStatisticsRequest>,
     ) -> Result<Response<pb::ModelStatisticsResponse>, Status> {
-        let asked = request.get_ref();
-        let model_stats = match asked.name.as_str() {
-            "" if asked.version.is_empty() => self
+        let query = request.get_ref();
+        let model_stats = match query.name.as_str() {
+            "" if query.version.is_empty() => self
                 .state
                 .captioner()
                 .map(|captioner| captioner.registry().models().iter().map(|m| metadata::statistics(m)).collect()),
-            name => resolve(&self.state, name, &asked.version).map(|model| vec![metadata::statistics(&model)]),
+            name => resolve(&self.state, name, &query.version).map(|model| vec![metadata::statistics(&model)]),
         };
         answer(&request, model_stats.map(|model_stats| pb::ModelStatisticsResponse { model_stats }))
     }
@@ -105,9 +106,9 @@ impl pb::grpc_inference_service_server::GrpcInferenceService for Handler {
         &self,
         request: Request<pb::RepositoryIndexRequest>,
     ) -> Result<Response<pb::RepositoryIndexResponse>, Status> {
-        let asked = request.get_ref();
-        let captioner = one_repository(&asked.repository_name).and_then(|()| self.state.captioner());
-        let models = captioner.map(|captioner| metadata::index(captioner.registry(), asked.ready));
+        let query = request.get_ref();
+        let captioner = one_repository(&query.repository_name).and_then(|()| self.state.captioner());
+        let models = captioner.map(|captioner| metadata::index(captioner.registry(), query.ready));
         answer(&request, models.map(|models| pb::RepositoryIndexResponse { models }))
     }
 
@@ -115,16 +116,16 @@ impl pb::grpc_inference_service_server::GrpcInferenceService for Handler {
         &self,
         request: Request<pb::RepositoryModelLoadRequest>,
     ) -> Result<Response<pb::RepositoryModelLoadResponse>, Status> {
-        let asked = request.get_ref();
+        let query = request.get_ref();
         let outcome = async {
-            one_repository(&asked.repository_name)?;
-            if !asked.parameters.is_empty() {
+            one_repository(&query.repository_name)?;
+            if !query.parameters.is_empty() {
                 return Err(CaptionError::invalid(
                     "parameters",
                     "must be empty: models.toml says how a model is served",
                 ));
             }
-            model_control::load(&self.state, &asked.model_name).await
+            model_control::load(&self.state, &query.model_name).await
         };
         answer(&request, outcome.await.map(|()| pb::RepositoryModelLoadResponse {}))
     }
@@ -133,10 +134,10 @@ impl pb::grpc_inference_service_server::GrpcInferenceService for Handler {
         &self,
         request: Request<pb::RepositoryModelUnloadRequest>,
     ) -> Result<Response<pb::RepositoryModelUnloadResponse>, Status> {
-        let asked = request.get_ref();
+        let query = request.get_ref();
         let outcome = async {
-            one_repository(&asked.repository_name)?;
-            model_control::unload(&self.state, &asked.model_name).await
+            one_repository(&query.repository_name)?;
+            model_control::unload(&self.state, &query.model_name).await
         };
         answer(&request, outcome.await.map(|()| pb::RepositoryModelUnloadResponse {}))
     }
@@ -150,10 +151,11 @@ impl pb::grpc_inference_service_server::GrpcInferenceService for Handler {
             let deadline = deadline(&request)?;
             let message = message(request)?;
             let model = resolve(&self.state, &message.model_name, &message.model_version)?;
-            let asked = (InferRequest::from_message(message)?, IMAGES_AT_ONCE);
-            handler::infer(&self.state, &context, &model, deadline, asked).await
+            let request = InferRequest::from_message(message)?;
+            let inference = Inference { context: &context, model: &model, deadline, request };
+            inference::infer(&self.state, inference, IMAGES_AT_ONCE).await
         };
-        outcome.await.map(|answer| Response::new(response(answer))).map_err(|error| context.status(&error))
+        outcome.await.map(|response| Response::new(to_message(response))).map_err(|error| context.status(&error))
     }
 
     type ModelStreamInferStream = stream::Responses;

@@ -1,23 +1,23 @@
-//! `ModelStreamInfer`: one request after another over one call, and for each as many responses as it asks for.
+//! `ModelStreamInfer`: requests one after another over one call, each answered by as many responses as it asks for.
 
 use std::sync::Arc;
 
 use futures_util::{StreamExt, TryStreamExt, stream, stream::BoxStream};
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::server::grpc::{
-    deadline,
-    incoming::{Ending, Incoming, REQUESTS_AT_ONCE, messages},
-    reservation, resolve,
-};
 use crate::{
-    caption::CaptionEvent,
+    caption::{CaptionEvent, CaptionReply},
     error::CaptionError,
     registry::ServedModel,
     server::{
+        grpc::{
+            incoming::{Incoming, IncomingCall, REQUESTS_AT_ONCE},
+            request::resolve,
+        },
+        handlers::inference::{self, Inference, InferenceStream},
         middleware::{capacity::INFLIGHT_BYTES_FULL, context::RequestContext, deadline::Deadline},
         protocol::{
-            open_inference::{grpc::response, handler, infer::flag, request::InferRequest, response::AnswerForm},
+            open_inference::{grpc::to_message, infer::take_flag, request::InferRequest, response::ResponseSpec},
             pb::inference::{self as pb, InferParameter, infer_parameter::ParameterChoice},
         },
         state::AppState,
@@ -33,119 +33,130 @@ const FINAL_RESPONSE: &str = "triton_final_response";
 
 pub(super) type Responses = BoxStream<'static, Result<pb::ModelStreamInferResponse, Status>>;
 
-/// Answers each request of the stream, several at a time, in the order asked.
+/// One request of a stream.
+struct StreamedRequest {
+    model: Arc<ServedModel>,
+    request: InferRequest,
+    /// Whether an empty response follows the last one.
+    ends_empty: bool,
+    /// Whether the caption comes in pieces.
+    is_streamed: bool,
+}
+
+/// A request that failed.
+struct Failure {
+    error: CaptionError,
+    /// Whether no response follows.
+    is_final: bool,
+}
+
+/// Answers each request of the stream, several at a time, in their order.
 pub(super) fn infer(
     state: &Arc<AppState>,
     request: Request<Streaming<pb::ModelInferRequest>>,
 ) -> Result<Response<Responses>, Status> {
-    let context = RequestContext::from_extensions(request.extensions());
-    let deadline = deadline(&request).map_err(|error| context.status(&error))?;
-    let bytes = reservation(&request).map_err(|error| context.status(&error))?;
     let ends_at_error = request.metadata().get(GRPC_ERROR).is_some_and(|value| value.as_bytes() == b"true");
-    let (state, ending, whole) = (state.clone(), Ending::default(), context.clone());
-    let responses = messages(state.clone(), request.into_inner(), deadline, (bytes, ending.clone()))
+    let call = IncomingCall::new(state, request)?;
+    let (state, context, termination) = (state.clone(), call.context.clone(), call.termination.clone());
+    let responses = call
+        .messages()
         .map(move |incoming| {
             let (state, context) = (state.clone(), context.clone());
             async move {
-                let (id, of_failure) = (incoming.0.id.clone(), context.clone());
-                let failed = move |(error, is_final)| {
-                    let status = of_failure.status(&error);
+                let (id, failed_context) = (incoming.message.id.clone(), context.clone());
+                let failed = move |Failure { error, is_final }| {
+                    let status = failed_context.status(&error);
                     if ends_at_error { Err(status) } else { Ok(failure(id.clone(), &status, is_final)) }
                 };
                 responses_to(&state, &context, incoming).await.map(move |response| response.or_else(&failed))
             }
         })
-        // Several at a time, but answered in the order asked: not every client sends ids.
+        // In the order of the requests: not every client sends ids.
         .buffered(REQUESTS_AT_ONCE)
         .flatten();
-    Ok(Response::new(ending.after(responses, whole).boxed()))
+    Ok(Response::new(termination.append_to(responses).boxed()))
 }
 
-/// The responses to one request of a stream; of a failure, also whether it is the last.
+/// The responses to one request of a stream.
 async fn responses_to(
     state: &Arc<AppState>,
     context: &RequestContext,
-    (message, deadline, bytes): Incoming<pb::ModelInferRequest>,
-) -> BoxStream<'static, Result<pb::ModelStreamInferResponse, (CaptionError, bool)>> {
+    incoming: Incoming<pb::ModelInferRequest>,
+) -> BoxStream<'static, Result<pb::ModelStreamInferResponse, Failure>> {
+    let Incoming { message, deadline, bytes } = incoming;
     let id = message.id.clone();
-    let asked = if bytes.fault().is_some() { Err(INFLIGHT_BYTES_FULL) } else { read(state, message) };
-    let (ends_empty, responses) = match asked {
+    let request = if bytes.fault().is_some() { Err(INFLIGHT_BYTES_FULL) } else { read(state, message) };
+    let (ends_empty, responses) = match request {
         Err(error) => (false, stream::iter([Err(error)]).boxed()),
-        Ok(asked) => (asked.ends_empty, answers(state, context, asked, deadline).await),
+        Ok(request) => (request.ends_empty, answer(state, context, request, deadline).await),
     };
-    // Streamed, the picture is held until the last piece.
+    // The image is in memory until the last piece.
     let responses = responses.inspect(move |_| {
         let _held = &bytes;
     });
     let last = ends_empty.then(|| Ok(marked(pb::ModelInferResponse { id, ..Default::default() }, true)));
-    let responses = responses.map(move |response| response.map_err(|error| (error, !ends_empty)));
+    let responses = responses.map(move |response| response.map_err(|error| Failure { error, is_final: !ends_empty }));
     responses.chain(stream::iter(last)).boxed()
 }
 
-fn read(state: &AppState, message: pb::ModelInferRequest) -> Result<Asked, CaptionError> {
+fn read(state: &AppState, message: pb::ModelInferRequest) -> Result<StreamedRequest, CaptionError> {
     let model = resolve(state, &message.model_name, &message.model_version)?;
     let mut request = InferRequest::from_message(message)?;
-    let ends_empty = flag(&mut request, EMPTY_FINAL_RESPONSE)?;
-    let is_streamed = flag(&mut request, "stream")?;
-    Ok(Asked { model, request, ends_empty, is_streamed })
+    let ends_empty = take_flag(&mut request, EMPTY_FINAL_RESPONSE)?;
+    let is_streamed = take_flag(&mut request, "stream")?;
+    Ok(StreamedRequest { model, request, ends_empty, is_streamed })
 }
 
-async fn answers(
+async fn answer(
     state: &Arc<AppState>,
     context: &RequestContext,
-    asked: Asked,
+    request: StreamedRequest,
     deadline: Deadline,
 ) -> BoxStream<'static, Result<pb::ModelStreamInferResponse, CaptionError>> {
-    let Asked { model, request, ends_empty, is_streamed } = asked;
+    let StreamedRequest { model, request, ends_empty, is_streamed } = request;
     if !is_streamed {
-        // Several requests are worked on at a time, so one image of each.
-        let answer = handler::infer(state, context, &model, deadline, (request, 1)).await;
-        return stream::iter([answer.map(|answer| marked(response(answer), !ends_empty))]).boxed();
+        let inference = Inference { context, model: &model, deadline, request };
+        // Several requests are in flight at a time, so one image of each.
+        let response = inference::infer(state, inference, 1).await;
+        return stream::iter([response.map(|response| marked(to_message(response), !ends_empty))]).boxed();
     }
     let (state, context) = (state.clone(), context.clone());
-    // Begun when its turn comes, which is when its time begins.
+    // Polled when its turn comes, which is when its deadline starts.
     let events = async move {
-        let (events, form) = handler::stream(&state, &context, &model, deadline.renewed(), request)?;
-        let mut told = false;
-        Ok::<_, CaptionError>(events.map(move |event| Ok(event_message(&form, &model, event?, &mut told, !ends_empty))))
+        let inference = Inference { context: &context, model: &model, deadline: deadline.renewed(), request };
+        let InferenceStream { events, response_spec } = inference::stream(&state, inference)?;
+        let mut has_pieces = false;
+        Ok::<_, CaptionError>(events.map(move |event| match event? {
+            CaptionEvent::Piece(piece) => {
+                has_pieces = true;
+                Ok(marked(to_message(response_spec.piece(&model, piece)), false))
+            }
+            CaptionEvent::Reply(reply) => {
+                Ok(marked(last_message(&response_spec, &model, reply, has_pieces), !ends_empty))
+            }
+        }))
     };
     stream::once(events).try_flatten().boxed()
 }
 
-/// One request of a stream.
-struct Asked {
-    model: Arc<ServedModel>,
-    request: InferRequest,
-    ends_empty: bool,
-    is_streamed: bool,
-}
-
-/// What is new, as `generated_output`; the last message has the other outputs, and the whole caption in its parameters.
-fn event_message(
-    form: &AnswerForm,
+/// The last message of a caption: all outputs, and the whole caption in its parameters. Text that was sent in pieces is not
+/// repeated in `generated_output`.
+fn last_message(
+    response_spec: &ResponseSpec,
     model: &ServedModel,
-    event: CaptionEvent,
-    told: &mut bool,
-    is_final: bool,
-) -> pb::ModelStreamInferResponse {
-    match event {
-        CaptionEvent::Piece(piece) => {
-            *told = true;
-            marked(response(form.piece(model, piece)), false)
-        }
-        CaptionEvent::Reply(mut reply) => {
-            let caption = reply.captions.first_mut().map(|caption| {
-                let rest = if *told { String::new() } else { caption.text.clone() };
-                (std::mem::replace(&mut caption.text, rest), caption.finish_reason.as_str().to_owned())
-            });
-            let mut message = response(form.clone().answer(model, vec![reply]));
-            let (caption, finish_reason) = caption.unwrap_or_default();
-            for (name, text) in [("caption", caption), ("finish_reason", finish_reason)] {
-                message.parameters.insert(name.to_owned(), parameter(ParameterChoice::StringParam(text)));
-            }
-            marked(message, is_final)
-        }
+    mut reply: CaptionReply,
+    has_pieces: bool,
+) -> pb::ModelInferResponse {
+    let caption = reply.captions.first_mut().map(|caption| {
+        let text = if has_pieces { std::mem::take(&mut caption.text) } else { caption.text.clone() };
+        (text, caption.finish_reason.as_str().to_owned())
+    });
+    let (caption, finish_reason) = caption.unwrap_or_default();
+    let mut message = to_message(response_spec.clone().response(model, vec![reply]));
+    for (name, text) in [("caption", caption), ("finish_reason", finish_reason)] {
+        message.parameters.insert(name.to_owned(), parameter(ParameterChoice::StringParam(text)));
     }
+    message
 }
 
 fn marked(mut response: pb::ModelInferResponse, is_final: bool) -> pb::ModelStreamInferResponse {

@@ -1,14 +1,12 @@
 //! `blip.v1` messages to the domain and back.
 
-use tokio_util::sync::CancellationToken;
-
 use crate::{
     caption::{Caption, CaptionReply, CaptionRequest},
     error::CaptionError,
     server::{
         middleware::deadline::Deadline,
         protocol::{
-            ContentLimits, echo, image,
+            ContentLimits, echo, image, new_request,
             pb::blip::{self as pb, caption_request::Source},
             prompt,
         },
@@ -29,13 +27,9 @@ pub(crate) fn caption_request(
     };
     Ok(CaptionRequest {
         model: (!message.model.is_empty()).then_some(message.model),
-        version: None,
-        image,
-        prompt: prompt("prompt", &message.prompt.unwrap_or_default(), limits)?,
-        parameters: message.parameters.map_or_else(|| Ok(GenerationParameters::default()), parameters)?,
-        deadline: Some(deadline.at),
-        caller: deadline.caller,
-        cancelled: CancellationToken::new(),
+        prompt: prompt("prompt", message.prompt.as_deref(), limits)?,
+        parameters: message.parameters.map(parameters).transpose()?.unwrap_or_default(),
+        ..new_request(image, deadline)
     })
 }
 

@@ -43,7 +43,22 @@ pub(crate) fn from_base64(text: &str, limits: ContentLimits) -> Result<ImageSour
     from_bytes(bytes, limits)
 }
 
-/// A file.
+/// The image that is given in one of two ways.
+pub(crate) fn from_either<F>(
+    url: Option<String>,
+    file: Option<F>,
+    from_file: impl FnOnce(F) -> Result<ImageSource, CaptionError>,
+    limits: ContentLimits,
+) -> Result<ImageSource, CaptionError> {
+    match (url, file) {
+        (Some(url), None) => from_url(&url, limits),
+        (None, Some(file)) => from_file(file),
+        (None, None) => Err(CaptionError::invalid("image", "one of image_url and image is required")),
+        (Some(_), Some(_)) => Err(CaptionError::invalid("image", "only one of image_url and image can be given")),
+    }
+}
+
+/// The bytes of an image file.
 pub(crate) fn from_bytes(bytes: Bytes, limits: ContentLimits) -> Result<ImageSource, CaptionError> {
     if bytes.is_empty() {
         return Err(CaptionError::invalid("image", "is empty"));

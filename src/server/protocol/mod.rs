@@ -1,8 +1,8 @@
-//! Transport <-> domain: every check of a request's form is made here, once; the rooms behind take what they get.
+//! From the wire to the domain and back: each request is checked here once, and cannot be invalid in form behind it.
 //!
-//! `image` and `parameters` are shared by all surfaces. The Open Inference request is read by `oip` (JSON) or `grpc` into its
-//! `form`, with `tensor` (elements), given meaning by `infer` and answered by `answer`; `describe` says what a model is. `typed` is
-//! `blip.v1`, `friendly` the short JSON requests.
+//! `image` and `parameters` are shared by all protocols, `json` by those that have JSON. `caption_json` has the bodies of
+//! one image with named fields, `blip_v1` the messages of `blip.v1`, `open_inference` the tensors of the Open Inference
+//! Protocol, and `pb` the generated messages.
 
 pub(crate) mod blip_v1;
 pub(crate) mod caption_json;
@@ -12,9 +12,17 @@ pub(crate) mod open_inference;
 pub(crate) mod parameters;
 pub(crate) mod pb;
 
-use crate::{caption::Prompt, config::ServerConfig, error::CaptionError, server::error_response::shorten};
+use tokio_util::sync::CancellationToken;
 
-/// Bytes of a client's name that an error repeats.
+use crate::{
+    caption::{CaptionRequest, ImageSource, Prompt},
+    config::ServerConfig,
+    error::CaptionError,
+    server::{error_response::shorten, middleware::deadline::Deadline},
+};
+use generation::GenerationParameters;
+
+/// Bytes of a client's text that an error repeats.
 const MAX_ECHO_BYTES: usize = 64;
 
 /// Bounds of a request's content.
@@ -40,8 +48,27 @@ impl ContentLimits {
     }
 }
 
-/// A prompt from the wire; an empty one is none. `field` is the client's name for it.
-pub(crate) fn prompt(field: &'static str, text: &str, limits: ContentLimits) -> Result<Option<Prompt>, CaptionError> {
+/// A request for a caption of `image` that says nothing else.
+pub(crate) fn new_request(image: ImageSource, deadline: Deadline) -> CaptionRequest {
+    CaptionRequest {
+        model: None,
+        version: None,
+        image,
+        prompt: None,
+        parameters: GenerationParameters::default(),
+        deadline: Some(deadline.at),
+        caller: deadline.caller,
+        cancelled: CancellationToken::new(),
+    }
+}
+
+/// A prompt from a request; an empty one is the same as none. `field` is the client's name for it.
+pub(crate) fn prompt(
+    field: &'static str,
+    text: Option<&str>,
+    limits: ContentLimits,
+) -> Result<Option<Prompt>, CaptionError> {
+    let text = text.unwrap_or_default();
     if text.len() > limits.max_prompt_bytes {
         let reason = format!("must be at most {} bytes, got {}", limits.max_prompt_bytes, text.len());
         return Err(CaptionError::invalid(field, reason));
@@ -49,7 +76,7 @@ pub(crate) fn prompt(field: &'static str, text: &str, limits: ContentLimits) -> 
     Ok((!text.is_empty()).then(|| Prompt { text: text.to_owned(), field }))
 }
 
-/// A client's name, shortened for an error.
+/// A text of the client, shortened for an error.
 pub(crate) fn echo(name: &str) -> String {
     shorten(name, MAX_ECHO_BYTES)
 }

@@ -1,128 +1,79 @@
-//! Generation parameters from JSON: one table of names and types for every JSON surface.
+//! Generation parameters as requests have them: their names and types are those of [`GenerationParameters`].
 //!
-//! Only types are checked; bounds are the business of `GenerationConfig`, which knows the model's limits.
+//! Only types are checked; bounds are checked by `GenerationConfig`, which knows the model's limits.
 
-use std::{borrow::Cow, fmt::Display};
+use serde::Deserialize;
+use serde_json::{Map, Value};
 
-use serde_json::Value;
+use crate::{error::CaptionError, server::protocol::json};
+use generation::{GenerationParameters, ParameterMut};
 
-use crate::{
-    error::CaptionError,
-    server::protocol::{echo, json::describe},
-};
-use generation::{EarlyStopping, GenerationParameters};
+/// The `parameters` of a request: all but `max_length`, which only models.toml and bundles may set.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(try_from = "GenerationParameters")]
+pub(crate) struct RequestParameters(pub(crate) GenerationParameters);
 
-/// The largest integer that every JSON writer gets right when it writes it as 5.0.
-const MAX_EXACT_FLOAT: f64 = 9_007_199_254_740_992.0;
+impl TryFrom<GenerationParameters> for RequestParameters {
+    type Error = &'static str;
 
-/// Sets the parameter `name`; `None` if there is none of this name.
-pub(crate) fn set(
-    parameters: &mut GenerationParameters,
-    name: &str,
-    value: &Value,
-) -> Option<Result<(), CaptionError>> {
-    let p = parameters;
-    Some(match name {
-        "max_new_tokens" => assign(&mut p.max_new_tokens, "max_new_tokens", integer(value)),
-        "min_new_tokens" => assign(&mut p.min_new_tokens, "min_new_tokens", integer(value)),
-        "min_length" => assign(&mut p.min_length, "min_length", integer(value)),
-        "num_beams" => assign(&mut p.num_beams, "num_beams", integer(value)),
-        "num_return_sequences" => assign(&mut p.num_return_sequences, "num_return_sequences", integer(value)),
-        "length_penalty" => assign(&mut p.length_penalty, "length_penalty", number(value)),
-        "early_stopping" => assign(&mut p.early_stopping, "early_stopping", early_stopping(value)),
-        "repetition_penalty" => assign(&mut p.repetition_penalty, "repetition_penalty", number(value)),
-        "no_repeat_ngram_size" => assign(&mut p.no_repeat_ngram_size, "no_repeat_ngram_size", integer(value)),
-        "bad_words" => assign(&mut p.bad_words, "bad_words", words(value)),
-        "do_sample" => assign(&mut p.do_sample, "do_sample", boolean(value)),
-        "temperature" => assign(&mut p.temperature, "temperature", number(value)),
-        "top_k" => assign(&mut p.top_k, "top_k", integer(value)),
-        "top_p" => assign(&mut p.top_p, "top_p", number(value)),
-        "seed" => assign(&mut p.seed, "seed", integer(value)),
-        _ => return None,
-    })
+    fn try_from(parameters: GenerationParameters) -> Result<Self, &'static str> {
+        if parameters.max_length.is_none() { Ok(Self(parameters)) } else { Err("unknown field max_length") }
+    }
 }
 
-/// Whether [`set`] knows `name`.
+/// Whether a request may have a parameter of this name.
 pub(crate) fn is_known(name: &str) -> bool {
-    set(&mut GenerationParameters::default(), name, &Value::Null).is_some()
+    GenerationParameters::default().request_parameter(name).is_some()
 }
 
-fn assign<T>(slot: &mut Option<T>, name: &'static str, value: Result<T, String>) -> Result<(), CaptionError> {
-    let value = value.map_err(|reason| CaptionError::invalid(name, reason))?;
-    match slot.replace(value) {
+/// Whether this parameter is a list of texts.
+pub(crate) fn is_list(name: &str) -> bool {
+    matches!(GenerationParameters::default().request_parameter(name), Some(ParameterMut::Strings(_)))
+}
+
+/// Adds a parameter to those that have been read so far.
+pub(crate) fn insert(parameters: &mut Map<String, Value>, name: &str, value: Value) -> Result<(), CaptionError> {
+    if value.is_null() {
+        // What a float that is not finite becomes.
+        return Err(CaptionError::invalid(name.to_owned(), "must be finite"));
+    }
+    match parameters.insert(name.to_owned(), value) {
         None => Ok(()),
-        Some(_) => Err(CaptionError::invalid(name, "is given more than once")),
+        Some(_) => Err(CaptionError::invalid(name.to_owned(), "is given more than once")),
     }
 }
 
-fn integer<T: TryFrom<u64>>(value: &Value) -> Result<T, String> {
-    // Some clients know only one kind of number and write 5 as 5.0.
-    let whole = |float: &f64| float.fract() == 0.0 && (0.0..=MAX_EXACT_FLOAT).contains(float);
-    let given = value.as_u64().or_else(|| value.as_f64().filter(whole).map(|float| float as u64));
-    let bits = 8 * size_of::<T>();
-    given
-        .and_then(|integer| integer.try_into().ok())
-        .ok_or_else(|| mistake(format!("an integer of 0 or more and at most {bits} bits"), value))
-}
-
-fn number(value: &Value) -> Result<f64, String> {
-    value.as_f64().ok_or_else(|| mistake("a number", value))
-}
-
-fn boolean(value: &Value) -> Result<bool, String> {
-    value.as_bool().ok_or_else(|| mistake("true or false", value))
-}
-
-fn early_stopping(value: &Value) -> Result<EarlyStopping, String> {
-    match value {
-        Value::Bool(flag) => Ok((*flag).into()),
-        Value::String(word) => echo(word).parse(),
-        _ => Err(mistake("true, false or \"never\"", value)),
-    }
-}
-
-/// A string or a list of strings.
-fn words(value: &Value) -> Result<Vec<String>, String> {
-    let list = match value {
-        Value::Array(list) => Cow::Borrowed(list),
-        one => Cow::Owned(vec![one.clone()]),
-    };
-    let word = |word: &Value| word.as_str().map(str::to_owned).ok_or_else(|| mistake("a list of strings", word));
-    list.iter().map(word).collect()
-}
-
-fn mistake(expected: impl Display, value: &Value) -> String {
-    format!("must be {expected}, got {}", describe(value))
+/// Checks the types of parameters by name.
+pub(crate) fn from_values(values: Map<String, Value>) -> Result<GenerationParameters, CaptionError> {
+    json::from_value::<RequestParameters>(Value::Object(values)).map(|RequestParameters(parameters)| parameters)
 }
 
 #[cfg(test)]
 mod tests {
+    use generation::EarlyStopping;
     use serde_json::json;
 
     use super::*;
 
     fn one(name: &str, value: &Value) -> Result<GenerationParameters, String> {
-        let mut parameters = GenerationParameters::default();
-        set(&mut parameters, name, value).unwrap().map_err(|error| error.to_string())?;
-        Ok(parameters)
+        from_values(Map::from_iter([(name.to_owned(), value.clone())])).map_err(|error| error.to_string())
     }
 
     #[test]
-    fn every_parameter_of_the_domain_has_its_name_here() {
+    fn every_parameter_but_max_length_is_known() {
         let all = serde_json::to_value(GenerationParameters::default()).unwrap();
-        let names: Vec<&String> = all.as_object().unwrap().keys().filter(|name| *name != "max_length").collect();
-        assert_eq!(names.len(), 15);
-        for name in names {
-            assert!(is_known(name), "{name}");
-        }
-        assert!(!is_known("max_length") && !is_known("num_beam"));
+        let known = all.as_object().unwrap().keys().filter(|name| is_known(name));
+        assert_eq!(known.count(), 15);
+        assert!(is_list("bad_words") && !is_list("num_beams"));
+        assert!(is_known("num_beams") && !is_known("max_length") && !is_known("num_beam"));
+        assert_eq!(one("max_length", &json!(5)).unwrap_err(), "body: unknown field max_length");
     }
 
     #[test]
     fn a_whole_float_passes_for_an_integer_and_nothing_else_does() {
         assert_eq!(one("num_beams", &json!(5.0)).unwrap().num_beams, Some(5));
         assert_eq!(one("seed", &json!(u64::MAX)).unwrap().seed, Some(u64::MAX));
-        for bad in [json!(5.5), json!("5"), json!(-1), json!(true), json!(null), json!([5]), json!(4_294_967_296_u64)] {
+        for bad in [json!(5.5), json!("5"), json!(-1), json!(true), json!([5]), json!(4_294_967_296_u64)] {
             let text = one("num_beams", &bad).unwrap_err();
             assert!(text.starts_with("num_beams: must be an integer"), "{bad}: {text}");
         }
@@ -136,20 +87,27 @@ mod tests {
         assert_eq!(one("early_stopping", &json!(true)).unwrap().early_stopping, Some(EarlyStopping::True));
         assert_eq!(one("bad_words", &json!(["a", "b"])).unwrap().bad_words.unwrap(), ["a", "b"]);
         assert_eq!(one("bad_words", &json!("a")).unwrap().bad_words.unwrap(), ["a"]);
-        for (name, bad) in [
-            ("length_penalty", json!("1")),
-            ("do_sample", json!(1)),
-            ("early_stopping", json!("x")),
-            ("bad_words", json!([1])),
+        for (name, bad, field) in [
+            ("length_penalty", json!("1"), "length_penalty"),
+            ("do_sample", json!(1), "do_sample"),
+            ("early_stopping", json!("x"), "early_stopping"),
+            ("early_stopping", json!(1), "early_stopping"),
+            ("bad_words", json!(["a", 1]), "bad_words[1]"),
         ] {
-            assert!(one(name, &bad).unwrap_err().starts_with(&format!("{name}: must be ")), "{name}");
+            assert!(one(name, &bad).unwrap_err().starts_with(&format!("{field}: must be ")), "{name}");
         }
     }
 
     #[test]
-    fn twice_is_a_mistake() {
-        let mut parameters = one("top_k", &json!(1)).unwrap();
-        let error = set(&mut parameters, "top_k", &json!(2)).unwrap().unwrap_err();
+    fn a_parameter_given_twice_is_refused() {
+        let mut parameters = Map::from_iter([("top_k".to_owned(), json!(1))]);
+        let error = insert(&mut parameters, "top_k", json!(2)).unwrap_err();
         assert_eq!(error.to_string(), "top_k: is given more than once");
+    }
+
+    #[test]
+    fn a_number_that_is_not_finite_is_refused() {
+        let error = insert(&mut Map::new(), "top_p", f64::NAN.into()).unwrap_err();
+        assert_eq!(error.to_string(), "top_p: must be finite");
     }
 }

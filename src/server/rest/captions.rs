@@ -18,12 +18,8 @@ use crate::{
     server::{
         error_response::json_response,
         middleware::{body::WholeBody, context::RequestContext, deadline::Deadline},
-        protocol::{
-            caption_json::{Fields, Route},
-            echo, json,
-            open_inference::request::MAX_ENTRIES,
-        },
-        rest::{answer, schema},
+        protocol::caption_json::{CaptionBody, CaptionForm, FormParts},
+        rest::handler::answer,
         state::AppState,
     },
 };
@@ -31,25 +27,25 @@ use crate::{
 /// The captions of one image.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct CaptionResponse {
-    /// As it was sent.
+    /// The request's id.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     id: Option<String>,
-    /// The model that answered.
+    /// Name of the model.
     model: String,
-    /// Its version.
+    /// Version of the model.
     model_version: String,
     /// `num_return_sequences` captions, best first with beams.
-    captions: Vec<CaptionBody>,
+    captions: Vec<ReturnedCaption>,
 }
 
 /// One caption.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = Caption)]
-struct CaptionBody {
-    /// Prompt included.
+struct ReturnedCaption {
+    /// The text, prompt included.
     text: String,
-    /// Start token, prompt, generated ids, end token if it came.
+    /// Start token, prompt, generated ids, and the end token if it was generated.
     token_ids: Vec<u32>,
     /// Beams: the score of the sequence; else the sum of the log-probabilities / n ^ length_penalty.
     score: f32,
@@ -60,8 +56,8 @@ struct CaptionBody {
 
 /// Captions one image.
 #[utoipa::path(
-    post, path = "/v1/captions", tag = "captions",
-    request_body(content((schema::CaptionRequest = "application/json"), (schema::CaptionForm = "multipart/form-data"))),
+    post, path = "captions", tag = "captions",
+    request_body(content((CaptionBody = "application/json"), (CaptionForm = "multipart/form-data"))),
     responses((status = 200, description = "The captions", body = CaptionResponse)),
 )]
 pub(super) async fn captions(
@@ -72,11 +68,13 @@ pub(super) async fn captions(
     WholeBody(body): WholeBody,
 ) -> Response {
     let outcome = async {
-        let is_form = is_form(&head);
-        let mut fields = if is_form { form(head, body).await? } else { Fields::from_json(json::parse(&body)?)? };
-        let (id, model) = (fields.take_id()?, fields.take_text("model")?);
-        let route = Route { prompt: "prompt", flat_parameters: is_form };
-        let request = fields.into_request(route, model, state.limits, deadline)?;
+        let (id, request) = if is_form(&head) {
+            let mut form = form(head, body).await?;
+            (form.id.take(), form.into_request(state.limits, deadline)?)
+        } else {
+            let mut body = CaptionBody::from_json(&body)?;
+            (body.id.take(), body.into_request(state.limits, deadline)?)
+        };
         let model = state.resolve(&request)?;
         Ok(json_response(StatusCode::OK, &CaptionResponse::new(id, state.caption(&context, &model, request).await?)))
     };
@@ -85,7 +83,7 @@ pub(super) async fn captions(
 
 impl CaptionResponse {
     fn new(id: Option<String>, reply: CaptionReply) -> Self {
-        let caption = |caption: Caption| CaptionBody {
+        let caption = |caption: Caption| ReturnedCaption {
             text: caption.text,
             token_ids: caption.token_ids,
             score: caption.score,
@@ -102,36 +100,17 @@ fn is_form(head: &Parts) -> bool {
     content_type.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix))
 }
 
-/// Reads a form; `image` is a file, everything else is text.
-pub(in crate::server) async fn form(head: Parts, body: Bytes) -> Result<Fields, CaptionError> {
-    let malformed = || CaptionError::invalid("body", "is no multipart form as its content-type announces it");
+/// Reads a form, whose `image` is a file.
+pub(in crate::server) async fn form(head: Parts, body: Bytes) -> Result<CaptionForm, CaptionError> {
+    let malformed = || CaptionError::invalid("body", "is not a valid multipart form of its content-type");
     let request = Request::from_parts(head, Body::from(body));
     let mut form = Multipart::from_request(request, &()).await.map_err(|_| malformed())?;
-    let mut fields = Fields::default();
-    let mut count = 0;
-    while let Some(field) = form.next_field().await.map_err(|_| malformed())? {
-        count += 1;
-        if count > MAX_ENTRIES {
-            return Err(CaptionError::invalid("body", format!("has more than {MAX_ENTRIES} fields")));
-        }
-        let Some(name) = field.name().filter(|name| !name.is_empty()).map(str::to_owned) else {
+    let mut parts = FormParts::default();
+    while let Some(part) = form.next_field().await.map_err(|_| malformed())? {
+        let Some(name) = part.name().filter(|name| !name.is_empty()).map(str::to_owned) else {
             return Err(CaptionError::invalid("body", "has a field without a name"));
         };
-        let bytes = field.bytes().await.map_err(|_| malformed())?;
-        if name == "image" {
-            fields.add_file(bytes)?;
-            continue;
-        }
-        let text = String::from_utf8(bytes.into());
-        let text =
-            text.map_err(|_| CaptionError::invalid(echo(&name), "is not UTF-8; a file goes into the field image"))?;
-        if name == "parameters" {
-            fields.add_parameters(
-                json::parse(text.as_bytes()).map_err(|error| CaptionError::invalid("parameters", error.to_string()))?,
-            )?;
-        } else {
-            fields.add_text(&name, text)?;
-        }
+        parts.add(&name, part.bytes().await.map_err(|_| malformed())?)?;
     }
-    Ok(fields)
+    parts.into_form()
 }

@@ -16,57 +16,60 @@ use crate::{
     server::{
         error_response::{json_response, to_json},
         middleware::{body::WholeBody, context::RequestContext, deadline::Deadline},
-        protocol::{
-            caption_json::{Fields, Route},
-            json,
-        },
-        rest::{ModelPath, answer, schema},
+        protocol::caption_json::GenerateBody,
+        rest::handler::{ModelPath, answer},
         state::AppState,
     },
 };
 
-const ROUTE: Route = Route { prompt: "text_input", flat_parameters: true };
-
-/// One answer of `generate`, or one event of `generate_stream`.
+/// The response of `generate`, or one event of `generate_stream`.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub(super) struct GenerateResponse {
-    /// As it was sent.
+    /// The request's id.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     id: Option<String>,
-    /// The model that answered.
+    /// Name of the model.
     model_name: String,
-    /// Its version.
+    /// Version of the model.
     model_version: String,
     /// The caption; in an event, the next piece of it.
-    text_output: Several<String>,
+    text_output: OneOrMany<String>,
     /// In the last event: the whole caption.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
-    caption: Option<Several<String>>,
+    caption: Option<OneOrMany<String>>,
     /// `eos` or `length`; not in the events before the last, as `score`.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
-    finish_reason: Option<Several<String>>,
+    finish_reason: Option<OneOrMany<String>>,
     /// See `/v1/captions`.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
-    score: Option<Several<f32>>,
+    score: Option<OneOrMany<f32>>,
 }
 
-/// A value, or a list of them if there are `num_return_sequences` captions.
+/// A server-sent event.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "events are written as text; this describes them")]
+struct Event {
+    /// The JSON of a `GenerateResponse`, or of an `Error`.
+    #[schema(content_media_type = "application/json")]
+    data: String,
+}
+
+/// A value, or a list if there is more than one caption.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 #[serde(untagged)]
-enum Several<T> {
+enum OneOrMany<T> {
     One(T),
     Many(Vec<T>),
 }
 
 /// Captions one image.
 #[utoipa::path(
-    post, path = "/v2/models/{model}/generate", tag = "generate",
-    params(("model" = String, Path, description = "Name or alias")),
-    request_body = schema::GenerateRequest,
+    post, path = "generate", tag = "generate",
+    request_body = GenerateBody,
     responses((status = 200, description = "The caption", body = GenerateResponse)),
 )]
 pub(super) async fn generate(
@@ -74,26 +77,25 @@ pub(super) async fn generate(
     path: ModelPath,
     context: RequestContext,
     deadline: Deadline,
-    body: WholeBody,
+    WholeBody(body): WholeBody,
 ) -> Response {
     let outcome = async {
-        let (head, streams, (model, request)) = read(&state, &path, deadline, &body)?;
-        if streams == Some(true) {
-            return Err(CaptionError::invalid("stream", "must be false here: post to generate_stream"));
+        let call = Call::new(&state, &path, deadline, &body)?;
+        if call.is_stream {
+            return Err(CaptionError::invalid("stream", "must be false here: use generate_stream"));
         }
-        let reply = state.caption(&context, &model, request).await?;
-        Ok(json_response(StatusCode::OK, &GenerateResponse { caption: None, ..head.end(&reply, false) }))
+        let reply = state.caption(&context, &call.model, call.request).await?;
+        Ok(json_response(StatusCode::OK, &GenerateResponse { caption: None, ..call.head.complete(&reply, false) }))
     };
     answer(&context, outcome.await)
 }
 
 /// Captions one image; events come as the text is decided.
 #[utoipa::path(
-    post, path = "/v2/models/{model}/generate_stream", tag = "generate",
-    params(("model" = String, Path, description = "Name or alias")),
-    request_body = schema::GenerateRequest,
+    post, path = "generate_stream", tag = "generate",
+    request_body = GenerateBody,
     responses((
-        status = 200, content_type = "text/event-stream", body = schema::Event,
+        status = 200, content_type = "text/event-stream", body = Event,
         description = "Events `data: {...}`, each with a piece of the caption in `text_output`; the last has `caption` and \
             `finish_reason`. A failure after the first is an event with `error`.",
     )),
@@ -103,32 +105,40 @@ pub(super) async fn generate_stream(
     path: ModelPath,
     context: RequestContext,
     deadline: Deadline,
-    body: WholeBody,
+    WholeBody(body): WholeBody,
 ) -> Response {
     let outcome = async {
-        let (head, _, (model, request)) = read(&state, &path, deadline, &body)?;
-        let mut events = state.stream(&context, &model, request)?;
-        // The status is decided by what comes first.
+        let call = Call::new(&state, &path, deadline, &body)?;
+        let mut events = state.stream(&context, &call.model, call.request)?;
+        // The first event decides the status.
         let first = events.next().await.transpose()?;
         let events = stream::iter(first.map(Ok)).chain(events);
-        Ok(event_stream(head, events, context.clone()))
+        Ok(event_stream(call.head, events, context.clone()))
     };
     let outcome = outcome.await;
     answer(&context, outcome)
 }
 
-/// The part of the answer that is known, whether `stream` was asked for, and the request itself.
-fn read(
-    state: &AppState,
-    path: &ModelPath,
-    deadline: Deadline,
-    WholeBody(body): &WholeBody,
-) -> Result<(GenerateResponse, Option<bool>, (Arc<ServedModel>, CaptionRequest)), CaptionError> {
-    let model = path.resolve(state)?;
-    let mut fields = Fields::from_json(json::parse(body)?)?;
-    let (id, streams) = (fields.take_id()?, fields.take_flag("stream")?);
-    let request = fields.into_request(ROUTE, Some(model.name.clone()), state.limits, deadline)?;
-    Ok((GenerateResponse::empty(id, &model), streams, (model, request)))
+/// A request to `generate` or `generate_stream`.
+struct Call {
+    /// What is known of the response.
+    head: GenerateResponse,
+    is_stream: bool,
+    model: Arc<ServedModel>,
+    request: CaptionRequest,
+}
+
+impl Call {
+    fn new(state: &AppState, path: &ModelPath, deadline: Deadline, body: &[u8]) -> Result<Self, CaptionError> {
+        let model = path.resolve(state)?;
+        let mut body = GenerateBody::from_json(body)?;
+        Ok(Self {
+            head: GenerateResponse::new(body.id.take(), &model),
+            is_stream: body.stream == Some(true),
+            request: body.into_request(model.name.clone(), state.limits, deadline)?,
+            model,
+        })
+    }
 }
 
 fn event_stream(
@@ -136,14 +146,14 @@ fn event_stream(
     events: impl Stream<Item = Result<CaptionEvent, CaptionError>> + Send + 'static,
     context: RequestContext,
 ) -> Response {
-    let mut told = false;
+    let mut has_pieces = false;
     let events = events.map(move |event| {
         let data = match event {
             Ok(CaptionEvent::Piece(piece)) => {
-                told = true;
-                to_json(&GenerateResponse { text_output: Several::One(piece), ..head.clone() })
+                has_pieces = true;
+                to_json(&GenerateResponse { text_output: OneOrMany::One(piece), ..head.clone() })
             }
-            Ok(CaptionEvent::Reply(reply)) => to_json(&head.clone().end(&reply, told)),
+            Ok(CaptionEvent::Reply(reply)) => to_json(&head.clone().complete(&reply, has_pieces)),
             Err(error) => to_json(&context.error_body(&error)),
         };
         Ok::<_, Infallible>(Bytes::from([b"data: ", &data[..], b"\n\n"].concat()))
@@ -152,7 +162,7 @@ fn event_stream(
     for (name, value) in [
         (header::CONTENT_TYPE, "text/event-stream; charset=utf-8"),
         (header::CACHE_CONTROL, "no-cache"),
-        // nginx would keep the events until its buffer is full.
+        // Else nginx holds events back until its buffer is full.
         (header::HeaderName::from_static("x-accel-buffering"), "no"),
     ] {
         response.headers_mut().insert(name, HeaderValue::from_static(value));
@@ -161,42 +171,35 @@ fn event_stream(
 }
 
 impl GenerateResponse {
-    fn empty(id: Option<String>, model: &ServedModel) -> Self {
+    fn new(id: Option<String>, model: &ServedModel) -> Self {
         Self {
             id,
             model_name: model.name.clone(),
             model_version: model.version.clone(),
-            text_output: Several::Many(vec![]),
+            text_output: OneOrMany::Many(vec![]),
             caption: None,
             finish_reason: None,
             score: None,
         }
     }
 
-    /// The last event; what was `told` is not repeated as a piece.
-    fn end(self, reply: &CaptionReply, told: bool) -> Self {
-        let caption = Several::of(reply.captions.iter().map(|caption| caption.text.clone()));
+    /// The last event; text that was sent in pieces is not repeated in `text_output`.
+    fn complete(self, reply: &CaptionReply, has_pieces: bool) -> Self {
+        let captions = &reply.captions;
+        let caption: OneOrMany<_> = captions.iter().map(|caption| caption.text.clone()).collect();
         Self {
-            text_output: if told { Several::One(String::new()) } else { caption.clone() },
+            text_output: if has_pieces { OneOrMany::One(String::new()) } else { caption.clone() },
             caption: Some(caption),
-            finish_reason: Some(Several::of(
-                reply.captions.iter().map(|caption| caption.finish_reason.as_str().to_owned()),
-            )),
-            score: Some(Several::of(reply.captions.iter().map(|caption| caption.score))),
+            finish_reason: Some(captions.iter().map(|caption| caption.finish_reason.as_str().to_owned()).collect()),
+            score: Some(captions.iter().map(|caption| caption.score).collect()),
             ..self
         }
     }
 }
 
-impl<T> Several<T> {
-    fn of(values: impl Iterator<Item = T>) -> Self {
-        let mut values: Vec<T> = values.collect();
-        match values.pop() {
-            Some(one) if values.is_empty() => Self::One(one),
-            last => {
-                values.extend(last);
-                Self::Many(values)
-            }
-        }
+impl<T> FromIterator<T> for OneOrMany<T> {
+    fn from_iter<I: IntoIterator<Item = T>>(values: I) -> Self {
+        let mut values: Vec<T> = values.into_iter().collect();
+        if values.len() == 1 { Self::One(values.remove(0)) } else { Self::Many(values) }
     }
 }

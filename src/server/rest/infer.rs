@@ -1,17 +1,19 @@
 //! `POST .../infer`: the template's request, and any other of the Open Inference Protocol, with or without binary tensors.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use axum::{body::Body, extract::State, response::Response};
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use serde::Serialize;
+use serde_json::Value;
 use utoipa::ToSchema;
 
 use crate::{
     error::CaptionError,
     server::{
         error_response::{json_response, to_json},
+        handlers::inference::{self, IMAGES_AT_ONCE, Inference},
         middleware::{
             body::WholeBody,
             context::{BINARY_HEADER, RequestContext},
@@ -20,25 +22,23 @@ use crate::{
         protocol::{
             json,
             open_inference::{
-                handler::{self, IMAGES_AT_ONCE},
-                request::InferRequest,
-                response::{Answer, OutputData, OutputTensor},
+                request,
+                response::{InferenceResponse, OutputData, OutputTensor},
             },
         },
-        rest::{ModelPath, answer, schema},
+        rest::handler::{ModelPath, answer},
         state::AppState,
     },
 };
 
 /// Captions the images of one request. No content type is demanded: several clients send none.
 ///
-/// Without a JSON part (`inference-header-content-length: 0`) the body is one picture.
+/// Without a JSON part (`inference-header-content-length: 0`) the body is one image file.
 #[utoipa::path(
-    post, path = "/v2/models/{model}/infer", tag = "infer",
-    params(("model" = String, Path, description = "Name or alias")),
-    request_body(content((schema::InferRequest = "application/json"))),
+    post, path = "infer", tag = "infer",
+    request_body(content((InferRequest = "application/json"))),
     responses(
-        (status = 200, description = "The captions; as octets, JSON and binary tensors", content(
+        (status = 200, description = "The captions; as octet-stream, JSON and binary tensors", content(
             (InferResponse = "application/json"), (Vec<u8> = "application/octet-stream"),
         )),
     ),
@@ -54,15 +54,16 @@ pub(super) async fn infer(
     let outcome = async {
         let model = path.resolve(&state)?;
         let request = parse(&headers, body)?;
-        handler::infer(&state, &context, &model, deadline, (request, IMAGES_AT_ONCE)).await
+        let inference = Inference { context: &context, model: &model, deadline, request };
+        inference::infer(&state, inference, IMAGES_AT_ONCE).await
     };
     answer(&context, outcome.await.map(response))
 }
 
-/// Splits the body where the header says; without one it is all JSON.
-pub(in crate::server) fn parse(headers: &HeaderMap, mut body: Bytes) -> Result<InferRequest, CaptionError> {
+/// Parses the body, which is JSON up to the length in the header, or all of it without the header.
+pub(in crate::server) fn parse(headers: &HeaderMap, mut body: Bytes) -> Result<request::InferRequest, CaptionError> {
     let Some(length) = headers.get(BINARY_HEADER) else {
-        return InferRequest::parse(json::parse(&body)?, Bytes::new());
+        return request::InferRequest::parse(json::parse("body", &body)?, Bytes::new());
     };
     let length = length.to_str().ok().and_then(|text| text.parse().ok()).filter(|length| *length <= body.len());
     let length: usize = length.ok_or_else(|| {
@@ -70,28 +71,76 @@ pub(in crate::server) fn parse(headers: &HeaderMap, mut body: Bytes) -> Result<I
         CaptionError::invalid(BINARY_HEADER.to_string(), reason)
     })?;
     if length == 0 {
-        return Ok(InferRequest::of_picture(body));
+        return Ok(request::InferRequest::from_raw_image(body));
     }
     let head = body.split_to(length);
-    InferRequest::parse(json::parse(&head)?, body)
+    request::InferRequest::parse(json::parse("body", &head)?, body)
 }
 
-/// The JSON of an answer; keys in the order that other servers write them.
+/// An Open Inference Protocol request. Unknown keys are tolerated.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "describes what `request::InferRequest::parse` reads")]
+struct InferRequest {
+    /// Returned as it came.
+    #[schema(nullable = false, max_length = 1024)]
+    id: Option<String>,
+    /// Generation parameters; `binary_data_output` asks for the outputs as bytes behind the JSON.
+    #[schema(nullable = false)]
+    parameters: Option<BTreeMap<String, Value>>,
+    /// `img_url` (alias `image_url`) or `image` (base64); `text` (alias `prompt`), optional; any generation parameter.
+    #[schema(min_items = 1, max_items = 32)]
+    inputs: Vec<InferInput>,
+    /// Which outputs: `generated_output` (the default), `token_ids`, `score`, `finish_reason`.
+    #[schema(nullable = false, max_items = 4)]
+    outputs: Option<Vec<InferRequestedOutput>>,
+}
+
+/// An input tensor.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "see InferRequest")]
+struct InferInput {
+    #[schema(example = "img_url")]
+    name: String,
+    #[schema(example = "BYTES")]
+    datatype: String,
+    /// `[N]` or `[N, 1]`.
+    #[schema(min_items = 1, max_items = 2, example = json!([1]))]
+    shape: Vec<u32>,
+    /// `binary_data_size`, instead of `data`: bytes of this tensor behind the JSON.
+    #[schema(nullable = false)]
+    parameters: Option<BTreeMap<String, Value>>,
+    /// Row-major, flat or nested as the shape.
+    #[schema(nullable = false, example = json!(["https://example.com/cat.jpg"]))]
+    data: Option<Vec<Value>>,
+}
+
+/// A requested output.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "see InferRequest")]
+struct InferRequestedOutput {
+    #[schema(example = "score")]
+    name: String,
+    /// `binary_data`: as bytes behind the JSON.
+    #[schema(nullable = false)]
+    parameters: Option<BTreeMap<String, Value>>,
+}
+
+/// The JSON of a response; keys in the order in which other servers write them.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct InferResponse {
-    /// As it was sent.
+    /// The request's id.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     id: Option<String>,
-    /// The model that answered.
+    /// Name of the model.
     model_name: String,
-    /// Its version.
+    /// Version of the model.
     model_version: String,
     /// `generated_output` first.
     outputs: Vec<InferOutput>,
 }
 
-/// One output tensor: `data`, or in `parameters` how many bytes behind the JSON are its own.
+/// One output tensor: `data`, or `parameters` with the number of its bytes behind the JSON.
 #[derive(Debug, Serialize, ToSchema)]
 struct InferOutput {
     name: &'static str,
@@ -101,7 +150,7 @@ struct InferOutput {
     #[schema(nullable = false)]
     parameters: Option<BinaryData>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<Vec<serde_json::Value>>, nullable = false)]
+    #[schema(value_type = Option<Vec<Value>>, nullable = false)]
     data: Option<OutputData>,
 }
 
@@ -110,15 +159,15 @@ struct BinaryData {
     binary_data_size: usize,
 }
 
-/// The answer in the form asked: JSON, and behind it the outputs that go as bytes.
-fn response(answer: Answer) -> Response {
+/// The response as JSON, followed by the outputs that go as bytes.
+fn response(response: InferenceResponse) -> Response {
     let mut binary = BytesMut::new();
-    let has_binary = answer.outputs.iter().any(|output| output.binary);
+    let has_binary = response.outputs.iter().any(|output| output.is_binary);
     let head = InferResponse {
-        id: answer.id,
-        model_name: answer.model_name,
-        model_version: answer.model_version,
-        outputs: answer.outputs.into_iter().map(|output| tensor(output, &mut binary)).collect(),
+        id: response.id,
+        model_name: response.model_name,
+        model_version: response.model_version,
+        outputs: response.outputs.into_iter().map(|output| tensor(output, &mut binary)).collect(),
     };
     if !has_binary {
         return json_response(StatusCode::OK, &head);
@@ -131,9 +180,9 @@ fn response(answer: Answer) -> Response {
     response
 }
 
-/// One output; its bytes go to `binary` if it was asked for so.
+/// One output, whose bytes are appended to `binary` if it is a binary one.
 fn tensor(output: OutputTensor, binary: &mut BytesMut) -> InferOutput {
-    let OutputTensor { name, datatype, shape, data, binary: is_binary } = output;
+    let OutputTensor { name, datatype, shape, data, is_binary } = output;
     let bytes = is_binary.then(|| data.to_bytes());
     let parameters = bytes.as_ref().map(|bytes| BinaryData { binary_data_size: bytes.len() });
     binary.extend_from_slice(&bytes.unwrap_or_default());

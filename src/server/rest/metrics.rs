@@ -7,8 +7,11 @@ use http::{HeaderValue, header};
 
 use crate::server::state::AppState;
 
-/// Everything that is counted, in Prometheus' text format.
-#[utoipa::path(get, path = "/metrics", tag = "metadata", responses((status = 200, description = "The numbers", body = String, content_type = "text/plain")))]
+/// The metrics in Prometheus' text format.
+#[utoipa::path(
+    get, path = "metrics", tag = "metadata",
+    responses((status = 200, description = "The metrics", body = String, content_type = "text/plain")),
+)]
 pub(super) async fn metrics(State(state): State<Arc<AppState>>) -> Response {
     state.metrics.ready.set(state.is_ready().into());
     let mut response = Response::new(Body::from(state.metrics.render()));

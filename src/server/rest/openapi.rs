@@ -1,137 +1,87 @@
-//! `/openapi.json`, made from the handlers, and `/docs`, the page that shows it. Neither needs the network.
+//! `/openapi.json`, made from the documentation of the handlers and the list of routes, and `/docs`, the page that shows
+//! it. Neither needs the network.
 
-use axum::Router;
+use axum::{Router, routing::MethodFilter};
 use http::StatusCode;
-use utoipa::{
-    Modify, OpenApi,
-    openapi::{
-        Content, OpenApi as Document, PathItem, Ref, RefOr, Required, Response, ResponseBuilder,
-        path::{Operation, ParameterBuilder, ParameterIn},
-        security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme},
-    },
+use utoipa::openapi::{
+    Content, HttpMethod, OpenApi as Document, PathItem, Paths, Ref, RefOr, Required, Response, ResponseBuilder, Schema,
+    path::{Operation, Parameter, ParameterBuilder, ParameterIn},
+    security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme},
 };
 use utoipa_swagger_ui::{Config, SwaggerUi};
 
-use crate::server::error_response::ErrorBody;
-use crate::server::rest::{captions, generate, infer, metrics, models, repository};
+use crate::server::routes::{Endpoint, REST_ROUTES};
 
-/// Where every model's routes begin, and where those of a version do.
-const MODEL: &str = "/v2/models/{model}";
-const VERSION: &str = "/v2/models/{model}/versions/{version}";
-
-#[derive(OpenApi)]
-#[openapi(
-    info(title = "blip-serve", description = "Image captions from BLIP. The same port speaks gRPC."),
-    paths(
-        captions::captions,
-        repository::load,
-        repository::unload,
-        generate::generate,
-        generate::generate_stream,
-        infer::infer,
-        models::live,
-        models::ready,
-        models::model_ready,
-        models::server,
-        models::model,
-        models::config,
-        models::stats,
-        models::all_stats,
-        models::index,
-        metrics::metrics
-    ),
-    components(schemas(ErrorBody)),
-    modifiers(&Variants, &Failures, &Keys),
-)]
-struct Api;
-
-/// The description and the page.
-pub(super) fn routes() -> Router {
+/// The document and the page.
+pub(super) fn routes(document: Document) -> Router {
     let config = Config::new(["/openapi.json"]).use_base_layout().validator_url("none").try_it_out_enabled(true);
-    SwaggerUi::new("/docs").config(config).url("/openapi.json", document()).into()
+    SwaggerUi::new("/docs").config(config).url("/openapi.json", document).into()
 }
 
-/// The description of every REST route.
-fn document() -> Document {
-    Api::openapi()
-}
-
-/// The routes with a version, and the short one for the default model.
-struct Variants;
-
-impl Modify for Variants {
-    fn modify(&self, document: &mut Document) {
-        let paths = &mut document.paths.paths;
-        let models: Vec<(String, PathItem)> = paths
-            .iter()
-            .filter(|(path, _)| path.starts_with(MODEL))
-            .map(|(path, item)| (path.clone(), item.clone()))
-            .collect();
-        for (path, mut item) in models {
-            if path.ends_with("/infer") {
-                let mut short = item.clone();
-                for operation in operations(&mut short) {
-                    operation.parameters = None;
-                    rename(operation, "_default");
-                }
-                paths.insert("/infer".to_owned(), short);
-            }
-            for operation in operations(&mut item) {
-                let version = ParameterBuilder::new()
-                    .name("version")
-                    .parameter_in(ParameterIn::Path)
-                    .required(Required::True)
-                    .description(Some("Of the model, e.g. 1"))
-                    .schema(Some(utoipa::schema!(String)));
-                operation.parameters.get_or_insert_default().push(version.build());
-                rename(operation, "_version");
-            }
-            paths.insert(path.replacen(MODEL, VERSION, 1), item);
+/// The documentation of every route. In `handlers` the path of an operation is the name of its handler.
+pub(super) fn document(handlers: Document, handler_name: fn(Endpoint) -> Option<&'static str>) -> Document {
+    let mut document = handlers;
+    let operations = std::mem::take(&mut document.paths);
+    for route in &REST_ROUTES {
+        let operation = handler_name(route.endpoint).and_then(|name| find(&operations, name));
+        let Some(operation) = operation else { continue };
+        let method = if route.method == MethodFilter::GET { HttpMethod::Get } else { HttpMethod::Post };
+        // A path that ends with a slash is another spelling of the one before.
+        for path in route.paths.iter().filter(|path| !path.ends_with('/')) {
+            let operation = at_path(operation.clone(), path, &method);
+            document.paths.paths.insert((*path).to_owned(), PathItem::new(method.clone(), operation));
         }
     }
+    add_flat_parameters(&mut document);
+    add_key(&mut document);
+    document
 }
 
-/// What every route can answer besides.
-struct Failures;
+fn find<'a>(operations: &'a Paths, handler: &str) -> Option<&'a Operation> {
+    let item = operations.paths.get(handler)?;
+    item.get.as_ref().or(item.post.as_ref())
+}
 
-impl Modify for Failures {
-    fn modify(&self, document: &mut Document) {
-        for (path, item) in &mut document.paths.paths {
-            let is_of_a_model = path.contains("{model}") || path == "/v1/captions";
-            let takes_a_body = item.post.is_some();
-            for operation in operations(item) {
-                for (status, can_be) in [
-                    (StatusCode::BAD_REQUEST, true),
-                    (StatusCode::UNAUTHORIZED, true),
-                    (StatusCode::NOT_FOUND, is_of_a_model),
-                    (StatusCode::PAYLOAD_TOO_LARGE, takes_a_body),
-                    (StatusCode::UNSUPPORTED_MEDIA_TYPE, true),
-                    (StatusCode::TOO_MANY_REQUESTS, takes_a_body),
-                    (StatusCode::INTERNAL_SERVER_ERROR, true),
-                    (StatusCode::SERVICE_UNAVAILABLE, true),
-                    (StatusCode::GATEWAY_TIMEOUT, true),
-                ] {
-                    let responses = &mut operation.responses.responses;
-                    if can_be && !responses.contains_key(status.as_str()) {
-                        responses.insert(status.as_str().to_owned(), RefOr::T(failure(status)));
-                    }
-                }
-            }
+/// The operation of a handler at one of its paths.
+fn at_path(mut operation: Operation, path: &str, method: &HttpMethod) -> Operation {
+    let (names_model, names_version) = (path.contains("{model}"), path.contains("{version}"));
+    let parameters = [
+        (names_model, parameter("model", "Name or alias")),
+        (names_version, parameter("version", "Version of the model, e.g. 1")),
+    ];
+    let parameters: Vec<Parameter> =
+        parameters.into_iter().filter(|(is_in_path, _)| *is_in_path).map(|(_, parameter)| parameter).collect();
+    operation.parameters = Some(parameters).filter(|parameters| !parameters.is_empty());
+    if let Some(id) = &mut operation.operation_id {
+        id.push_str(match path {
+            "/infer" => "_default",
+            _ if names_version => "_version",
+            _ => "",
+        });
+    }
+    let takes_body = *method == HttpMethod::Post;
+    for (status, is_possible) in [
+        (StatusCode::BAD_REQUEST, true),
+        (StatusCode::UNAUTHORIZED, true),
+        (StatusCode::NOT_FOUND, names_model || path == "/v1/captions"),
+        (StatusCode::PAYLOAD_TOO_LARGE, takes_body),
+        (StatusCode::UNSUPPORTED_MEDIA_TYPE, true),
+        (StatusCode::TOO_MANY_REQUESTS, takes_body),
+        (StatusCode::INTERNAL_SERVER_ERROR, true),
+        (StatusCode::SERVICE_UNAVAILABLE, true),
+        (StatusCode::GATEWAY_TIMEOUT, true),
+    ] {
+        if is_possible {
+            let response = operation.responses.responses.entry(status.as_str().to_owned());
+            response.or_insert_with(|| RefOr::T(failure(status)));
         }
     }
+    operation
 }
 
-/// A key, where the server wants one.
-struct Keys;
-
-impl Modify for Keys {
-    fn modify(&self, document: &mut Document) {
-        let scheme = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).description(Some("If the server has API keys"));
-        let components = document.components.get_or_insert_default();
-        components.add_security_scheme("key", SecurityScheme::Http(scheme.build()));
-        document.security =
-            Some(vec![SecurityRequirement::default(), SecurityRequirement::new::<_, _, String>("key", [])]);
-    }
+fn parameter(name: &str, description: &str) -> Parameter {
+    let parameter = ParameterBuilder::new().name(name).parameter_in(ParameterIn::Path).required(Required::True);
+    parameter.description(Some(description)).schema(Some(utoipa::schema!(String))).build()
 }
 
 fn failure(status: StatusCode) -> Response {
@@ -140,45 +90,19 @@ fn failure(status: StatusCode) -> Response {
     ResponseBuilder::new().description(reason).content("application/json", content).build()
 }
 
-fn operations(item: &mut PathItem) -> impl Iterator<Item = &mut Operation> {
-    [&mut item.get, &mut item.post].into_iter().flatten()
-}
-
-fn rename(operation: &mut Operation, suffix: &str) {
-    if let Some(id) = &mut operation.operation_id {
-        id.push_str(suffix);
+/// `generate` takes the generation parameters beside the image, too.
+fn add_flat_parameters(document: &mut Document) {
+    let Some(schemas) = document.components.as_mut().map(|components| &mut components.schemas) else { return };
+    let Some(RefOr::T(Schema::Object(parameters))) = schemas.get("GenerationParameters").cloned() else { return };
+    if let Some(RefOr::T(Schema::Object(request))) = schemas.get_mut("GenerateRequest") {
+        request.properties.extend(parameters.properties);
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use generation;
-
-    #[test]
-    fn every_generation_parameter_is_described() {
-        let document = serde_json::to_value(document()).unwrap();
-        let described = document["components"]["schemas"]["GenerationParameters"]["properties"].as_object().unwrap();
-        let all = serde_json::to_value(generation::GenerationParameters::default()).unwrap();
-        let mut names: Vec<&String> = all.as_object().unwrap().keys().filter(|name| *name != "max_length").collect();
-        names.sort();
-        let mut described: Vec<&String> = described.keys().collect();
-        described.sort();
-        assert_eq!(described, names);
-    }
-
-    #[test]
-    fn operations_have_ids_of_their_own() {
-        let document = document();
-        let mut ids: Vec<String> = document
-            .paths
-            .paths
-            .into_values()
-            .flat_map(|mut item| operations(&mut item).map(|o| o.operation_id.clone().unwrap()).collect::<Vec<_>>())
-            .collect();
-        let count = ids.len();
-        ids.sort();
-        ids.dedup();
-        assert!(count > 15 && ids.len() == count, "{ids:?}");
-    }
+/// An API key, for servers that require one.
+fn add_key(document: &mut Document) {
+    let scheme = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).description(Some("If the server has API keys"));
+    let components = document.components.get_or_insert_default();
+    components.add_security_scheme("key", SecurityScheme::Http(scheme.build()));
+    document.security = Some(vec![SecurityRequirement::default(), SecurityRequirement::new::<_, _, String>("key", [])]);
 }

@@ -61,10 +61,10 @@ def test_a_key_is_asked_for_and_kept_for_the_tab_alone(browser: Browser, tmp_pat
         playground.add_samples(PICTURE)
         (card,) = playground.caption()
         assert "API key" in card["problem"]
-        assert playground.text("#key-problem") == "The server wants a key."
+        assert playground.text("#key-problem") == "The server requires a key."
         playground.set("#key", "wrong")
         (card,) = playground.caption()
-        assert playground.text("#key-problem") == "The server does not know this key."
+        assert playground.text("#key-problem") == "The server refuses this key."
         playground.set("#key", KEY)
         playground.wait("document.querySelector('#state').dataset.state === 'ready'")
         (card,) = playground.caption()

@@ -1,4 +1,4 @@
-//! `ModelInfer` of gRPC: from the message to the same form that JSON has, and back.
+//! The messages of gRPC's `ModelInfer`: to the same parsed form as JSON, and back.
 
 use std::collections::HashMap;
 
@@ -14,7 +14,7 @@ use crate::{
                 InferInput, InferRequest, MAX_ENTRIES, RequestedOutput, check_datatype, check_id, check_shape, decode,
                 refuse_shared_memory,
             },
-            response::Answer,
+            response::InferenceResponse,
             tensor::{self, Elements},
         },
         pb::inference::{
@@ -27,10 +27,10 @@ use crate::{
 };
 
 impl InferRequest {
-    /// Checks the form of a message; its `model_name` and `model_version` are not looked at.
+    /// Parses a message, except its `model_name` and `model_version`.
     pub(crate) fn from_message(message: ModelInferRequest) -> Result<Self, CaptionError> {
         let ModelInferRequest { id, parameters, inputs, outputs, raw_input_contents, .. } = message;
-        let id = check_id(id)?;
+        let id = check_id(id).map_err(|reason| CaptionError::invalid("id", reason))?;
         if inputs.len() > MAX_ENTRIES || outputs.len() > MAX_ENTRIES {
             let field = if inputs.len() > MAX_ENTRIES { "inputs" } else { "outputs" };
             return Err(CaptionError::invalid(field, format!("must be at most {MAX_ENTRIES} tensors")));
@@ -53,19 +53,19 @@ impl InferRequest {
     }
 }
 
-/// The answer as a message; every output is raw, as clients expect it.
-pub(crate) fn response(answer: Answer) -> ModelInferResponse {
-    let raw_output_contents = answer.outputs.iter().map(|output| output.data.to_bytes()).collect();
-    let outputs = answer.outputs.into_iter().map(|output| InferOutputTensor {
+/// The response as a message, with raw contents: some clients index `raw_output_contents` unconditionally.
+pub(crate) fn to_message(response: InferenceResponse) -> ModelInferResponse {
+    let raw_output_contents = response.outputs.iter().map(|output| output.data.to_bytes()).collect();
+    let outputs = response.outputs.into_iter().map(|output| InferOutputTensor {
         name: output.name.to_owned(),
         datatype: output.datatype.to_owned(),
         shape: output.shape.into_iter().map(|dimension| dimension as i64).collect(),
         ..InferOutputTensor::default()
     });
     ModelInferResponse {
-        model_name: answer.model_name,
-        model_version: answer.model_version,
-        id: answer.id.unwrap_or_default(),
+        model_name: response.model_name,
+        model_version: response.model_version,
+        id: response.id.unwrap_or_default(),
         outputs: outputs.collect(),
         raw_output_contents,
         ..ModelInferResponse::default()
@@ -86,7 +86,7 @@ fn input(index: usize, tensor: InferInputTensor, raw: Option<Bytes>) -> Result<I
             decode(&data_field, &datatype, &shape, raw)?
         }
         (Some(contents), None) => {
-            let elements = typed(contents, &datatype, &shape);
+            let elements = typed_contents(contents, &datatype, &shape);
             let elements = elements.map_err(|reason| CaptionError::invalid(data_field.clone(), reason))?;
             if matches!(elements, Elements::Bytes(_)) {
                 data_field.push_str(".bytes_contents");
@@ -105,11 +105,11 @@ fn input(index: usize, tensor: InferInputTensor, raw: Option<Bytes>) -> Result<I
 
 fn output(index: usize, tensor: InferRequestedOutputTensor) -> Result<RequestedOutput, CaptionError> {
     refuse_shared_memory(&format!("outputs[{index}]"), tensor.parameters.keys())?;
-    Ok(RequestedOutput { name: tensor.name, binary: None })
+    Ok(RequestedOutput { name: tensor.name, is_binary: None })
 }
 
 /// The elements in the field of their datatype, of which there must be as many as `shape` says.
-fn typed(contents: InferTensorContents, datatype: &str, shape: &[usize]) -> Result<Elements, String> {
+fn typed_contents(contents: InferTensorContents, datatype: &str, shape: &[usize]) -> Result<Elements, String> {
     let c = contents;
     let (field, elements) = match datatype {
         "BYTES" => ("bytes_contents", Elements::Bytes(c.bytes_contents)),
@@ -122,11 +122,11 @@ fn typed(contents: InferTensorContents, datatype: &str, shape: &[usize]) -> Resu
         "FP64" => ("fp64_contents", numbers(c.fp64_contents)),
         other => return Err(format!("cannot hold '{}'", echo(other))),
     };
-    let (wanted, given) = (tensor::count(shape)?, elements.len());
-    if given == wanted {
+    let (expected, given) = (tensor::count(shape)?, elements.len());
+    if given == expected {
         Ok(elements)
     } else {
-        Err(format!("{field} has {given} elements, shape {shape:?} is {wanted} of {datatype}"))
+        Err(format!("{field} has {given} elements, shape {shape:?} is {expected} of {datatype}"))
     }
 }
 
@@ -188,7 +188,7 @@ mod tests {
             (vec![tensor("BYTES", None)], &[b"x"], "raw_input_contents[0]: ends before element 0"),
             (vec![tensor("INT32", None)], &[b"x"], "raw_input_contents[0]: has 1 bytes"),
             (vec![tensor("BYTES", None)], &[b"", b""], "raw_input_contents: has 2 entries for 1 inputs"),
-            (vec![tensor("TEXT", None)], &[b""], "inputs[0].datatype: 'TEXT' is unknown"),
+            (vec![tensor("TEXT", None)], &[b""], "inputs[0].datatype: unknown datatype 'TEXT'"),
             (vec![negative], &[b""], "inputs[0].shape: must be"),
         ] {
             let text = parse(inputs, raw).unwrap_err();

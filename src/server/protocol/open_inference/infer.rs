@@ -1,62 +1,70 @@
-//! What an Open Inference request means to us: images, prompts and generation parameters.
+//! What the tensors of an Open Inference request mean: images, prompts and generation parameters.
 //!
-//! N images give N (times `num_return_sequences`) rows, in the rank that the images came in.
+//! N images give N (times `num_return_sequences`) rows, in the rank of the tensor of the images.
 
 use std::{
     collections::HashSet,
     time::{Duration, Instant},
 };
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::{
     caption::{CaptionRequest, ImageSource, Prompt},
     error::{CaptionError, IMAGE_URL_REFUSED},
-    server::protocol::{
-        ContentLimits, echo, image,
-        json::describe,
-        open_inference::{
-            request::{InferInput, InferRequest},
-            response::{AnswerForm, outputs},
-            tensor::Elements,
+    server::{
+        middleware::deadline::Deadline,
+        protocol::{
+            ContentLimits, echo, image,
+            json::mistake,
+            new_request,
+            open_inference::{
+                request::{InferInput, InferRequest},
+                response::{ResponseSpec, requested_outputs},
+                tensor::Elements,
+            },
+            parameters, prompt,
         },
-        parameters, prompt,
     },
 };
-use generation::GenerationParameters;
 
 /// Request-level parameters that other servers' clients send and that mean nothing here.
 const RESERVED: [&str; 5] = ["sequence_id", "sequence_start", "sequence_end", "priority", "headers"];
 
-/// Microseconds that the client waits, as Triton has it; 0: as long as the server.
+/// Triton's parameter for how long the client waits, in microseconds; 0 means as long as the server.
 const TIMEOUT: &str = "timeout";
 
-/// An inference request with its meaning.
+/// The images of one inference request, each with its prompt and parameters.
 #[derive(Debug)]
-pub(crate) struct Inference {
+pub(crate) struct CaptionBatch {
     /// One per image.
     pub(crate) requests: Vec<CaptionRequest>,
-    form: AnswerForm,
+    /// How to write the response.
+    pub(crate) response_spec: ResponseSpec,
 }
 
-/// The inputs by their meaning.
+/// The inputs that have been read.
 #[derive(Default)]
 struct Inputs {
-    images: Option<(Vec<ImageSource>, usize)>,
-    texts: Option<(&'static str, Vec<Option<Prompt>>)>,
-    parameters: GenerationParameters,
+    images: Option<Vec<ImageSource>>,
+    /// Dimensions of the tensor of the images, 1 or 2.
+    rank: usize,
+    prompts: Option<Vec<Option<Prompt>>>,
+    /// The client's name for the prompts.
+    prompt_field: &'static str,
+    parameters: Map<String, Value>,
 }
 
-impl Inference {
-    /// Checks the content of `request`; `envelope` holds all that it does not say itself (model, deadline, ...).
+impl CaptionBatch {
+    /// Checks the content of `request` to the model named `model`.
     pub(crate) fn new(
         mut request: InferRequest,
-        envelope: &CaptionRequest,
+        model: &str,
+        mut deadline: Deadline,
         limits: ContentLimits,
     ) -> Result<Self, CaptionError> {
-        let model = envelope.model.as_deref().unwrap_or_default();
-        let binary = flag(&mut request, "binary_data_output")?;
-        let deadline = earlier(envelope.deadline, timeout(&mut request)?);
+        let is_binary = take_flag(&mut request, "binary_data_output")?;
+        deadline.at = earlier(deadline.at, take_timeout(&mut request)?);
         let mut inputs = Inputs::default();
         let mut seen = HashSet::new();
         for input in request.inputs {
@@ -66,35 +74,27 @@ impl Inference {
             }
             inputs.add(name, &input, model, limits)?;
         }
-        for (name, value) in &request.parameters {
-            let is_reserved = RESERVED.contains(&name.as_str()) || name.starts_with("triton_");
-            match parameters::set(&mut inputs.parameters, name, value) {
-                Some(outcome) => outcome?,
-                None if is_reserved => {}
-                None => {
-                    return Err(CaptionError::invalid(format!("parameters.{}", echo(name)), "is no known parameter"));
-                }
+        for (name, value) in request.parameters {
+            if parameters::is_known(&name) {
+                parameters::insert(&mut inputs.parameters, &name, value)?;
+            } else if !RESERVED.contains(&name.as_str()) && !name.starts_with("triton_") {
+                return Err(CaptionError::invalid(format!("parameters.{}", echo(&name)), "unknown parameter"));
             }
         }
-        let outputs = outputs(&request.outputs, binary, model)?;
-        let (images, rank) = inputs.images.ok_or_else(|| {
+        let outputs = requested_outputs(&request.outputs, is_binary, model)?;
+        let images = inputs.images.ok_or_else(|| {
             CaptionError::invalid("img_url", "missing required input 'img_url' (or 'image' with the bytes of a file)")
         })?;
-        let prompts = spread(inputs.texts, images.len())?;
-        let of_image = |(image, prompt)| CaptionRequest {
-            image,
+        let prompts = broadcast_prompts(inputs.prompts, inputs.prompt_field, images.len())?;
+        let parameters = parameters::from_values(inputs.parameters)?;
+        let requests = images.into_iter().zip(prompts).map(|(image, prompt)| CaptionRequest {
+            model: Some(model.to_owned()),
             prompt,
-            deadline,
-            parameters: inputs.parameters.clone(),
-            ..envelope.clone()
-        };
-        let requests = images.into_iter().zip(prompts).map(of_image).collect();
-        Ok(Self { requests, form: AnswerForm { id: request.id, rank, outputs } })
-    }
-
-    /// The requests, and how to write their answers.
-    pub(crate) fn into_parts(self) -> (Vec<CaptionRequest>, AnswerForm) {
-        (self.requests, self.form)
+            parameters: parameters.clone(),
+            ..new_request(image, deadline)
+        });
+        let response_spec = ResponseSpec { id: request.id, rank: inputs.rank, outputs };
+        Ok(Self { requests: requests.collect(), response_spec })
     }
 }
 
@@ -102,7 +102,7 @@ impl Inputs {
     fn add(&mut self, name: &str, input: &InferInput, model: &str, limits: ContentLimits) -> Result<(), CaptionError> {
         match name {
             "img_url" => {
-                let images = strings(input, model)?.into_iter().map(|text| image::from_url(text, limits));
+                let images = texts(input, model)?.into_iter().map(|text| image::from_url(text, limits));
                 self.add_images(input, images, limits)
             }
             "image" => match &input.data {
@@ -110,14 +110,15 @@ impl Inputs {
                     self.add_images(input, files.iter().map(|file| image::from_bytes(file.clone(), limits)), limits)
                 }
                 _ => {
-                    let images = strings(input, model)?.into_iter().map(|text| image::from_base64(text, limits));
+                    let images = texts(input, model)?.into_iter().map(|text| image::from_base64(text, limits));
                     self.add_images(input, images, limits)
                 }
             },
             "text" => {
-                let field = if input.name == "prompt" { "prompt" } else { "text" };
-                let texts = strings(input, model)?.into_iter().map(|text| prompt(field, text, limits));
-                self.texts = Some((field, texts.collect::<Result<_, _>>()?));
+                self.prompt_field = if input.name == "prompt" { "prompt" } else { "text" };
+                let prompts =
+                    texts(input, model)?.into_iter().map(|text| prompt(self.prompt_field, Some(text), limits));
+                self.prompts = Some(prompts.collect::<Result<_, _>>()?);
                 Ok(())
             }
             name => self.add_parameter(name, input, model),
@@ -142,7 +143,8 @@ impl Inputs {
             let reason = format!("unexpected shape {:?} for '{}', expected [N] or [N, 1]", input.shape, input.name);
             return Err(CaptionError::invalid(format!("{}.shape", input.field), reason));
         }
-        self.images = Some((gather(images)?, input.shape.len()));
+        self.images = Some(gather(images)?);
+        self.rank = input.shape.len();
         Ok(())
     }
 
@@ -153,15 +155,15 @@ impl Inputs {
         }
         let mut values = match &input.data {
             Elements::Values(values) => values.clone(),
-            Elements::Bytes(_) => strings(input, model)?.into_iter().map(Value::from).collect(),
+            Elements::Bytes(_) => texts(input, model)?.into_iter().map(Value::from).collect(),
         };
-        let is_list = name == "bad_words";
+        let is_list = parameters::is_list(name);
         if !is_list && values.len() != 1 {
             let reason = format!("has {} elements, '{name}' takes one", values.len());
             return Err(CaptionError::invalid(input.data_field.clone(), reason));
         }
         let value = if is_list { Value::Array(values) } else { values.swap_remove(0) };
-        parameters::set(&mut self.parameters, name, &value).unwrap_or(Ok(()))
+        parameters::insert(&mut self.parameters, name, value)
     }
 }
 
@@ -212,49 +214,45 @@ fn canonical(name: &str) -> &str {
     }
 }
 
-/// A parameter of the request that is true or false; false if it is not there.
-pub(crate) fn flag(request: &mut InferRequest, name: &'static str) -> Result<bool, CaptionError> {
+/// Takes a parameter of the request that is true or false; false if it is not there.
+pub(crate) fn take_flag(request: &mut InferRequest, name: &'static str) -> Result<bool, CaptionError> {
     match request.parameters.remove(name) {
         None => Ok(false),
         Some(Value::Bool(flag)) => Ok(flag),
-        Some(other) => {
-            let reason = format!("must be true or false, got {}", describe(&other));
-            Err(CaptionError::invalid(format!("parameters.{name}"), reason))
-        }
+        Some(other) => Err(CaptionError::invalid(format!("parameters.{name}"), mistake("true or false", &other))),
     }
 }
 
-/// How long the client waits, if it says so.
-fn timeout(request: &mut InferRequest) -> Result<Option<Duration>, CaptionError> {
+/// Takes how long the client waits, if it says so.
+fn take_timeout(request: &mut InferRequest) -> Result<Option<Duration>, CaptionError> {
     let Some(value) = request.parameters.remove(TIMEOUT) else { return Ok(None) };
     let microseconds = value.as_u64().ok_or_else(|| {
-        let reason = format!("must be a whole number of microseconds, got {}", describe(&value));
-        CaptionError::invalid(format!("parameters.{TIMEOUT}"), reason)
+        CaptionError::invalid(format!("parameters.{TIMEOUT}"), mistake("a whole number of microseconds", &value))
     })?;
     Ok((microseconds > 0).then(|| Duration::from_micros(microseconds)))
 }
 
-/// The deadline, or the end of this time from now if that is sooner.
-fn earlier(deadline: Option<Instant>, timeout: Option<Duration>) -> Option<Instant> {
-    // One beyond the clock is none.
-    let own = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
-    [deadline, own].into_iter().flatten().min()
+/// The deadline, or the end of `timeout` from now if that is sooner.
+fn earlier(deadline: Instant, timeout: Option<Duration>) -> Instant {
+    // A time beyond the clock is no limit.
+    let end = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+    end.map_or(deadline, |end| end.min(deadline))
 }
 
-/// The elements of a tensor of text, at least one.
-fn strings<'a>(input: &'a InferInput, model: &str) -> Result<Vec<&'a str>, CaptionError> {
+/// The elements of a tensor of texts, at least one.
+fn texts<'a>(input: &'a InferInput, model: &str) -> Result<Vec<&'a str>, CaptionError> {
     if input.datatype != "BYTES" {
         let (name, datatype) = (&input.name, &input.datatype);
         let reason = format!("inference input '{name}' data-type is '{datatype}', but model '{model}' expects 'BYTES'");
         return Err(CaptionError::invalid(format!("{}.datatype", input.field), reason));
     }
     match &input.data {
-        // Elements of BYTES are strings: checked with the form.
+        // Elements of BYTES are strings, which was checked with the form.
         Elements::Values(values) => Ok(values.iter().map(|value| value.as_str().unwrap_or_default()).collect()),
         Elements::Bytes(elements) => {
             let texts = elements.iter().enumerate().map(|(index, element)| {
                 let reason =
-                    |_| CaptionError::invalid(input.data_field.clone(), format!("element {index} is no UTF-8"));
+                    |_| CaptionError::invalid(input.data_field.clone(), format!("element {index} is not UTF-8"));
                 std::str::from_utf8(element).map_err(reason)
             });
             texts.collect()
@@ -262,18 +260,19 @@ fn strings<'a>(input: &'a InferInput, model: &str) -> Result<Vec<&'a str>, Capti
     }
 }
 
-/// One prompt for each image: as many as there are images, or one for all.
-fn spread(
-    texts: Option<(&'static str, Vec<Option<Prompt>>)>,
+/// One prompt for each image, from as many as there are images, or from one for all.
+fn broadcast_prompts(
+    prompts: Option<Vec<Option<Prompt>>>,
+    field: &'static str,
     images: usize,
 ) -> Result<Vec<Option<Prompt>>, CaptionError> {
-    match texts {
+    match prompts {
         None => Ok(vec![None; images]),
-        Some((_, texts)) if texts.len() == images => Ok(texts),
-        Some((_, texts)) if texts.len() == 1 => Ok(vec![texts[0].clone(); images]),
-        Some((name, texts)) => {
-            let reason = format!("has {} elements, expected 1 or one for each of the {images} images", texts.len());
-            Err(CaptionError::invalid(name, reason))
+        Some(prompts) if prompts.len() == images => Ok(prompts),
+        Some(prompts) if prompts.len() == 1 => Ok(vec![prompts[0].clone(); images]),
+        Some(prompts) => {
+            let reason = format!("has {} elements, expected 1 or one for each of the {images} images", prompts.len());
+            Err(CaptionError::invalid(field, reason))
         }
     }
 }

@@ -1,6 +1,7 @@
-//! Reads an Open Inference Protocol request in JSON, with or without binary tensors behind it.
+//! Open Inference Protocol requests in JSON, with or without binary tensors behind them.
 //!
-//! By hand, so that every mistake names its field. Unknown keys are tolerated, as other servers do.
+//! Unlike the other bodies they are read value by value: what `data` may be depends on the datatype, the shape and the
+//! parameters beside it. Unknown keys are tolerated, as other servers do.
 
 use bytes::Bytes;
 use serde_json::{Map, Value};
@@ -8,7 +9,7 @@ use serde_json::{Map, Value};
 use crate::{
     error::CaptionError,
     server::protocol::{
-        json::describe,
+        json::mistake,
         open_inference::{
             request::{
                 InferInput, InferRequest, MAX_ENTRIES, RequestedOutput, check_datatype, check_id, check_shape, decode,
@@ -20,21 +21,21 @@ use crate::{
 };
 
 impl InferRequest {
-    /// Checks the form of `body`, whose binary tensors are in `binary`, in the order of the inputs.
+    /// Parses `body`, whose binary tensors are in `binary`, in the order of the inputs.
     pub(crate) fn parse(body: Value, mut binary: Bytes) -> Result<Self, CaptionError> {
         let Value::Object(mut body) = body else {
             return Err(wrong("body", "an object", &body));
         };
-        let id = given(&mut body, "id").map(id).transpose()?;
-        let parameters = parameters("parameters", given(&mut body, "parameters"))?;
-        let inputs = entries(given(&mut body, "inputs"), "inputs")?.into_iter().enumerate();
+        let id = take(&mut body, "id").map(id).transpose()?;
+        let parameters = parameters("parameters", take(&mut body, "parameters"))?;
+        let inputs = entries(take(&mut body, "inputs"), "inputs")?.into_iter().enumerate();
         let inputs = inputs.map(|(index, input)| InferInput::parse(format!("inputs[{index}]"), input, &mut binary));
         let inputs = inputs.collect::<Result<_, _>>()?;
         if !binary.is_empty() {
             let reason = format!("{} bytes are left after the binary data of the inputs", binary.len());
             return Err(CaptionError::invalid("body", reason));
         }
-        let outputs = match given(&mut body, "outputs") {
+        let outputs = match take(&mut body, "outputs") {
             None => vec![],
             outputs => entries(outputs, "outputs")?,
         };
@@ -49,14 +50,14 @@ impl InferInput {
         let Value::Object(mut input) = input else {
             return Err(wrong(&field, "an object", &input));
         };
-        let name = string(&field, "name", given(&mut input, "name"))?;
-        let datatype = string(&field, "datatype", given(&mut input, "datatype"))?;
+        let name = string(&field, "name", take(&mut input, "name"))?;
+        let datatype = string(&field, "datatype", take(&mut input, "datatype"))?;
         let holds = check_datatype(&field, &datatype)?;
-        let shape = shape(&field, given(&mut input, "shape"))?;
-        let parameters = parameters(&format!("{field}.parameters"), given(&mut input, "parameters"))?;
+        let shape = shape(&field, take(&mut input, "shape"))?;
+        let parameters = parameters(&format!("{field}.parameters"), take(&mut input, "parameters"))?;
         refuse_shared_memory(&field, parameters.keys())?;
         let data_field = format!("{field}.data");
-        let data = match (given(&mut input, "data"), parameters.get("binary_data_size")) {
+        let data = match (take(&mut input, "data"), parameters.get("binary_data_size")) {
             (Some(data), None) => {
                 let data = flatten(data, &shape).map_err(|reason| CaptionError::invalid(data_field.clone(), reason))?;
                 if let Some(odd) = data.iter().find(|value| !holds(value)) {
@@ -66,7 +67,7 @@ impl InferInput {
             }
             (None, Some(size)) => {
                 let field = format!("{field}.parameters.binary_data_size");
-                let raw = take(binary, size).map_err(|reason| CaptionError::invalid(field, reason))?;
+                let raw = split_off(binary, size).map_err(|reason| CaptionError::invalid(field, reason))?;
                 decode(&data_field, &datatype, &shape, raw)?
             }
             (Some(_), Some(_)) => {
@@ -85,30 +86,30 @@ impl RequestedOutput {
         let Value::Object(mut output) = output else {
             return Err(wrong(field, "an object", &output));
         };
-        let name = string(field, "name", given(&mut output, "name"))?;
-        let parameters = parameters(&format!("{field}.parameters"), given(&mut output, "parameters"))?;
+        let name = string(field, "name", take(&mut output, "name"))?;
+        let parameters = parameters(&format!("{field}.parameters"), take(&mut output, "parameters"))?;
         refuse_shared_memory(field, parameters.keys())?;
-        let binary = match parameters.get("binary_data") {
+        let is_binary = match parameters.get("binary_data") {
             None => None,
-            Some(Value::Bool(binary)) => Some(*binary),
+            Some(Value::Bool(flag)) => Some(*flag),
             Some(other) => return Err(wrong(&format!("{field}.parameters.binary_data"), "true or false", other)),
         };
-        Ok(Self { name, binary })
+        Ok(Self { name, is_binary })
     }
 }
 
-/// A member of an object. Some clients write null for what they do not mean.
-fn given(object: &mut Map<String, Value>, key: &str) -> Option<Value> {
+/// Takes a member of an object. `null` is the same as no value.
+fn take(object: &mut Map<String, Value>, key: &str) -> Option<Value> {
     object.remove(key).filter(|value| !value.is_null())
 }
 
 fn wrong(field: &str, expected: &str, value: &Value) -> CaptionError {
-    CaptionError::invalid(field.to_owned(), format!("must be {expected}, got {}", describe(value)))
+    CaptionError::invalid(field.to_owned(), mistake(expected, value))
 }
 
 fn id(value: Value) -> Result<String, CaptionError> {
     match value {
-        Value::String(id) => check_id(id),
+        Value::String(id) => check_id(id).map_err(|reason| CaptionError::invalid("id", reason)),
         other => Err(wrong("id", "a string", &other)),
     }
 }
@@ -148,20 +149,20 @@ fn shape(field: &str, value: Option<Value>) -> Result<Vec<usize>, CaptionError> 
     check_shape(field, value.as_array().and_then(|list| list.iter().map(dimension).collect()))
 }
 
-/// Cuts the next `size` bytes off.
-fn take(binary: &mut Bytes, size: &Value) -> Result<Bytes, String> {
+/// Takes the next `size` bytes.
+fn split_off(binary: &mut Bytes, size: &Value) -> Result<Bytes, String> {
     let given = size.as_u64().and_then(|size| usize::try_from(size).ok());
-    let size = given.ok_or_else(|| format!("must be a number of bytes, got {}", describe(size)))?;
+    let size = given.ok_or_else(|| mistake("a number of bytes", size))?;
     if size > binary.len() {
         return Err(format!("announces {size} bytes, {} are left in the body", binary.len()));
     }
     Ok(binary.split_to(size))
 }
 
-/// Data may be flat or nested as the shape says.
+/// Flattens `data`, which may be nested as the shape says.
 fn flatten(data: Value, shape: &[usize]) -> Result<Vec<Value>, String> {
     let Value::Array(list) = data else {
-        return Err(format!("must be an array, got {}", describe(&data)));
+        return Err(mistake("an array", &data));
     };
     let is_nested = shape.len() == 2 && list.first().is_some_and(Value::is_array);
     let flat = if is_nested {
@@ -247,7 +248,7 @@ mod tests {
             (input("name", json!(1)), "inputs[0].name: must be a string, got 1"),
             (input("datatype", json!(null)), "inputs[0].datatype: is required"),
             (input("datatype", json!(7)), "inputs[0].datatype: must be a string, got 7"),
-            (input("datatype", json!("TEXT")), "inputs[0].datatype: 'TEXT' is unknown"),
+            (input("datatype", json!("TEXT")), "inputs[0].datatype: unknown datatype 'TEXT'"),
             (input("data", json!([5])), "inputs[0].data: must be elements of datatype BYTES, got 5"),
         ] {
             let text = InferRequest::parse(body, Bytes::new()).unwrap_err().to_string();

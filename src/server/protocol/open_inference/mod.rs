@@ -1,7 +1,6 @@
 //! The Open Inference Protocol, as JSON with or without binary tensors and as gRPC messages.
 
 pub(crate) mod grpc;
-pub(crate) mod handler;
 pub(crate) mod infer;
 pub(crate) mod json;
 pub(crate) mod metadata;

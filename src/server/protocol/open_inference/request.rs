@@ -1,4 +1,4 @@
-//! The form of an Open Inference Protocol request, however it came: tensors with names, types and shapes, no meaning yet.
+//! The parsed form of an Open Inference Protocol request, over REST or gRPC: tensors with names, datatypes and shapes.
 
 use bytes::Bytes;
 use serde_json::{Map, Value};
@@ -11,54 +11,54 @@ use crate::{
     },
 };
 
-/// Inputs, outputs or parameters in one request.
+/// Inputs, outputs or parameters of one request, at most.
 pub(crate) const MAX_ENTRIES: usize = 32;
 
-/// Bytes of a request's id.
+/// Bytes of a request's id, at most.
 const MAX_ID_BYTES: usize = 1024;
 
-/// A request as it came.
+/// A request whose names have no meaning yet.
 #[derive(Debug, Default)]
 pub(crate) struct InferRequest {
-    /// To be echoed.
+    /// The client's id, which is echoed.
     pub(crate) id: Option<String>,
     /// Request-level parameters.
     pub(crate) parameters: Map<String, Value>,
-    /// Names may repeat; the reader of the meaning refuses that.
+    /// The input tensors, whose names may repeat.
     pub(crate) inputs: Vec<InferInput>,
-    /// The outputs wanted, in order; empty is the default.
+    /// The requested outputs in order; none stands for the default.
     pub(crate) outputs: Vec<RequestedOutput>,
 }
 
 /// One input tensor whose data has the declared shape and datatype.
 #[derive(Debug)]
 pub(crate) struct InferInput {
-    /// e.g. `inputs[0]`, for errors.
+    /// Where it is, e.g. `inputs[0]`, for errors.
     pub(crate) field: String,
-    /// The tensor's name.
+    /// Name of the tensor.
     pub(crate) name: String,
-    /// e.g. `BYTES`.
+    /// Datatype, e.g. `BYTES`.
     pub(crate) datatype: String,
     /// One or two dimensions, each >= 1.
     pub(crate) shape: Vec<usize>,
-    /// Row-major, as many as the product of `shape`.
+    /// The elements, row-major, as many as the product of `shape`.
     pub(crate) data: Elements,
-    /// Where they were, for errors.
+    /// Where the elements are, for errors.
     pub(crate) data_field: String,
 }
 
-/// One output asked for.
+/// One requested output.
 #[derive(Debug)]
 pub(crate) struct RequestedOutput {
-    /// Of the tensor.
+    /// Name of the tensor.
     pub(crate) name: String,
-    /// Whether as bytes behind the JSON; `None` is as the request says for all.
-    pub(crate) binary: Option<bool>,
+    /// Whether it goes as bytes behind the JSON; `None` leaves that to the request's `binary_data_output`.
+    pub(crate) is_binary: Option<bool>,
 }
 
 impl InferRequest {
-    /// A body that is nothing but a picture: the binary tensor extension with a JSON part of length 0.
-    pub(crate) fn of_picture(file: Bytes) -> Self {
+    /// A body that is nothing but an image file: the binary tensor extension with a JSON part of length 0.
+    pub(crate) fn from_raw_image(file: Bytes) -> Self {
         let input = InferInput {
             field: "inputs[0]".to_owned(),
             name: "image".to_owned(),
@@ -72,10 +72,11 @@ impl InferRequest {
     }
 }
 
-/// The test that an element in JSON must pass.
+/// The test that an element of this datatype must pass in JSON.
 pub(crate) fn check_datatype(field: &str, datatype: &str) -> Result<fn(&Value) -> bool, CaptionError> {
-    holds(datatype)
-        .ok_or_else(|| CaptionError::invalid(format!("{field}.datatype"), format!("'{}' is unknown", echo(datatype))))
+    holds(datatype).ok_or_else(|| {
+        CaptionError::invalid(format!("{field}.datatype"), format!("unknown datatype '{}'", echo(datatype)))
+    })
 }
 
 /// The elements of a tensor that came as bytes.
@@ -84,7 +85,7 @@ pub(crate) fn decode(field: &str, datatype: &str, shape: &[usize], raw: Bytes) -
     elements.map_err(|reason| CaptionError::invalid(field.to_owned(), reason))
 }
 
-/// Some clients offer it; this server shares memory with nobody.
+/// Refuses the extension by which clients on the same machine pass tensors.
 pub(crate) fn refuse_shared_memory<'a>(
     field: &str,
     mut parameters: impl Iterator<Item = &'a String>,
@@ -92,24 +93,24 @@ pub(crate) fn refuse_shared_memory<'a>(
     match parameters.find(|name| name.starts_with("shared_memory_")) {
         None => Ok(()),
         Some(name) => {
-            Err(CaptionError::invalid(format!("{field}.parameters.{}", echo(name)), "shared memory is not offered"))
+            Err(CaptionError::invalid(format!("{field}.parameters.{}", echo(name)), "shared memory is not supported"))
         }
     }
 }
 
-/// Sizes on the wire, of which each must be positive.
+/// Checks the sizes of a tensor.
 pub(crate) fn check_shape(field: &str, shape: Option<Vec<usize>>) -> Result<Vec<usize>, CaptionError> {
     shape.filter(|shape| (1..=2).contains(&shape.len()) && !shape.contains(&0)).ok_or_else(|| {
         CaptionError::invalid(format!("{field}.shape"), "must be an array of one or two positive integers")
     })
 }
 
-/// An id of bearable length.
-pub(crate) fn check_id(id: String) -> Result<String, CaptionError> {
+/// Checks the length of a request's id.
+pub(crate) fn check_id(id: String) -> Result<String, String> {
     if id.len() <= MAX_ID_BYTES {
         return Ok(id);
     }
-    Err(CaptionError::invalid("id", format!("must be at most {MAX_ID_BYTES} bytes, got {}", id.len())))
+    Err(format!("must be at most {MAX_ID_BYTES} bytes, got {}", id.len()))
 }
 
 /// The test that an element of this datatype passes; `None` for an unknown datatype.

@@ -1,7 +1,7 @@
-//! The answer to an Open Inference request: which outputs were asked for, and their tensors.
+//! The response to an Open Inference request: the requested outputs and their tensors, before a transport writes them.
 //!
-//! Every output has one row per caption, image-major, in the rank that the images came in. The caption is always first,
-//! because clients read `outputs[0].data[0]`.
+//! Every output has one row per caption, image-major, in the rank of the tensor of the images. The caption is always
+//! first, because clients read `outputs[0].data[0]`.
 
 use bytes::{BufMut, Bytes, BytesMut};
 use serde::Serialize;
@@ -17,18 +17,26 @@ use crate::{
 };
 use generation::TokenId;
 
-/// How the answer is to be written.
+/// How the response is written.
 #[derive(Clone, Debug)]
-pub(crate) struct AnswerForm {
-    /// To be echoed.
+pub(crate) struct ResponseSpec {
+    /// The request's id, which is echoed.
     pub(crate) id: Option<String>,
-    /// 1 or 2.
+    /// Dimensions of the tensors, 1 or 2.
     pub(crate) rank: usize,
-    /// At least one; `true` for those that go as bytes behind the JSON.
-    pub(crate) outputs: Vec<(Output, bool)>,
+    /// At least one.
+    pub(crate) outputs: Vec<OutputSpec>,
 }
 
-/// What can be asked for.
+/// One output of a response.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct OutputSpec {
+    pub(crate) output: Output,
+    /// Whether it goes as bytes behind the JSON, where the transport has both.
+    pub(crate) is_binary: bool,
+}
+
+/// The outputs that a request can name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Output {
     Text,
@@ -37,16 +45,16 @@ pub(crate) enum Output {
     FinishReason,
 }
 
-/// The answer, not yet in the form of a transport.
+/// The response, not yet in the form of a transport.
 #[derive(Debug)]
-pub(crate) struct Answer {
-    /// To be echoed.
+pub(crate) struct InferenceResponse {
+    /// The request's id, which is echoed.
     pub(crate) id: Option<String>,
-    /// The model's own name.
+    /// Name of the model, not the alias of the request.
     pub(crate) model_name: String,
-    /// Its version.
+    /// Version of the model.
     pub(crate) model_version: String,
-    /// In the order of the answer.
+    /// The outputs in the order of the response.
     pub(crate) outputs: Vec<OutputTensor>,
 }
 
@@ -57,8 +65,8 @@ pub(crate) struct OutputTensor {
     pub(crate) datatype: &'static str,
     pub(crate) shape: Vec<usize>,
     pub(crate) data: OutputData,
-    /// As bytes, where the transport has both forms.
-    pub(crate) binary: bool,
+    /// Whether it goes as bytes behind the JSON, where the transport has both.
+    pub(crate) is_binary: bool,
 }
 
 /// Elements of an output, row-major.
@@ -73,38 +81,36 @@ pub(crate) enum OutputData {
     Integers(Vec<i64>),
 }
 
-impl AnswerForm {
-    /// The answer of `model`, image-major.
-    pub(crate) fn answer(self, model: &ServedModel, replies: Vec<CaptionReply>) -> Answer {
+impl ResponseSpec {
+    /// The response of `model`, image-major.
+    pub(crate) fn response(self, model: &ServedModel, replies: Vec<CaptionReply>) -> InferenceResponse {
         let captions: Vec<Caption> = replies.into_iter().flat_map(|reply| reply.captions).collect();
-        let tensor = |(output, binary): (Output, bool)| {
+        let outputs = self.outputs.into_iter().map(|OutputSpec { output, is_binary }| {
             let (mut shape, data) = output.column(&captions, model.pad_token_id());
             if self.rank == 2 && shape.len() == 1 {
                 shape.push(1);
             }
-            OutputTensor { name: output.name(), datatype: data.datatype(), shape, data, binary }
-        };
-        let outputs = self.outputs.iter().copied().map(tensor).collect();
-        Answer { id: self.id, model_name: model.name.clone(), model_version: model.version.clone(), outputs }
+            OutputTensor { name: output.name(), datatype: data.datatype(), shape, data, is_binary }
+        });
+        let (model_name, model_version) = (model.name.clone(), model.version.clone());
+        InferenceResponse { id: self.id, model_name, model_version, outputs: outputs.collect() }
     }
-}
 
-impl AnswerForm {
-    /// The next piece of a caption that is read along.
-    pub(crate) fn piece(&self, model: &ServedModel, text: String) -> Answer {
+    /// The next piece of a caption that is streamed.
+    pub(crate) fn piece(&self, model: &ServedModel, text: String) -> InferenceResponse {
         let data = OutputData::Text(vec![text]);
         let (name, datatype) = (Output::Text.name(), data.datatype());
-        let output = OutputTensor { name, datatype, shape: vec![1; self.rank], data, binary: false };
+        let output = OutputTensor { name, datatype, shape: vec![1; self.rank], data, is_binary: false };
         let (model_name, model_version) = (model.name.clone(), model.version.clone());
-        Answer { id: self.id.clone(), model_name, model_version, outputs: vec![output] }
+        InferenceResponse { id: self.id.clone(), model_name, model_version, outputs: vec![output] }
     }
 }
 
 impl Output {
-    /// All of them, the default first.
+    /// Every output, the default first.
     pub(crate) const ALL: [Self; 4] = [Self::Text, Self::TokenIds, Self::Score, Self::FinishReason];
 
-    /// Of the tensor.
+    /// Name of the tensor.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Text => "generated_output",
@@ -114,7 +120,7 @@ impl Output {
         }
     }
 
-    /// What one row of it is: datatype, and elements, of which -1 is any number.
+    /// Datatype of the tensor and elements in one of its rows, -1 for any number.
     pub(crate) fn row(self) -> (&'static str, i64) {
         match self {
             Self::Text | Self::FinishReason => ("BYTES", 1),
@@ -131,7 +137,7 @@ impl Output {
             Self::FinishReason => text(|caption| caption.finish_reason.as_str().to_owned()),
             Self::Score => OutputData::Numbers(captions.iter().map(|caption| caption.score).collect()),
             Self::TokenIds => {
-                // As `generate` of transformers returns them: rows filled up to the longest.
+                // As transformers' `generate` returns them: rows padded to the longest.
                 let width = captions.iter().map(|caption| caption.token_ids.len()).max().unwrap_or_default();
                 let rows = captions.iter().flat_map(|caption| {
                     let ids = caption.token_ids.iter().chain(std::iter::repeat(&pad_token_id));
@@ -165,27 +171,27 @@ impl OutputData {
     }
 }
 
-/// The outputs asked for, the caption first; by default the caption alone. `binary` is for those that do not say.
-pub(crate) fn outputs(
-    asked: &[RequestedOutput],
-    binary: bool,
+/// The requested outputs, the caption first; by default the caption alone. `is_binary` applies to those that say nothing.
+pub(crate) fn requested_outputs(
+    requested: &[RequestedOutput],
+    is_binary: bool,
     model: &str,
-) -> Result<Vec<(Output, bool)>, CaptionError> {
-    let mut outputs: Vec<(Output, bool)> = vec![];
-    for (index, RequestedOutput { name, binary: own }) in asked.iter().enumerate() {
+) -> Result<Vec<OutputSpec>, CaptionError> {
+    let mut outputs: Vec<OutputSpec> = vec![];
+    for (index, RequestedOutput { name, is_binary: own }) in requested.iter().enumerate() {
         let field = || format!("outputs[{index}].name");
         let output = Output::ALL.into_iter().find(|output| output.name() == name).ok_or_else(|| {
             CaptionError::invalid(field(), format!("unexpected inference output '{}' for model '{model}'", echo(name)))
         })?;
-        if outputs.iter().any(|(known, _)| *known == output) {
+        if outputs.iter().any(|known| known.output == output) {
             return Err(CaptionError::invalid(field(), format!("'{name}' is given twice")));
         }
-        outputs.push((output, own.unwrap_or(binary)));
+        outputs.push(OutputSpec { output, is_binary: own.unwrap_or(is_binary) });
     }
     if outputs.is_empty() {
-        outputs.push((Output::Text, binary));
+        outputs.push(OutputSpec { output: Output::Text, is_binary });
     }
-    // The caption comes first, whatever the order asked: clients read outputs[0].
-    outputs.sort_by_key(|(output, _)| *output != Output::Text);
+    // Whatever the order of the request: clients read outputs[0].
+    outputs.sort_by_key(|spec| spec.output != Output::Text);
     Ok(outputs)
 }

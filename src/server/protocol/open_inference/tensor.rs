@@ -1,27 +1,27 @@
-//! Elements of tensors, in JSON or as bytes.
+//! Elements of tensors, as JSON values or as bytes.
 //!
-//! Bytes are those of the binary tensor extension and of gRPC's raw contents: numbers little endian, an element of BYTES as
-//! its length (4 bytes, little endian) and its bytes.
+//! The bytes are those of the binary tensor extension and of gRPC's raw contents: numbers are little endian, an element of
+//! BYTES is its length (4 bytes, little endian) and its bytes.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use serde_json::Value;
 
 use crate::server::protocol::echo;
 
-/// Elements in one input tensor; far above any real request.
+/// Elements of one input tensor, at most; far above any real request.
 const MAX_ELEMENTS: usize = 4096;
 
 /// Row-major elements of an input tensor.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Elements {
-    /// From JSON, or numbers from anywhere. A file's bytes are base64 here.
+    /// Elements in JSON, and numbers of every origin. A file is base64 here.
     Values(Vec<Value>),
-    /// Elements of BYTES as they are.
+    /// Elements of BYTES from a binary tensor.
     Bytes(Vec<Bytes>),
 }
 
 impl Elements {
-    /// How many.
+    /// Number of elements.
     pub(crate) fn len(&self) -> usize {
         match self {
             Self::Values(values) => values.len(),
@@ -30,7 +30,7 @@ impl Elements {
     }
 }
 
-/// How many elements a tensor of this shape has.
+/// Number of elements in a tensor of this shape.
 pub(crate) fn count(shape: &[usize]) -> Result<usize, String> {
     let product = shape.iter().try_fold(1_usize, |product, dimension| product.checked_mul(*dimension));
     product
@@ -38,14 +38,14 @@ pub(crate) fn count(shape: &[usize]) -> Result<usize, String> {
         .ok_or_else(|| format!("shape {shape:?} has more than {MAX_ELEMENTS} elements"))
 }
 
-/// Reads `wanted` elements that fill `raw` exactly.
-pub(crate) fn decode(datatype: &str, wanted: usize, raw: Bytes) -> Result<Elements, String> {
+/// Reads `count` elements that fill `raw` exactly.
+pub(crate) fn decode(datatype: &str, count: usize, raw: Bytes) -> Result<Elements, String> {
     if datatype == "BYTES" {
-        return strings(wanted, raw).map(Elements::Bytes);
+        return texts(count, raw).map(Elements::Bytes);
     }
     let (width, read) = number(datatype).ok_or_else(|| format!("cannot be binary data of '{}'", echo(datatype)))?;
-    if raw.len() != wanted * width {
-        return Err(format!("has {} bytes, {wanted} elements of {datatype} are {}", raw.len(), wanted * width));
+    if raw.len() != count * width {
+        return Err(format!("has {} bytes, {count} elements of {datatype} are {}", raw.len(), count * width));
     }
     Ok(Elements::Values(raw.chunks_exact(width).map(read).collect()))
 }
@@ -56,11 +56,11 @@ pub(crate) fn put_string(bytes: &mut BytesMut, text: &[u8]) {
     bytes.put_slice(text);
 }
 
-fn strings(wanted: usize, mut raw: Bytes) -> Result<Vec<Bytes>, String> {
-    let mut elements = Vec::with_capacity(wanted);
-    for index in 0..wanted {
+fn texts(count: usize, mut raw: Bytes) -> Result<Vec<Bytes>, String> {
+    let mut elements = Vec::with_capacity(count);
+    for index in 0..count {
         if raw.len() < 4 {
-            return Err(format!("ends before element {index}: {wanted} elements were announced, each with its length"));
+            return Err(format!("ends before element {index}: {count} elements were announced, each with its length"));
         }
         let length = raw.get_u32_le() as usize;
         if raw.len() < length {
@@ -73,7 +73,7 @@ fn strings(wanted: usize, mut raw: Bytes) -> Result<Vec<Bytes>, String> {
 
 type Read = fn(&[u8]) -> Value;
 
-/// Bytes of a number and how to read it. The lengths of the slices are the widths.
+/// Bytes of a number, and how to read it from a slice of that length.
 fn number(datatype: &str) -> Option<(usize, Read)> {
     Some(match datatype {
         "BOOL" => (1, |mut raw| (raw.get_u8() != 0).into()),
@@ -85,7 +85,7 @@ fn number(datatype: &str) -> Option<(usize, Read)> {
         "UINT16" => (2, |mut raw| raw.get_u16_le().into()),
         "UINT32" => (4, |mut raw| raw.get_u32_le().into()),
         "UINT64" => (8, |mut raw| raw.get_u64_le().into()),
-        // Not a number and infinity become null, which no parameter takes.
+        // NaN and infinities become null, which no parameter accepts.
         "FP32" => (4, |mut raw| raw.get_f32_le().into()),
         "FP64" => (8, |mut raw| raw.get_f64_le().into()),
         _ => return None,

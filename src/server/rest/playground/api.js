@@ -39,7 +39,7 @@ export const call = async (path, request = {}, key = "") => {
   throw await refusal(response);
 };
 
-/** @param {unknown} error What fetch, or a reader of its body, failed with. */
+/** @param {unknown} error Error of fetch, or of a reader of its body. */
 const unreachable = (error) => {
   if (!(error instanceof TypeError)) return error;
   const reason = navigator.onLine ? "The server cannot be reached." : "You are offline.";
@@ -54,7 +54,7 @@ const fail = (error) => {
 const refusal = async (response) => {
   const { status } = response;
   const body = await response.json().catch(() => null);
-  // A proxy in between answers in its own words.
+  // A proxy between may answer without JSON.
   const text = typeof body?.error === "string" ? body.error : `The server answered ${status} ${response.statusText}`;
   const retryAfter = Number(response.headers.get("retry-after")) || 0;
   return new ApiError(text, { status, retryAfter, requestId: body?.request_id ?? "" });
@@ -113,7 +113,7 @@ const form = (file, fields) => {
   return { body };
 };
 
-/** POST generate_stream: pieces as they are decided. */
+/** POST generate_stream: pieces as they are generated. */
 const stream = async (source, { model, prompt, parameters, key }, { signal, onPiece }) => {
   const image = "file" in source ? { image: await base64(source.file) } : { image_url: source.url };
   signal.throwIfAborted();
@@ -167,12 +167,12 @@ async function* events(body) {
       }
     }
   } finally {
-    // Whoever stops reading needs no more of it.
+    // Stop the response if the caller stops reading.
     reader.cancel().catch(() => {});
   }
 }
 
-/** What the server says of its time: `server-timing`, and headers such as `x-queue-time-ms`. */
+/** Timings of the response: `server-timing`, and headers such as `x-queue-time-ms`. */
 const serverTimings = (headers) => {
   const timings = [];
   for (const part of (headers.get("server-timing") ?? "").split(",")) {

@@ -8,7 +8,7 @@ import { watchServer } from "./models.js";
 import { buildParameters, checkParameters, markParameter, readParameters } from "./parameters.js";
 import { Queue } from "./queue.js";
 
-/** Images that are captioned at the same time. The server has places for more, but they are for everyone. */
+/** Images that are captioned at the same time; few, as other clients use the server too. */
 const AT_A_TIME = 3;
 
 /** @type {Card[]} */
@@ -25,7 +25,7 @@ const settings = () => ({
   key: key(),
 });
 
-/** What the next press of the button works on: what has no caption yet, or else everything again. */
+/** The cards that the button runs: those without a caption, or else all of them. */
 const wanted = () => {
   const open = cards.filter((card) => ["idle", "failed", "cancelled"].includes(card.state));
   return open.length > 0 ? open : cards.filter((card) => !card.isBusy);
@@ -51,7 +51,7 @@ const run = (chosen) => {
   for (const card of chosen) card.enqueue(queue);
 };
 
-/** Runs what the button says; where the captions are below the form, they come into view. */
+/** Runs the cards of the button, and scrolls to the captions where they are below the form. */
 const runAll = () => {
   const chosen = wanted();
   run(chosen);
@@ -66,14 +66,14 @@ const house = {
     const at = cards.indexOf(card);
     cards = cards.filter((other) => other !== card);
     update();
-    // The focus goes to the neighbour, not to the top of the page.
+    // Move the focus to the next card; else it falls back to the top of the page.
     const neighbour = cards[Math.min(at, cards.length - 1)];
     (neighbour ? find("[data-do=remove]", neighbour.node) : find("#pick")).focus();
   },
   changed: update,
   failed(error) {
     markParameter(error.field, error.message.replace(/^[^:]*: /, ""));
-    if (error.status === 401) sayKey(key() ? "The server does not know this key." : "The server wants a key.");
+    if (error.status === 401) sayKey(key() ? "The server refuses this key." : "The server requires a key.");
     if (error.status === 0 || error.status === 401) server.reload();
   },
 };
@@ -117,7 +117,7 @@ find("#sample").addEventListener("click", async () => {
   runAll();
 });
 
-// Commands of cards that were not run yet follow the form.
+// Cards that were not run show the commands of the current form.
 const refresh = () => cards.forEach((card) => card.refresh());
 form.addEventListener("input", refresh);
 buildParameters(refresh);

@@ -1,4 +1,4 @@
-/** One image and what became of it: thumbnail, caption, timings, commands. */
+/** One image and its results: thumbnail, caption, timings, commands. */
 
 import { caption } from "./api.js";
 import { commands } from "./commands.js";
@@ -27,7 +27,7 @@ let count = 0;
 
 export class Card {
   #abort = new AbortController();
-  /** What the caption was asked with. */
+  /** Settings of the last run. */
   #asked = null;
   #house;
   #preview = "";
@@ -44,7 +44,7 @@ export class Card {
     this.#house = house;
     this.node = find("#card-template").content.cloneNode(true).firstElementChild;
     this.#title();
-    this.#picture();
+    this.#showThumbnail();
     this.#buttons();
     this.#become("idle");
     this.#part(".commands").addEventListener("toggle", () => this.refresh());
@@ -78,7 +78,7 @@ export class Card {
     this.#house.removed(this);
   }
 
-  /** Writes the commands anew, if they are seen. */
+  /** Updates the commands if they are visible. */
   refresh() {
     const fold = this.#part(".commands");
     if (!fold.open) return;
@@ -110,8 +110,8 @@ export class Card {
     this.#part(".facts").textContent = [dimensions, origin].filter(Boolean).join(" · ");
   }
 
-  /** Pictures of other servers are not shown: this page loads from its own server alone. */
-  #picture() {
+  /** Images of other servers are not shown: this page loads only from its own server. */
+  #showThumbnail() {
     const image = this.#part("img");
     const mark = this.#part(".thumb-mark");
     find("span", mark).textContent = "file" in this.source ? (/\.(\w{1,5})$/.exec(this.source.name)?.[1] ?? "") : "URL";
@@ -145,7 +145,7 @@ export class Card {
     const [cancel, run] = [this.#part("[data-do=cancel]"), this.#part("[data-do=run]")];
     cancel.hidden = !this.isBusy;
     run.hidden = this.isBusy;
-    // The focus stays where the buttons change places.
+    // Keep the focus when one button replaces the other.
     if (focused === cancel && cancel.hidden) run.focus();
     if (focused === run && run.hidden) cancel.focus();
     this.#house.changed(this);
@@ -170,7 +170,7 @@ export class Card {
     }
   }
 
-  /** A piece that came late belongs to nothing any more. */
+  /** Drops a piece that arrives after the run it belongs to. */
   #piece(piece, signal) {
     if (signal.aborted) return;
     const list = this.#part(".captions");

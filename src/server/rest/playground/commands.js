@@ -2,7 +2,7 @@
 
 import { canStream, streamPath } from "./api.js";
 
-/** Where the commands get the key from: the key itself does not belong on a screen or into a shell's history. */
+/** Environment variable with the key, which must not appear on a screen or in a shell's history. */
 const KEY_HEADER = '-H "authorization: Bearer $API_KEY"';
 const NEXT_LINE = " \\\n  ";
 
@@ -30,7 +30,7 @@ export const commands = (source, settings, page) => {
 
 const keyOf = ({ key }) => (key ? [KEY_HEADER] : []);
 
-/** What a request says besides its image. */
+/** Fields of a request other than its image. */
 const fieldsOf = ({ model, prompt, parameters }, promptName = "prompt") => ({
   ...(prompt && { [promptName]: prompt }),
   ...(model && { model }),

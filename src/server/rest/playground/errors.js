@@ -1,9 +1,9 @@
-/** Failures, and what they mean for people. */
+/** Errors, and how they are explained to users. */
 
-/** A request that got no answer, or a refusal. */
+/** A request without a response, or one that was refused. */
 export class ApiError extends Error {
   /**
-   * @param {string} message For people.
+   * @param {string} message Text for users.
    * @param {{ status?: number, retryAfter?: number, requestId?: string }} [more]
    */
   constructor(message, { status = 0, retryAfter = 0, requestId = "" } = {}) {
@@ -13,21 +13,21 @@ export class ApiError extends Error {
     this.requestId = requestId;
   }
 
-  /** The field that the server complains about, if it names one. */
+  /** The field that the error names, if it names one. */
   get field() {
     return this.status === 400 ? (/^([\w.[\]]+): /.exec(this.message)?.[1] ?? "") : "";
   }
 }
 
 /**
- * What a failure means, for people.
+ * Explains an error to users.
  * @param {unknown} error
  */
 export const explain = (error) => {
   if (!(error instanceof ApiError)) return `Something went wrong on this page: ${error}`;
   switch (error.status) {
     case 401:
-      return "This server wants an API key. Enter a valid one under “API key” and try again.";
+      return "This server requires an API key. Enter a valid one under “API key” and try again.";
     case 429:
       return `The server is busy: ${error.message}. Try again ${error.retryAfter > 1 ? `in ${error.retryAfter} seconds` : "in a moment"}.`;
     case 503:
@@ -39,7 +39,7 @@ export const explain = (error) => {
   }
 };
 
-/** What is wrong with the image needs no name of a field: there is one image. */
+/** An error about the image needs no field name, as a card has one image. */
 const sentence = (text) => {
   const plain = text.replace(/^(?:image|img_url|image_url): /, "");
   return plain === text ? text : `${plain.charAt(0).toUpperCase()}${plain.slice(1)}.`;

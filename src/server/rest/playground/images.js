@@ -1,4 +1,4 @@
-/** How images come in: chosen, dropped, pasted, or as a URL. */
+/** Adding images: chosen, dropped, pasted, or as a URL. */
 
 import { complain, find } from "./dom.js";
 
@@ -21,7 +21,7 @@ const choosing = (addFiles) => {
   find("#pick").addEventListener("click", () => input.click());
   input.addEventListener("change", () => {
     addFiles(input.files);
-    // So that the same file can be chosen again.
+    // Else choosing the same file again is no change.
     input.value = "";
   });
 };

@@ -1,4 +1,4 @@
-/** The API key: kept for this tab alone, and never shown. */
+/** The API key, which is kept for this tab and never shown. */
 
 import { complain, find } from "./dom.js";
 
@@ -6,7 +6,7 @@ const NAME = "blip-serve-key";
 
 const input = find("#key");
 
-/** What was entered, if it can be a key at all. */
+/** The entered key, or nothing if it is not a valid key. */
 export const key = () => (isSound() ? input.value.trim() : "");
 
 const isSound = () => /^[\x21-\x7e]*$/.test(input.value.trim());
@@ -20,14 +20,14 @@ export const sayKey = (text) => {
   if (text) find("#key-fold").open = true;
 };
 
-/** Whether the key can be one. */
+/** Whether the entered key is valid. */
 export const checkKey = () => {
   sayKey(isSound() ? "" : "A key has no spaces and no letters beyond ASCII.");
   if (!isSound()) input.focus();
   return isSound();
 };
 
-/** @param {() => void} changed Another key was entered. */
+/** @param {() => void} changed Called when the key changes. */
 export const watchKey = (changed) => {
   input.value = kept();
   const keep = () => {
@@ -36,7 +36,7 @@ export const watchKey = (changed) => {
       if (key()) sessionStorage.setItem(NAME, key());
       else sessionStorage.removeItem(NAME);
     } catch {
-      // Then it lasts as long as the page.
+      // Without storage the key lasts as long as the page.
     }
   };
   input.addEventListener("input", () => {

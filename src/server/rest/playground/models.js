@@ -1,4 +1,4 @@
-/** Whether the server is there, and which models it has. */
+/** State of the server, and its models. */
 
 import { call } from "./api.js";
 import { element, find, say } from "./dom.js";
@@ -38,7 +38,7 @@ const state = (name, text) => {
   find("#state-text").textContent = text;
 };
 
-/** Shows why there are no models; true if asking again would not help. */
+/** Shows why there are no models. Returns true if a retry would not help. */
 const show = (error) => {
   const status = error instanceof ApiError ? error.status : 0;
   say(find("#model-problem"), "");
@@ -54,7 +54,7 @@ const show = (error) => {
   return false;
 };
 
-/** Fills the picker; keeps what was chosen. */
+/** Fills the select element and keeps its value. */
 const list = async (key) => {
   const index = await call("v2/repository/index", { method: "POST", body: "{}" }, key);
   const models = await index.json();

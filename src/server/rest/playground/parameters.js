@@ -1,4 +1,4 @@
-/** The generation parameters: fields, what they may be, and what they say. */
+/** The generation parameters: their fields, bounds and help. */
 
 import { complain, element, find } from "./dom.js";
 
@@ -9,7 +9,7 @@ import { complain, element, find } from "./dom.js";
  * @property {string} help
  * @property {number} [min]
  * @property {number} [max]
- * @property {number} [step] Of the arrow keys.
+ * @property {number} [step] Step of the arrow keys.
  * @property {string[]} [choices] JSON values.
  */
 
@@ -18,16 +18,16 @@ const GROUPS = [
   {
     title: "Length",
     fields: [
-      { name: "max_new_tokens", type: "integer", min: 1, max: 512, help: "New tokens at most; the prompt does not count." },
-      { name: "min_new_tokens", type: "integer", min: 0, max: 512, help: "New tokens before the caption may end." },
-      { name: "min_length", type: "integer", min: 0, max: 512, help: "The same with prompt and start token counted." },
+      { name: "max_new_tokens", type: "integer", min: 1, max: 512, help: "Maximum number of new tokens; the prompt does not count." },
+      { name: "min_new_tokens", type: "integer", min: 0, max: 512, help: "Minimum number of new tokens." },
+      { name: "min_length", type: "integer", min: 0, max: 512, help: "Minimum number of tokens, prompt and start token counted." },
     ],
   },
   {
     title: "Search",
     fields: [
-      { name: "num_beams", type: "integer", min: 1, max: 32, help: "1 takes the likeliest token; more searches wider, and slower." },
-      { name: "num_return_sequences", type: "integer", min: 1, max: 32, help: "Captions for each image. Needs as many beams, or sampling." },
+      { name: "num_beams", type: "integer", min: 1, max: 32, help: "1 is greedy search; more beams search wider and slower." },
+      { name: "num_return_sequences", type: "integer", min: 1, max: 32, help: "Captions per image. Requires as many beams, or sampling." },
       { name: "length_penalty", type: "number", min: -10, max: 10, step: 0.1, help: "Beams: above 0 favours long captions, below 0 short ones." },
       { name: "early_stopping", type: "choice", choices: ["false", "true", '"never"'], help: "Beams: stop when enough captions have ended." },
     ],
@@ -35,18 +35,18 @@ const GROUPS = [
   {
     title: "Repetition",
     fields: [
-      { name: "repetition_penalty", type: "number", min: 0.01, max: 10, step: 0.1, help: "Above 1 makes used tokens less likely." },
-      { name: "no_repeat_ngram_size", type: "integer", min: 0, max: 20, help: "No run of so many tokens comes twice; 0 is off." },
-      { name: "bad_words", type: "lines", help: "Words that never come, one a line." },
+      { name: "repetition_penalty", type: "number", min: 0.01, max: 10, step: 0.1, help: "Above 1 makes tokens less likely to occur twice." },
+      { name: "no_repeat_ngram_size", type: "integer", min: 0, max: 20, help: "Size of n-grams that may not occur twice; 0 is off." },
+      { name: "bad_words", type: "lines", help: "Words that may not be generated, one per line." },
     ],
   },
   {
     title: "Sampling",
     fields: [
-      { name: "do_sample", type: "choice", choices: ["false", "true"], help: "Draw tokens at random. The fields below need it." },
-      { name: "temperature", type: "number", min: 0.01, max: 10, step: 0.1, help: "Below 1 is more careful, above 1 bolder." },
-      { name: "top_k", type: "integer", min: 0, max: 100_000, help: "Draw from the k likeliest tokens; 0 is off." },
-      { name: "top_p", type: "number", min: 0, max: 1, step: 0.05, help: "Draw from the likeliest tokens up to this probability." },
+      { name: "do_sample", type: "choice", choices: ["false", "true"], help: "Draw tokens at random. The fields below require it." },
+      { name: "temperature", type: "number", min: 0.01, max: 10, step: 0.1, help: "Below 1 prefers probable tokens, above 1 evens them out." },
+      { name: "top_k", type: "integer", min: 0, max: 100_000, help: "Draw from the k most probable tokens; 0 is off." },
+      { name: "top_p", type: "number", min: 0, max: 1, step: 0.05, help: "Draw from the most probable tokens up to this total probability." },
       { name: "seed", type: "integer", min: 0, max: Number.MAX_SAFE_INTEGER, help: "The same seed draws the same caption." },
     ],
   },
@@ -115,7 +115,7 @@ const count = () => {
 };
 
 /**
- * Marks a field that the server complained about.
+ * Marks the field that an error of the server names.
  * @param {string} name
  * @param {string} text
  */
@@ -125,13 +125,13 @@ export const markParameter = (name, text) => {
   find("#parameters").open = true;
 };
 
-/** The parameters that are set; what cannot be read is left out. */
+/** The parameters that are set and valid. */
 export const readParameters = () => {
   const entries = FIELDS.map((known) => [known.name, valueOf(known).value]);
   return Object.fromEntries(entries.filter(([, value]) => value !== undefined));
 };
 
-/** Whether every field can be read; else the first that cannot gets the focus. */
+/** Whether every field is valid; else the first invalid one gets the focus. */
 export const checkParameters = () => {
   const wrong = FIELDS.filter((known) => {
     const text = valueOf(known).problem ?? "";

@@ -1,10 +1,10 @@
-// The theme: the system's, until a person chooses the other one with the button in the header.
+// The theme follows the system until the button in the header chooses the other one.
 (() => {
   const NAME = "blip-serve-theme";
   const system = matchMedia("(prefers-color-scheme: dark)");
   const root = document.documentElement;
 
-  /** @returns {string | null} What was chosen; nothing where the browser keeps nothing. */
+  /** @returns {string | null} The choice, or null where the browser has no storage. */
   const chosen = () => {
     try {
       return localStorage.getItem(NAME);
@@ -15,7 +15,7 @@
 
   /** @param {boolean} dark */
   const choose = (dark) => {
-    // The choice of what the system has anyway is no choice: the page follows the system again.
+    // A choice equal to that of the system is removed, so that the page follows the system.
     const theme = dark === system.matches ? null : dark ? "dark" : "light";
     if (theme) root.dataset.theme = theme;
     else delete root.dataset.theme;
@@ -23,7 +23,7 @@
       if (theme) localStorage.setItem(NAME, theme);
       else localStorage.removeItem(NAME);
     } catch {
-      // Then it lasts as long as the page.
+      // Without storage the choice lasts as long as the page.
     }
   };
 
