@@ -1,8 +1,15 @@
-//! Everything that can go wrong with a request, and the class of failure that decides its status.
+//! Everything that can go wrong with a request.
 //!
-//! Both transports read [`CaptionError::code`]; `server/error_response.rs` gives each code its gRPC and HTTP status. `Display` is what the client sees: it names
-//! the field and the bound, and never holds an address, a path or the text of a library. The cause is kept as `source`
-//! and goes to the log once, at the edge.
+//! An error has two readers. The client reads its `Display`: the field, what is wrong and what is allowed, but never an
+//! address, a path or the text of a library. The operator reads the log, which gets the cause (`source`), once, when the
+//! response is written.
+//!
+//! Errors arise in three places: where a request is parsed and validated ([`CaptionError::InvalidArgument`] and the
+//! variants around it), where it is admitted (overload, rate limits, deadlines), and where it runs (a cancelled, failed or
+//! unavailable model). Code below the server returns them unchanged; nobody wraps one in another.
+//!
+//! What this module does not decide is the status: each error has an [`ErrorCode`], and `server/error_response` maps the
+//! code to gRPC and HTTP. So this module knows no transport.
 
 use std::{borrow::Cow, time::Duration};
 
@@ -11,8 +18,8 @@ use thiserror::Error;
 use generation::InvalidParameter;
 use image_processor::DecodeError;
 
-/// What an image URL that could not be used is answered with, whatever the reason: a client must not learn from us what
-/// answers inside our network.
+/// The answer to an image URL that could not be used, whatever the reason: a client must not be able to probe the
+/// server's network.
 pub const IMAGE_URL_REFUSED: &str = "the image could not be fetched from this URL";
 
 /// A cause for the log.
@@ -25,17 +32,17 @@ pub enum CaptionError {
     /// A field of the request is missing, malformed or out of bounds.
     #[error("{field}: {reason}")]
     InvalidArgument {
-        /// Name of the field as the client wrote it, e.g. `num_beams` or `inputs[0].shape`.
+        /// Name of the field as the client sent it, e.g. `num_beams` or `inputs[0].shape`.
         field: Cow<'static, str>,
-        /// What is wrong, with bound and value.
+        /// What is wrong and what is allowed, with the value.
         reason: String,
     },
-    /// The image URL was refused, unresolvable, unreachable, too slow, too large or no image.
+    /// The image URL was refused, unresolvable, unreachable, too slow, too large or not an image.
     #[error("img_url: {IMAGE_URL_REFUSED}")]
     ImageUrl {
-        /// Short label for the counter and the log: "private_address", "timeout", "status", ...
+        /// Label for the metric and the log: "private_address", "timeout", "status", ...
         reason: &'static str,
-        /// For the log.
+        /// The cause, for the log.
         #[source]
         source: Option<Cause>,
     },
@@ -48,96 +55,96 @@ pub enum CaptionError {
     /// No such model.
     #[error("Request for unknown model: '{name}' is not found")]
     UnknownModel {
-        /// As the client wrote it, shortened.
+        /// Name in the request, shortened.
         name: String,
     },
     /// The model has no such version.
     #[error("Request for unknown model: '{name}' version {version} is not found")]
     UnknownVersion {
-        /// As the client wrote it.
+        /// Name in the request.
         name: String,
-        /// As the client wrote it.
+        /// Version in the request.
         version: String,
     },
-    /// No route or method of this name.
+    /// There is no such route or method.
     #[error("Not Found")]
     NotFound,
-    /// The route exists, for another HTTP method.
+    /// The route exists, but not for this HTTP method.
     #[error("Method Not Allowed")]
     MethodNotAllowed,
-    /// The method is known and not offered.
+    /// The method is part of the protocol, but not implemented.
     #[error("{0} is not implemented")]
     Unimplemented(String),
-    /// A header or encoding that the server cannot read.
+    /// A media type or encoding that the server does not support.
     #[error("{0}")]
     UnsupportedMediaType(&'static str),
-    /// No valid API key.
+    /// The request has no valid API key.
     #[error("a valid API key is required: send 'authorization: Bearer <key>'")]
     Unauthenticated,
-    /// All that a setting allows is taken; try again.
+    /// A limit of concurrent work is reached.
     #[error("the server is at its capacity ({bound}), try again later")]
     Overloaded {
-        /// The setting.
+        /// The setting that is the limit.
         bound: &'static str,
-        /// When to come back.
+        /// When to try again.
         retry_after: Duration,
     },
-    /// The API key has used up its rate.
+    /// The API key has reached its rate limit.
     #[error("the rate limit of this API key is reached, try again later")]
     RateLimited {
-        /// When the next request is welcome.
+        /// When the next request is accepted.
         retry_after: Duration,
     },
-    /// Known, and not for this client.
+    /// The client may not do this.
     #[error("{0}")]
     Forbidden(&'static str),
     /// The deadline of the request passed.
     #[error("deadline exceeded")]
     DeadlineExceeded,
-    /// The client went away or cancelled.
+    /// The client disconnected or cancelled the request.
     #[error("the request was cancelled")]
     Cancelled,
     /// The model is loading, or the server is shutting down.
     #[error("{0}")]
     Unavailable(&'static str),
-    /// Our fault. The client is told nothing but the request id.
+    /// A failure of the server. The client gets the request id only.
     #[error("internal error")]
     Internal(#[source] Cause),
 }
 
-/// The classes of failure: each has one gRPC code and one HTTP status.
+/// The class of an error. Its status on each transport is in `server/error_response`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ErrorCode {
-    /// INVALID_ARGUMENT, 400.
+    /// The request is not valid.
     InvalidArgument,
-    /// RESOURCE_EXHAUSTED in gRPC, as gRPC itself answers oversize messages; 413.
+    /// The request body is too large.
     TooLarge,
-    /// NOT_FOUND, 404.
+    /// A model, route or method does not exist.
     NotFound,
-    /// UNIMPLEMENTED, 405.
+    /// The route does not have this HTTP method.
     MethodNotAllowed,
-    /// UNIMPLEMENTED, 501.
+    /// The method is not implemented.
     Unimplemented,
-    /// INVALID_ARGUMENT, 415.
+    /// The media type or encoding is not supported.
     UnsupportedMediaType,
-    /// UNAUTHENTICATED, 401.
+    /// A valid API key is required.
     Unauthenticated,
-    /// PERMISSION_DENIED, 403.
+    /// The client may not do this.
     Forbidden,
-    /// RESOURCE_EXHAUSTED, 429.
+    /// A limit of concurrent work or of a rate is reached.
     Overloaded,
-    /// DEADLINE_EXCEEDED, 504.
+    /// The deadline passed.
     DeadlineExceeded,
-    /// CANCELLED, 499.
+    /// The client disconnected or cancelled.
     Cancelled,
-    /// UNAVAILABLE, 503.
+    /// The model is loading, or the server is shutting down.
     Unavailable,
-    /// INTERNAL, 500.
+    /// The server failed.
     Internal,
 }
 
 impl CaptionError {
-    /// A request field that is wrong.
+    /// A field that is not valid.
     pub fn invalid(field: impl Into<Cow<'static, str>>, reason: impl Into<String>) -> Self {
         Self::InvalidArgument { field: field.into(), reason: reason.into() }
     }
@@ -147,12 +154,12 @@ impl CaptionError {
         Self::Internal(source.into())
     }
 
-    /// An image that cannot be read; `field` is where the client put it.
+    /// An image that cannot be decoded, from the request field `field`.
     pub fn image(field: impl Into<Cow<'static, str>>, error: &DecodeError) -> Self {
         Self::invalid(field, error.to_string())
     }
 
-    /// The class of this failure, which decides its status.
+    /// The class of this error.
     pub fn code(&self) -> ErrorCode {
         match self {
             Self::InvalidArgument { .. } | Self::ImageUrl { .. } => ErrorCode::InvalidArgument,
@@ -171,7 +178,7 @@ impl CaptionError {
         }
     }
 
-    /// The field the client should look at, if there is one.
+    /// The request field that is not valid, if the error is about one.
     pub fn field(&self) -> Option<&str> {
         match self {
             Self::InvalidArgument { field, .. } => Some(field),

@@ -1,20 +1,26 @@
-//! blip-serve: image captions from BLIP, on ONNX Runtime.
+//! blip-serve: image captions from BLIP, served over REST and gRPC on ONNX Runtime.
 //!
-//! # Layout
+//! # Map
 //!
-//! In the order a request passes them:
+//! The modules in the order that a request passes them. None imports one before it in this list:
 //!
-//! - [`server`]: the only room that knows HTTP and gRPC; wire -> [`caption`] types, [`error`] -> statuses.
+//! - [`cli`]: the commands; `serve` starts the server, `caption` works without it.
+//! - [`server`]: HTTP and gRPC. It converts wire formats to the types of [`caption`] and [`error`] to statuses.
 //! - [`captioner`]: the path of a request in one function.
-//! - [`fetch`]: image URL -> bytes.
-//! - [`image`]: bytes -> `pixel_values`, as Pillow and transformers do it.
-//! - [`registry`]: the served models, from [`catalogue`] (`models.toml`).
-//! - [`engine`]: one thread per model, decoding all admitted images together.
-//! - [`blip`]: the graphs; the only room that knows ONNX Runtime.
-//! - [`generation`]: which token comes next. Pure arithmetic.
+//! - [`registry`]: the served models, with their caches and their reload.
+//! - [`engine`]: one thread per instance of a model, which decodes all admitted images together.
+//! - [`blip`]: the graphs of one model; the only module that knows ONNX Runtime.
 //!
-//! Around them: [`cli`], [`config`], [`limits`], [`fetch_config`] and [`api_keys`] (settings), [`telemetry`] (logs), [`statistics`] and
-//! [`metrics`] (counts).
+//! The modules beside them, which import none of the above:
+//!
+//! - [`fetch`]: from an untrusted image URL to bytes.
+//! - [`config`]: every setting.
+//! - [`observability`]: metrics, statistics, logs and traces.
+//! - [`caption`], [`error`]: the types of requests, replies and failures.
+//!
+//! Two crates know nothing of the service: `image-processor`, from an image file to `pixel_values` as Pillow and
+//! transformers compute them, and `generation`, from logits to token ids as transformers' `generate` chooses them.
+//! `tests/it/layering` checks these rules.
 
 pub mod blip;
 pub mod caption;

@@ -1,4 +1,4 @@
-//! `blip-serve check`: are the models what they say they are?
+//! `blip-serve check`: verifies every model of the catalogue.
 
 use std::{
     io::{self, Write},
@@ -7,13 +7,16 @@ use std::{
 
 use clap::Args;
 
-use crate::cli::{CommandError, ModelArgs, select, single_threaded_runtime};
+use crate::cli::{
+    command::{CommandError, ModelArgs, single_threaded_runtime},
+    select,
+};
 use crate::{
     observability::{self, Verbosity},
     registry::{ServedModel, Shared},
 };
 
-/// Verify checksums and graphs of all models against their manifests, and let each caption a self-test image.
+/// Verify checksums and graphs of all models against their manifests, and caption a self-test image with each.
 #[derive(Debug, Args)]
 pub(super) struct Check {
     #[command(flatten)]

@@ -1,28 +1,29 @@
-//! `blip-serve completions`: what a shell needs to complete the command line.
+//! `blip-serve completions`: prints a shell completion script.
 
 use std::{
     io::{self, Write},
     process::ExitCode,
 };
 
-use clap::Args;
+use clap::{Args, Command};
 use clap_complete::{Shell, generate};
 
-use crate::cli::{CommandError, help};
+use crate::cli::command::CommandError;
 
-/// Print a shell's completions for this command line.
+/// Print a shell completion script.
 #[derive(Debug, Args)]
 pub(super) struct Completions {
-    /// For which shell
+    /// The shell
     shell: Shell,
 }
 
 impl Completions {
-    pub(super) fn run(self) -> Result<ExitCode, CommandError> {
+    /// Prints the script for `command`, the whole command line.
+    pub(super) fn run(self, mut command: Command) -> Result<ExitCode, CommandError> {
         let mut script = Vec::new();
-        generate(self.shell, &mut help::command(), "blip-serve", &mut script);
+        generate(self.shell, &mut command, "blip-serve", &mut script);
         if self.shell == Shell::Bash {
-            // One half of that script takes the `-serve` of our name for the command `serve`, the other does not.
+            // The generated script names a function of `blip-serve` in two ways: as itself and as the command `serve`.
             script = String::from_utf8(script)?.replace("blip__subcmd__serve", "blip__serve").into_bytes();
         }
         io::stdout().write_all(&script)?;

@@ -1,4 +1,4 @@
-//! `blip-serve hash-key`: a key for a client, and its line for the server.
+//! `blip-serve hash-key`: generates an API key and its line for the key file.
 
 use std::{
     io::{self, Read, Write},
@@ -7,25 +7,25 @@ use std::{
 
 use clap::Args;
 
-use crate::cli::CommandError;
+use crate::cli::command::CommandError;
 use crate::config::api_keys::{ApiKeys, check_label, hashed_line};
 
-/// Longer than any key.
+/// Maximum length of a key on standard input.
 const MAX_KEY_BYTES: u64 = 4096;
 
-/// Make an API key, and the line of the keys' file that knows it without holding it.
+/// Generate an API key, and the line for the key file, which contains only its digest.
 ///
-/// The line goes to standard output (append it to the file), the key to standard error.
+/// The line is written to standard output, to be appended to the file, and the key to standard error.
 #[derive(Debug, Args)]
 pub(super) struct HashKey {
     /// Name of the key in logs and metrics
     label: String,
 
-    /// Take the key from standard input instead of making one
+    /// Read the key from standard input instead of generating one
     #[arg(long)]
     stdin: bool,
 
-    /// Requests per second of this key, if not those of --rate-limit
+    /// Requests per second of this key; defaults to --rate-limit
     #[arg(long, value_parser = crate::config::parse::rate)]
     rate: Option<f64>,
 }
@@ -42,10 +42,10 @@ impl HashKey {
         if let Some(rate) = self.rate {
             line = format!("{line} rate={rate}");
         }
-        // What the server would say of it, it says here.
+        // The line is checked as the server would check it.
         ApiKeys::parse(std::iter::once(line.as_str()), 0.0)?;
         if !self.stdin {
-            // Not on standard output, which is appended to the keys' file.
+            // Standard output is appended to the key file.
             writeln!(io::stderr(), "for the client, shown once: {key}")?;
         }
         writeln!(io::stdout(), "{line}")?;
@@ -58,7 +58,7 @@ fn read_key() -> Result<String, CommandError> {
     io::stdin().take(MAX_KEY_BYTES).read_to_string(&mut key)?;
     let key = key.trim_end_matches(['\n', '\r']);
     if key.is_empty() || key.contains(char::is_whitespace) {
-        return Err("the key is empty or has white space in it".into());
+        return Err("the key must not be empty or contain white space".into());
     }
     Ok(key.to_owned())
 }

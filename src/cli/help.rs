@@ -1,8 +1,6 @@
 //! The examples and exit codes of `--help`, and the selection of flags that `-h` shows.
 
-use clap::{Arg, Command, CommandFactory};
-
-use crate::cli::Cli;
+use clap::{Arg, Command};
 
 pub(super) const OVERVIEW: &str = "\
 Examples:
@@ -81,10 +79,10 @@ const CAPTION_SHORT: [&str; 14] = [
     "num_return_sequences",
 ];
 
-/// The whole command line.
-pub(super) fn command() -> Command {
+/// Hides the less common flags of the whole command line in its short help.
+pub(super) fn arrange(command: Command) -> Command {
     // At the root, the flags of serve would hide the commands.
-    Cli::command()
+    command
         .mut_args(|arg| arg.hide(true))
         .mut_subcommand("serve", |serve| serve.mut_args(|arg| show_in_short_help(arg, &SERVE_SHORT)))
         .mut_subcommand("caption", |caption| caption.mut_args(|arg| show_in_short_help(arg, &CAPTION_SHORT)))
@@ -99,7 +97,14 @@ fn show_in_short_help(arg: Arg, shown: &[&str]) -> Arg {
 mod tests {
     use std::collections::BTreeSet;
 
+    use clap::CommandFactory;
+
     use super::*;
+    use crate::cli::Cli;
+
+    fn command() -> Command {
+        arrange(Cli::command())
+    }
 
     #[test]
     fn the_command_line_is_consistent() {

@@ -3,27 +3,20 @@
 mod bundle;
 mod caption;
 mod check;
+mod command;
 mod completions;
-mod generation;
 mod hash_key;
 mod health;
 mod help;
 mod pixels;
 mod select;
 mod serve;
-mod similar;
 
-use std::{ffi::OsString, io, path::PathBuf, process::ExitCode};
+use std::{ffi::OsString, io, process::ExitCode};
 
-use clap::{Args, FromArgMatches, Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
-use crate::{
-    blip::{Runtime, RuntimeError},
-    config::LogConfig,
-    observability,
-};
-
-type CommandError = Box<dyn std::error::Error>;
+use crate::observability;
 
 /// Exit code when the reader of standard output is gone: 128 + SIGPIPE, as shells report it.
 const EXIT_SIGPIPE: u8 = 141;
@@ -64,44 +57,9 @@ enum Command {
     Completions(completions::Completions),
 }
 
-/// The settings of every command that runs a model.
-#[derive(Clone, Debug, Args)]
-#[command(next_help_heading = "Models")]
-struct ModelArgs {
-    /// Catalogue of models
-    #[arg(long, env = "BLIP_MODELS", value_name = "FILE", default_value = "models.toml")]
-    models: PathBuf,
-
-    /// ONNX Runtime library; defaults to ORT_DYLIB_PATH, then to ../lib beside the binary, then to that of the repository
-    #[arg(long, env = "BLIP_ORT_LIBRARY", value_name = "FILE")]
-    ort_library: Option<PathBuf>,
-
-    /// Folder of NVIDIA's CUDA 13 and cuDNN 9 libraries: `nvidia` in the site-packages with their wheels; defaults to
-    /// the libraries of the system
-    #[arg(long, env = "BLIP_CUDA_LIBRARIES", value_name = "FOLDER")]
-    cuda_libraries: Option<PathBuf>,
-
-    /// Folder for optimised graphs, which make the next start faster
-    #[arg(long, env = "BLIP_GRAPH_CACHE", value_name = "FOLDER")]
-    graph_cache: Option<PathBuf>,
-
-    #[command(flatten)]
-    log: LogConfig,
-}
-
-impl ModelArgs {
-    fn runtime(&self) -> Result<Runtime, RuntimeError> {
-        let runtime = Runtime::load(self.ort_library.as_deref())?;
-        if let Some(folder) = &self.cuda_libraries {
-            runtime.preload_cuda(folder)?;
-        }
-        Ok(runtime.with_graph_cache(self.graph_cache.as_deref()))
-    }
-}
-
 /// Runs the command of `arguments` and returns the exit code of the process. A failure is one line on standard error.
 pub fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
-    let matches = help::command().get_matches_from(generation::with_explicit_values(arguments));
+    let matches = help::arrange(Cli::command()).get_matches_from(with_explicit_values(arguments));
     let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     let command = cli.command.unwrap_or_else(|| Command::Serve(Box::new(cli.serve)));
     let result = match command {
@@ -112,7 +70,7 @@ pub fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
         Command::Check(command) => command.run(),
         Command::HashKey(command) => command.run(),
         Command::Health(command) => command.run(),
-        Command::Completions(command) => command.run(),
+        Command::Completions(command) => command.run(help::arrange(Cli::command())),
     };
     result.unwrap_or_else(|error| {
         if error.downcast_ref().is_some_and(|error: &io::Error| error.kind() == io::ErrorKind::BrokenPipe) {
@@ -123,7 +81,37 @@ pub fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     })
 }
 
-/// A single-threaded runtime, for commands without a server.
-fn single_threaded_runtime() -> io::Result<tokio::runtime::Runtime> {
-    tokio::runtime::Builder::new_current_thread().enable_all().build()
+/// Joins `--do-sample` and `--early-stopping` with their values by `=`. Both work without a value, too: `--do-sample
+/// cat.png` must not take the image for a value, and `--early-stopping never cat.png` not the value for an image.
+fn with_explicit_values(arguments: impl Iterator<Item = OsString>) -> Vec<OsString> {
+    let mut result: Vec<OsString> = Vec::new();
+    for argument in arguments {
+        let has_optional_value = |flag: &OsString| flag == "--do-sample" || flag == "--early-stopping";
+        let is_value = argument == "true" || argument == "false" || argument == "never";
+        match result.last_mut().filter(|flag| is_value && has_optional_value(flag)) {
+            Some(flag) => {
+                flag.push("=");
+                flag.push(argument);
+            }
+            None => result.push(argument),
+        }
+    }
+    result
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn optional_values_take_only_the_words_of_their_type() {
+        let explicit = |line: &str| {
+            let words = with_explicit_values(line.split(' ').map(OsString::from));
+            words.into_iter().map(|word| word.into_string().unwrap()).collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(explicit("caption --do-sample a.png"), "caption --do-sample a.png");
+        assert_eq!(explicit("caption --do-sample false a.png"), "caption --do-sample=false a.png");
+        assert_eq!(explicit("caption --early-stopping never a.png"), "caption --early-stopping=never a.png");
+        assert_eq!(explicit("caption true --do-sample"), "caption true --do-sample");
+    }
 }

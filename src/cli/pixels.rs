@@ -1,33 +1,33 @@
-//! `blip-serve pixels`: what a model sees of an image, for comparison with another preprocessing.
+//! `blip-serve pixels`: writes the model's input for an image, to compare it with another preprocessing.
 
 use std::{fs, path::PathBuf, process::ExitCode};
 
 use clap::Args;
 
-use crate::cli::{CommandError, select};
+use crate::cli::{command::CommandError, select};
 use crate::registry::preprocess_config;
 use image_processor::{self, DecodeLimits, PixelValues};
 
-/// Write what the model sees of an image: `pixel_values`, float32 `[1, 3, H, W]`, as .npy.
+/// Write the model's input for an image: `pixel_values`, float32 `[1, 3, H, W]`, as .npy.
 #[derive(Debug, Args)]
 #[allow(clippy::struct_field_names, reason = "the flag has the server's name")]
 pub(super) struct Pixels {
-    /// An image file
+    /// Image file
     image: PathBuf,
 
-    /// Where to write it
+    /// File to write
     #[arg(long, value_name = "FILE.npy")]
     output: PathBuf,
 
-    /// A model's name, or a bundle's folder; the catalogue's default if not given
+    /// Name of a model, or folder of a bundle; defaults to the catalogue's default
     #[arg(long)]
     model: Option<String>,
 
-    /// The catalogue of models
+    /// Catalogue of models
     #[arg(long, env = "BLIP_MODELS", default_value = "models.toml")]
     models: PathBuf,
 
-    /// Most pixels (width x height) of an image
+    /// Maximum number of pixels (width x height) of an image
     #[arg(long, env = "BLIP_MAX_IMAGE_PIXELS", default_value_t = 89_478_485)]
     max_image_pixels: u64,
 }

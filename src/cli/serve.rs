@@ -1,6 +1,6 @@
-//! `blip-serve serve`: the service.
+//! `blip-serve serve`: starts the server, loads the models and handles signals.
 
-use std::{process::ExitCode, sync::Arc, time::Duration};
+use std::{net::SocketAddr, process::ExitCode, sync::Arc, time::Duration};
 
 use clap::Args;
 use tokio::{
@@ -12,7 +12,10 @@ use tokio::{
 };
 use tracing::info;
 
-use crate::cli::{CommandError, ModelArgs, select};
+use crate::cli::{
+    command::{CommandError, ModelArgs},
+    select,
+};
 use crate::{
     captioner::Captioner,
     config::{ImageConfig, ServerArgs, TraceConfig, catalogue::Catalogue},
@@ -21,7 +24,6 @@ use crate::{
     registry::{Registry, Shared},
     server::{self, ControlSignals, Sockets},
 };
-use generation::GenerationLimits;
 
 /// Serve REST and gRPC on one port.
 #[derive(Debug, Args)]
@@ -40,83 +42,79 @@ impl Serve {
     pub(super) fn run(self) -> Result<ExitCode, CommandError> {
         let collector = observability::init_service(&self.model_args.log, &self.traces)?;
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-        let served = runtime.block_on(self.serve());
-        // Work that the grace period did not see the end of must not keep the process.
+        let result = runtime.block_on(self.serve());
+        // Work that outlives the grace period must not keep the process alive.
         runtime.shutdown_background();
         collector.close();
-        served?;
+        result?;
         Ok(ExitCode::SUCCESS)
     }
 
     async fn serve(self) -> Result<(), CommandError> {
-        // The signals are ours from here on: one that comes while the models load ends the process cleanly.
+        // The handlers are installed first: a signal while the models load ends the process gracefully, too.
         let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-        let (mut again, mut hang_up) = (signal(SignalKind::interrupt())?, signal(SignalKind::hangup())?);
-        let delay = self.server.drain_delay;
+        let (mut second_interrupt, mut hang_up) = (signal(SignalKind::interrupt())?, signal(SignalKind::hangup())?);
+        let drain_delay = self.server.drain_delay;
         let shutdown = async move {
             tokio::select! {
                 _ = terminate.recv() => {
                     info!("SIGTERM: draining");
-                    delay
+                    drain_delay
                 }
-                // Somebody at a terminal: no balancer has to turn away.
+                // An interrupt comes from a terminal: there is no load balancer to wait for.
                 _ = interrupt.recv() => {
-                    info!("interrupted: draining");
+                    info!("SIGINT: draining");
                     Duration::ZERO
                 }
             }
         };
         let reload = Arc::new(Notify::new());
-        let asked = reload.clone();
-        let reading_again = async move {
+        let reload_requested = reload.clone();
+        let forward_reloads = async move {
             while hang_up.recv().await.is_some() {
-                info!("SIGHUP: reading keys, certificates and models again");
-                asked.notify_one();
+                info!("SIGHUP: reloading keys, certificates and models");
+                reload_requested.notify_one();
             }
         };
-        let given_up = async move {
-            again.recv().await;
-            again.recv().await;
+        let interrupted_twice = async move {
+            second_interrupt.recv().await;
+            second_interrupt.recv().await;
         };
         tokio::select! {
-            served = self.run_server(ControlSignals { shutdown, reload }) => served,
-            () = reading_again => Ok(()),
-            () = given_up => Err("interrupted again: requests in flight are lost".into()),
+            result = self.run_server(ControlSignals { shutdown, reload }) => result,
+            () = forward_reloads => Ok(()),
+            () = interrupted_twice => Err("interrupted again: requests in flight are aborted".into()),
         }
     }
 
     async fn run_server(self, signals: ControlSignals<impl Future<Output = Duration>>) -> Result<(), CommandError> {
         let catalogue = select::catalogue(&self.model_args.models)?;
         let config = self.server.clone().resolve(&self.image, &catalogue.default)?;
-        let bind = |flag: &'static str, address| async move {
-            TcpListener::bind(address).await.map_err(|error| format!("{flag} {address}: {error}"))
-        };
         let main = bind("--listen", self.server.listen).await?;
         let admin = match self.server.admin_listen {
             Some(address) => Some(bind("--admin-listen", address).await?),
             None => None,
         };
         let metrics = Metrics::new()?;
-        let (model_args, image, limits, counted) =
-            (self.model_args, self.image, self.server.limits.generation(), metrics.clone());
-        let load = async move || load(&catalogue, &model_args, &image, (limits, counted)).await;
-        // Checksums and graphs keep a thread busy for a while: not one that answers probes.
-        let loading = task::spawn_blocking(move || Handle::current().block_on(load()));
+        let recorded = metrics.clone();
+        // On a thread of the blocking pool: loading is busy with checksums and graphs, and must not delay the probes.
+        let loading =
+            task::spawn_blocking(move || Handle::current().block_on(self.load_captioner(&catalogue, recorded)));
         let captioner = async { loading.await? };
         Ok(server::serve(Sockets { main, admin }, config, metrics, captioner, signals).await?)
     }
+
+    async fn load_captioner(&self, catalogue: &Catalogue, metrics: Metrics) -> Result<Captioner, Cause> {
+        let runtime = self.model_args.runtime()?;
+        metrics.set_build(runtime.version());
+        info!("jpeg: {}", image_processor::JPEG_CODE);
+        let limits = self.server.limits.generation();
+        let shared = Shared { runtime, metrics, limits, catalogue: Some(self.model_args.models.clone()) };
+        let registry = Registry::load(catalogue, shared).await?;
+        Captioner::new(registry, &self.image)
+    }
 }
 
-async fn load(
-    catalogue: &Catalogue,
-    model_args: &ModelArgs,
-    image: &ImageConfig,
-    (limits, metrics): (GenerationLimits, Metrics),
-) -> Result<Captioner, Cause> {
-    let runtime = model_args.runtime()?;
-    metrics.set_build(runtime.version());
-    info!("jpeg: {}", image_processor::JPEG_CODE);
-    let shared = Shared { runtime, metrics, limits, catalogue: Some(model_args.models.clone()) };
-    let registry = Registry::load(catalogue, shared).await?;
-    Captioner::new(registry, image)
+async fn bind(flag: &str, address: SocketAddr) -> Result<TcpListener, String> {
+    TcpListener::bind(address).await.map_err(|error| format!("{flag} {address}: {error}"))
 }

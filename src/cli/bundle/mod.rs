@@ -1,18 +1,19 @@
-//! `blip-serve bundle`: what an exported model is, without running it.
+//! `blip-serve bundle`: commands for exported models that do not run them.
 
 mod inspect;
+mod report;
 mod summary;
 
 use std::process::ExitCode;
 
 use clap::Subcommand;
 
-use crate::cli::CommandError;
+use crate::cli::command::CommandError;
 
-/// What can be done with a bundle.
+/// The commands for a bundle.
 #[derive(Debug, Subcommand)]
 pub(super) enum Bundle {
-    /// Say what a bundle is, and whether its files are those that were exported
+    /// Describe a bundle and verify its files
     #[command(after_long_help = INSPECT)]
     Inspect(inspect::Inspect),
 }
@@ -23,7 +24,7 @@ Examples:
   blip-serve bundle inspect                                 # the default model of models.toml
   blip-serve bundle inspect --json blip-large | jq .manifest.verification
 
-Exit codes: 0 all files are as exported; 1 one is not, or there is no bundle; 2 the command line is wrong.";
+Exit codes: 0 all files match their checksums; 1 a file does not, or there is no bundle; 2 invalid command line.";
 
 impl Bundle {
     pub(super) fn run(self) -> Result<ExitCode, CommandError> {

@@ -1,13 +1,13 @@
-//! A bundle in lines for people: a word, then what the manifest says under it.
+//! The report of a bundle as text: a line for each section of the manifest.
 
 use std::fmt::Write;
 
 use indicatif::BinaryBytes;
 use serde_json::{Map, Value};
 
-use crate::cli::bundle::inspect::Report;
+use crate::cli::bundle::report::Report;
 
-/// Sections of a manifest in the order they are shown; what an exporter adds comes behind them.
+/// Sections of a manifest in the order they are shown; others follow them.
 const SECTIONS: [&str; 11] = [
     "source",
     "precision",
@@ -22,16 +22,16 @@ const SECTIONS: [&str; 11] = [
     "exported_with",
 ];
 
-/// Shown elsewhere, or the same in every bundle.
-const LEFT_OUT: [&str; 3] = ["files", "format_version", "model_type"];
+/// Sections that are shown elsewhere, or equal in every bundle.
+const OMITTED: [&str; 3] = ["files", "format_version", "model_type"];
 
-/// The whole report, without the last end of line.
+/// Formats the whole report, without a final line break.
 pub(super) fn text(report: &Report) -> String {
     let empty = Map::new();
     let manifest = report.manifest.as_object().unwrap_or(&empty);
-    let added = manifest.keys().map(String::as_str).filter(|key| !SECTIONS.contains(key) && !LEFT_OUT.contains(key));
+    let others = manifest.keys().map(String::as_str).filter(|key| !SECTIONS.contains(key) && !OMITTED.contains(key));
     let mut text = line("bundle", &report.bundle.display().to_string());
-    for section in SECTIONS.into_iter().chain(added) {
+    for section in SECTIONS.into_iter().chain(others) {
         match manifest.get(section) {
             None | Some(Value::Null) => {}
             Some(Value::Object(fields)) => text += &line(section, &list(fields)),
@@ -53,7 +53,7 @@ fn line(word: &str, text: &str) -> String {
     format!("{:<14}{text}\n", word.replace('_', " "))
 }
 
-/// `name value, name value`; what is null was not set.
+/// Formats `name value, name value`; null values are omitted.
 fn list(fields: &Map<String, Value>) -> String {
     let mut text = String::new();
     for (name, value) in fields.iter().filter(|(_, value)| !value.is_null()) {
@@ -64,7 +64,7 @@ fn list(fields: &Map<String, Value>) -> String {
     if text.is_empty() { "none".into() } else { text }
 }
 
-/// Lists in brackets, texts without quotes.
+/// Formats a value: lists in brackets, strings without quotes.
 fn short(value: &Value) -> String {
     match value {
         Value::String(text) => text.clone(),
@@ -79,7 +79,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::cli::bundle::inspect::{FileReport, State};
+    use crate::cli::bundle::report::{FileReport, State};
 
     #[test]
     fn every_section_is_a_line() {

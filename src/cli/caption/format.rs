@@ -1,4 +1,4 @@
-//! How results are written: lines of text, of JSON, or of CSV.
+//! The formats of results: text, JSON lines and CSV.
 
 use std::{ffi::OsStr, io, os::unix::ffi::OsStrExt, path::Path};
 
@@ -12,12 +12,12 @@ use generation::{FinishReason, TokenId};
 /// The columns of CSV.
 pub(super) const COLUMNS: [&str; 6] = ["image", "sequence_index", "caption", "score", "finish_reason", "error"];
 
-/// What a result looks like.
+/// The format of results.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(super) enum Format {
     /// Image, tab, caption; errors go to standard error
     Text,
-    /// One JSON object a line
+    /// One JSON object per line
     Jsonl,
     /// Comma-separated values with a header
     Csv,
@@ -40,8 +40,8 @@ struct ErrorLine<'a> {
 }
 
 impl Format {
-    /// The format that a file's name asks for.
-    pub(super) fn of_file(path: &Path) -> Self {
+    /// The format for the extension of a file name.
+    pub(super) fn from_extension(path: &Path) -> Self {
         match path.extension().and_then(OsStr::to_str) {
             Some("csv") => Self::Csv,
             Some("jsonl" | "ndjson" | "json") => Self::Jsonl,
@@ -49,19 +49,19 @@ impl Format {
         }
     }
 
-    /// What a file begins with.
+    /// The first line of a file.
     pub(super) fn header(self) -> String {
         if self == Self::Csv { COLUMNS.join(",") + "\n" } else { String::new() }
     }
 
-    /// Appends the captions of one image to `out`, a line each.
+    /// Appends the captions of one image to `out`, one line each.
     pub(super) fn captions(self, name: &OsStr, captions: &[Caption], out: &mut Vec<u8>) -> io::Result<()> {
         let image = names::text(name);
         for (sequence_index, caption) in captions.iter().enumerate() {
             let Caption { text, token_ids, score, finish_reason } = caption;
             let (caption, score, finish_reason) = (text.as_str(), *score, FinishReason::as_str(*finish_reason));
             match self {
-                // As given, to the byte.
+                // The name is written as it was given, byte for byte.
                 Self::Text => out.extend([name.as_bytes(), b"\t", text.as_bytes(), b"\n"].concat()),
                 Self::Jsonl => {
                     json(
@@ -75,7 +75,7 @@ impl Format {
         Ok(())
     }
 
-    /// Appends what went wrong to `out`; text has no place for it.
+    /// Appends the error of one image to `out`; the text format has no line for it.
     pub(super) fn failure(self, name: &OsStr, error: &str, out: &mut Vec<u8>) -> io::Result<()> {
         let image = names::text(name);
         match self {
@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn each_format_has_its_own_quotes() {
+    fn each_format_quotes_by_its_rules() {
         assert_eq!(written(Format::Text), "\u{fffd}.png\ta \"cat\", asleep\n");
         assert_eq!(
             written(Format::Jsonl),
@@ -137,8 +137,8 @@ mod tests {
     }
 
     #[test]
-    fn a_file_s_name_says_its_format() {
-        let of = |name: &str| Format::of_file(Path::new(name));
+    fn the_extension_selects_the_format() {
+        let of = |name: &str| Format::from_extension(Path::new(name));
         assert_eq!([of("a.csv"), of("a.b.jsonl"), of("a.txt")], [Format::Csv, Format::Jsonl, Format::Text]);
     }
 }

@@ -1,7 +1,7 @@
-//! From the command line to the list of images: files, folders, patterns, URLs, lists.
+//! The list of images of a command line: files, folders, patterns, URLs and lists.
 //!
-//! The list is complete before the first image is captioned, so that progress has an end and `--resume` knows what is
-//! asked for. What cannot be listed stays in it, with the reason: one bad name never stops the rest.
+//! The list is complete before the first image is captioned, so that the progress has a total and `--resume` knows all
+//! images. A name that cannot be listed is in it with the reason: it never stops the other images.
 
 use std::{
     ffi::{OsStr, OsString},
@@ -14,84 +14,53 @@ use std::{
 use clap::{Args, ValueHint};
 use url::Url;
 
-use crate::cli::caption::walk::{self, Rules};
-use crate::{cli::CommandError, fetch::is_data_url};
+use crate::cli::caption::{
+    input::{Input, Location},
+    walk::{self, Rules},
+};
+use crate::{cli::command::CommandError, fetch::is_data_url};
 
-/// Which images.
+/// The images to caption.
 #[derive(Debug, Args)]
 pub(super) struct InputArgs {
-    /// Files, folders, quoted patterns, URLs; - is one image on standard input
+    /// Files, folders, quoted patterns and URLs; - reads one image from standard input
     ///
-    /// Of a folder, the files in it that are images by content or extension (--recursive: of all folders in it). A
-    /// quoted pattern such as 'photos/**/*.jpg' knows *, ?, [a-z], {a,b} and **; hidden files match only a pattern that
-    /// begins with a dot. URLs are http, https or data:. Files that are named are always tried.
+    /// A folder stands for the files in it that are images by content or extension; with --recursive its subfolders are
+    /// searched, too. A quoted pattern such as 'photos/**/*.jpg' may contain *, ?, [a-z], {a,b} and **; hidden files
+    /// match only a pattern that begins with a dot. URLs are http, https or data:. A file that is named is always read.
     #[arg(required_unless_present = "files_from", value_name = "IMAGE_OR_URL", value_hint = ValueHint::AnyPath, help_heading = None)]
     images: Vec<OsString>,
 
-    /// Look into the folders inside folders, too
+    /// Search subfolders, too
     #[arg(short, long)]
     recursive: bool,
 
-    /// Of folders and patterns, only files that match; may be given several times
+    /// Only files of folders and patterns that match; may be repeated
     ///
-    /// Without a slash the pattern is for the file's name, with one for the path below the folder.
+    /// A pattern without a slash matches the file name, one with a slash the path below the folder.
     #[arg(long, value_name = "PATTERN")]
     include: Vec<String>,
 
-    /// Of folders and patterns, no files or folders that match; may be given several times
+    /// No files and folders of folders and patterns that match; may be repeated
     #[arg(long, value_name = "PATTERN")]
     exclude: Vec<String>,
 
-    /// A list of files, folders and URLs, one a line; - is standard input
+    /// Read files, folders and URLs from a list, one per line; - is standard input
     #[arg(long, value_name = "FILE")]
     files_from: Option<PathBuf>,
 
-    /// The list has a NUL after each name, as `find -print0` writes it
+    /// The names in the list end with NUL, as `find -print0` writes them
     #[arg(short = '0', long, requires = "files_from")]
     null: bool,
 }
 
-/// One image to caption.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Input {
-    /// As given, or as found in a folder: what is printed.
-    pub(super) name: OsString,
-    /// What the name means.
-    pub(super) place: Place,
-}
-
-/// Where an image is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Place {
-    /// http or https.
-    Url(Url),
-    /// The name is a `data:` URL.
-    DataUrl,
-    /// The name is a path.
-    File,
-    /// Standard input.
-    StandardInput,
-    /// Nowhere; the text says why.
-    Nowhere(String),
-}
-
-impl Input {
-    pub(super) fn file(path: impl Into<OsString>) -> Self {
-        Self { name: path.into(), place: Place::File }
-    }
-
-    pub(super) fn nowhere(name: impl Into<OsString>, reason: impl Into<String>) -> Self {
-        Self { name: name.into(), place: Place::Nowhere(reason.into()) }
-    }
-}
-
 impl InputArgs {
-    /// All images, in the order of the command line; those of folders sorted by name.
+    /// Lists all images in the order of the command line, and those of a folder by name.
     pub(super) fn list(&self) -> Result<Vec<Input>, CommandError> {
         let list_on_stdin = self.files_from.as_deref() == Some(Path::new("-"));
         let images_on_stdin = self.images.iter().filter(|name| *name == "-").count();
         if images_on_stdin + usize::from(list_on_stdin) > 1 {
-            return Err("standard input can be read once: as one image (-), or as the list (--files-from -)".into());
+            return Err("standard input can be read only once: as one image (-) or as the list (--files-from -)".into());
         }
         let rules = Rules::new(self.recursive, &self.include, &self.exclude)?;
         let mut inputs: Vec<Input> = self.images.iter().flat_map(|name| argument(name, &rules)).collect();
@@ -103,33 +72,33 @@ impl InputArgs {
     }
 }
 
-/// What an argument means.
+/// The images of an argument.
 fn argument(name: &OsStr, rules: &Rules) -> Vec<Input> {
     if name == "-" {
-        return vec![Input { name: name.to_owned(), place: Place::StandardInput }];
+        return vec![Input { name: name.to_owned(), location: Location::StandardInput }];
     }
-    // A file may be called photo[1].jpg: what is there is no pattern.
+    // A file may be called photo[1].jpg: the name of an existing file is not a pattern.
     match name.to_str().filter(|text| url(text).is_none() && walk::is_pattern(text) && !Path::new(text).exists()) {
         Some(pattern) => walk::pattern(pattern, rules),
         None => listed(name.to_owned(), rules),
     }
 }
 
-/// What a name of a list means: never a pattern, never standard input.
+/// The images of a name in a list, which is never a pattern or standard input.
 fn listed(name: OsString, rules: &Rules) -> Vec<Input> {
     match name.to_str().and_then(url) {
-        Some(place) => vec![Input { name, place }],
+        Some(location) => vec![Input { name, location }],
         None if Path::new(&name).is_dir() => walk::folder(Path::new(&name), rules),
         None => vec![Input::file(name)],
     }
 }
 
-fn url(name: &str) -> Option<Place> {
+fn url(name: &str) -> Option<Location> {
     if is_data_url(name) {
-        return Some(Place::DataUrl);
+        return Some(Location::DataUrl);
     }
     let url = Url::parse(name).ok()?;
-    matches!(url.scheme(), "http" | "https").then_some(Place::Url(url))
+    matches!(url.scheme(), "http" | "https").then_some(Location::Url(url))
 }
 
 fn read_list(path: &Path) -> io::Result<Vec<u8>> {
@@ -145,7 +114,7 @@ fn read_list(path: &Path) -> io::Result<Vec<u8>> {
 fn names(list: &[u8], null: bool) -> impl Iterator<Item = OsString> {
     let separator = if null { b'\0' } else { b'\n' };
     let names = list.split(move |byte| *byte == separator);
-    // A list from Windows ends its lines with both.
+    // Lines of a list from Windows end with \r\n.
     let names = names.map(move |name| if null { name } else { name.strip_suffix(b"\r").unwrap_or(name) });
     names.filter(|name| !name.is_empty()).map(|name| OsString::from_vec(name.to_vec()))
 }
@@ -159,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn a_list_has_one_name_a_line_or_one_before_each_nul() {
+    fn a_list_has_one_name_per_line_or_before_each_nul() {
         let of = |list: &[u8], null| names(list, null).collect::<Vec<_>>();
         assert_eq!(of(b"a b.png\r\n\n*.jpg\nlast", false), ["a b.png", "*.jpg", "last"]);
         assert_eq!(of(b"a\nb.png\0c.png\0", true), ["a\nb.png", "c.png"]);
@@ -169,13 +138,13 @@ mod tests {
 
     #[test]
     fn a_name_is_a_url_a_file_or_a_pattern() {
-        let place = |name: &str| argument(OsStr::new(name), &rules()).remove(0).place;
-        assert!(matches!(place("https://example.com/a.jpg?w=1"), Place::Url(_)));
-        assert_eq!(place("data:image/png;base64,AA=="), Place::DataUrl);
-        assert_eq!(place("-"), Place::StandardInput);
-        assert_eq!(place("c:/no.png"), Place::File);
-        assert_eq!(place("no-such-file.png"), Place::File);
-        assert!(matches!(place("no-such-folder/*.png"), Place::Nowhere(_)));
+        let location = |name: &str| argument(OsStr::new(name), &rules()).remove(0).location;
+        assert!(matches!(location("https://example.com/a.jpg?w=1"), Location::Url(_)));
+        assert_eq!(location("data:image/png;base64,AA=="), Location::DataUrl);
+        assert_eq!(location("-"), Location::StandardInput);
+        assert_eq!(location("c:/no.png"), Location::File);
+        assert_eq!(location("no-such-file.png"), Location::File);
+        assert!(matches!(location("no-such-folder/*.png"), Location::Unreadable(_)));
     }
 
     #[test]

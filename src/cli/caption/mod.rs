@@ -1,8 +1,9 @@
-//! `blip-serve caption`: captions without a server.
+//! `blip-serve caption`: captions images without a server.
 //!
-//! [`inputs`] lists the images, [`output`] says which of them are done already, [`work`] captions the rest.
+//! [`inputs`] lists the images, [`output`] removes those that are already done, [`work`] captions the others.
 
 mod format;
+mod input;
 mod inputs;
 mod names;
 mod output;
@@ -17,7 +18,10 @@ use std::{num::NonZero, process::ExitCode, thread::available_parallelism};
 
 use clap::Args;
 
-use crate::cli::{CommandError, ModelArgs, select, single_threaded_runtime};
+use crate::cli::{
+    command::{CommandError, ModelArgs, single_threaded_runtime},
+    select,
+};
 use crate::{
     blip::Manifest,
     captioner::Captioner,
@@ -31,7 +35,7 @@ use output::{Output, OutputArgs};
 use progress::{Progress, Tally, When};
 use work::{Report, Schedule, Worker};
 
-/// Caption images: one line each, path, tab, caption.
+/// Caption images: prints a line for each caption, with the path, a tab and the caption.
 #[derive(Debug, Args)]
 pub(super) struct CaptionImages {
     #[command(flatten, next_help_heading = "Input")]
@@ -39,23 +43,23 @@ pub(super) struct CaptionImages {
     #[command(flatten, next_help_heading = "Output")]
     output: OutputArgs,
 
-    /// Results as they come, not in the order of the input
+    /// Write results as they are ready, not in the order of the input
     #[arg(long, help_heading = "Output")]
     unordered: bool,
 
-    /// When progress is shown on standard error
+    /// When to show progress on standard error
     #[arg(long, value_name = "WHEN", default_value = "auto", help_heading = "Output")]
     progress: When,
 
-    /// Neither progress nor a summary; errors are still told
+    /// Show neither progress nor a summary, only errors
     #[arg(short, long, conflicts_with = "progress", help_heading = "Output")]
     quiet: bool,
 
-    /// A model's name, or a bundle's folder; the catalogue's default if not given
+    /// Name of a model, or folder of a bundle; defaults to the catalogue's default
     #[arg(long, help_heading = "Models")]
     model: Option<String>,
 
-    /// Images at the same time; not given: two a core, as far as they fit into the model's max_rows
+    /// Number of images at the same time; defaults to two per core, limited by the model's max_rows
     #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024), help_heading = "Models")]
     jobs: Option<u16>,
 
@@ -76,13 +80,13 @@ impl CaptionImages {
         observability::init(&self.model_args.log, Verbosity::Quiet)?;
         let runtime = single_threaded_runtime()?;
         let result = runtime.block_on(self.caption_all());
-        // After a second signal, a read of standard input that nobody waits for must not keep the process.
+        // After a second signal, an unfinished read of standard input must not keep the process alive.
         runtime.shutdown_background();
         Ok(result?.into())
     }
 
     async fn caption_all(self) -> Result<u8, CommandError> {
-        // All that can be wrong is found before the model is loaded, which may take long.
+        // Mistakes in the command line are found before the model is loaded, which may take long.
         let entry = select::model(&self.model_args.models, self.model.as_deref())?;
         let mut inputs = self.inputs.list()?;
         let listed = inputs.len();
@@ -116,7 +120,7 @@ impl CaptionImages {
     }
 }
 
-/// Two images a core: while one of each pair is in the engine, the other is read and decoded.
+/// Two images per core: while one of each pair is in the engine, the other is read and decoded.
 fn default_jobs(max_rows: usize) -> usize {
     let cores = available_parallelism().map_or(1, NonZero::get);
     (2 * cores).min(max_rows).max(1)

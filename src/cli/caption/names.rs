@@ -1,8 +1,8 @@
-//! Names of images as text: names of files are bytes, JSON and CSV are Unicode.
+//! Names of images as text: file names are bytes, JSON and CSV are Unicode.
 
 use std::{borrow::Cow, ffi::OsStr, fmt::Write, os::unix::ffi::OsStrExt};
 
-/// The name, with `\xNN` for each byte that is not UTF-8: two names stay two names, and `--resume` knows them again.
+/// The name with `\xNN` for each byte that is not UTF-8, so that different names stay different and `--resume` finds them.
 pub(super) fn text(name: &OsStr) -> Cow<'_, str> {
     match name.to_str() {
         Some(text) => Cow::Borrowed(text),

@@ -1,7 +1,7 @@
-//! Where results go: standard output, or a file that grows by whole images.
+//! The output of results: standard output, or a file that grows by whole images.
 //!
-//! All lines of an image are one write at the end of the file, so that whatever ends the process leaves whole images
-//! behind it. Only a crash in the middle of that write tears a line; `--resume` mends that.
+//! All lines of an image are one write at the end of the file, so that a process that is ended leaves whole images. Only a
+//! crash during that write leaves an incomplete line, which `--resume` repairs.
 
 use std::{
     collections::HashSet,
@@ -13,28 +13,28 @@ use std::{
 
 use clap::Args;
 
-use crate::cli::caption::{format::Format, inputs::Input, names, resume::resume};
-use crate::{caption::Caption, cli::CommandError};
+use crate::cli::caption::{format::Format, input::Input, names, resume::resume};
+use crate::{caption::Caption, cli::command::CommandError};
 
-/// Where results go, and how they look.
+/// Where results are written, and in which format.
 #[derive(Debug, Args)]
 pub(super) struct OutputArgs {
-    /// Write to this file, image by image, instead of standard output
+    /// Write to this file instead of standard output
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
 
-    /// How captions are written; not given: as the extension of --output says, or text
+    /// Format of the captions; defaults to the extension of --output, or text
     #[arg(long, value_name = "FORMAT")]
     format: Option<Format>,
 
-    /// One JSON object a line: the same as --format jsonl
+    /// Write one JSON object per line, like --format jsonl
     #[arg(long, conflicts_with = "format")]
     json: bool,
 
-    /// Go on with the file of --output: caption what is not in it, and what failed
+    /// Continue the file of --output: caption the images that are missing in it or failed
     ///
-    /// Run the same command again after a crash or an interruption. A line that is half written is mended. Needs the
-    /// format jsonl or csv.
+    /// Run the same command again after a crash or an interruption. An incomplete line is repaired. Requires the format
+    /// jsonl or csv.
     #[arg(long, requires = "output", conflicts_with = "overwrite")]
     resume: bool,
 
@@ -48,7 +48,7 @@ pub(super) struct OutputArgs {
 pub(super) struct Output {
     format: Format,
     sink: Sink,
-    /// What the next write begins with.
+    /// Bytes for the next write.
     buffer: Vec<u8>,
 }
 
@@ -59,12 +59,12 @@ enum Sink {
 }
 
 impl OutputArgs {
-    /// Opens the output, and leaves of the inputs those that are not in it; `sequences` captions make an image done.
+    /// Opens the output and removes the inputs that are complete in it, with `sequences` captions each.
     pub(super) fn open(&self, inputs: &mut Vec<Input>, sequences: usize) -> Result<Output, CommandError> {
-        let by_name = || self.output.as_deref().map_or(Format::Text, Format::of_file);
+        let by_name = || self.output.as_deref().map_or(Format::Text, Format::from_extension);
         let format = if self.json { Format::Jsonl } else { self.format.unwrap_or_else(by_name) };
         if self.resume && format == Format::Text {
-            return Err("--resume needs --format jsonl or csv: lines of text do not say what failed".into());
+            return Err("--resume requires --format jsonl or csv: the text format does not record failures".into());
         }
         let header = format.header().into_bytes();
         let Some(path) = &self.output else {
@@ -76,7 +76,7 @@ impl OutputArgs {
         Ok(Output { format, sink: Sink::File { file, path: path.clone() }, buffer })
     }
 
-    /// The file, locked, and whether it is empty.
+    /// Opens and locks the file; returns whether it is empty.
     fn open_file(
         &self,
         path: &Path,
@@ -85,13 +85,9 @@ impl OutputArgs {
         sequences: usize,
     ) -> Result<(File, bool), String> {
         let (file, length) = append(path)?;
-        // A pipe or a device: there is nothing in it to lose.
+        // A pipe or a device has no content that could be lost.
         let Some(length) = length else {
-            return if self.resume {
-                Err("is no regular file, so --resume cannot read it".into())
-            } else {
-                Ok((file, true))
-            };
+            return if self.resume { Err("must be a regular file for --resume".into()) } else { Ok((file, true)) };
         };
         if self.overwrite {
             file.set_len(0).map_err(|error| error.to_string())?;
@@ -100,13 +96,13 @@ impl OutputArgs {
         if !self.resume {
             return match length {
                 0 => Ok((file, true)),
-                _ => Err("is not empty: --resume goes on with it, --overwrite empties it first".into()),
+                _ => Err("the file is not empty: use --resume to continue it, or --overwrite to replace it".into()),
             };
         }
         let wanted: HashSet<String> = inputs.iter().map(|input| names::text(&input.name).into_owned()).collect();
         let done = resume(path, format, &wanted, sequences)?;
         inputs.retain(|input| !done.contains(names::text(&input.name).as_ref()));
-        // Another file may be in its place now.
+        // The repair may have replaced the file.
         drop(file);
         let (file, length) = append(path)?;
         Ok((file, length == Some(0)))
@@ -120,14 +116,14 @@ impl Output {
         self.flush()
     }
 
-    /// Writes what went wrong with one image; false: the format has no place for it.
+    /// Writes the error of one image; returns false if the format has no line for it.
     pub(super) fn failure(&mut self, name: &OsStr, error: &str) -> Result<bool, CommandError> {
         self.format.failure(name, error, &mut self.buffer)?;
         self.flush()?;
         Ok(self.format != Format::Text)
     }
 
-    /// Writes a header that nothing followed, and leaves nothing to the operating system's memory.
+    /// Writes a header that no result followed, and flushes the file to the disk.
     pub(super) fn finish(&mut self) -> Result<(), CommandError> {
         self.flush()?;
         match &self.sink {
@@ -137,17 +133,17 @@ impl Output {
         }
     }
 
-    /// Whether its lines appear on somebody's screen.
+    /// Whether the results appear on a terminal.
     pub(super) fn is_terminal(&self) -> bool {
         matches!(self.sink, Sink::Stdout) && io::stdout().is_terminal()
     }
 
-    /// Whether it goes to a file.
+    /// Whether the output is a file.
     pub(super) fn is_file(&self) -> bool {
         matches!(self.sink, Sink::File { .. })
     }
 
-    /// Whether `--resume` can go on with it.
+    /// Whether `--resume` can continue the output.
     pub(super) fn is_resumable(&self) -> bool {
         self.is_file() && self.format != Format::Text
     }
@@ -169,16 +165,16 @@ impl Output {
     }
 }
 
-/// Opens a file to write at its end; its length, if it is a regular file.
+/// Opens a file for appending; returns its length if it is a regular file.
 fn append(path: &Path) -> Result<(File, Option<u64>), String> {
     let file = OpenOptions::new().append(true).create(true).open(path).map_err(|error| error.to_string())?;
     let metadata = file.metadata().map_err(|error| error.to_string())?;
     if !metadata.is_file() {
         return Ok((file, None));
     }
-    // Some file systems know no locks; then it is the user's care.
+    // Some file systems do not support locks: then concurrent writers are not detected.
     match file.try_lock() {
-        Err(TryLockError::WouldBlock) => Err("another process writes to it".into()),
+        Err(TryLockError::WouldBlock) => Err("another process is writing to the file".into()),
         Ok(()) | Err(TryLockError::Error(_)) => Ok((file, Some(metadata.len()))),
     }
 }

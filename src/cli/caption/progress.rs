@@ -1,4 +1,4 @@
-//! How far a run is, on standard error: a bar on a terminal, a line now and then in a log, one sentence at the end.
+//! The progress of a run on standard error: a bar on a terminal, regular lines in a log, a summary at the end.
 
 use std::{
     fmt::Write as _,
@@ -11,32 +11,32 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::observability;
 
-/// Between two lines of a log.
-const LINE_EVERY: Duration = Duration::from_secs(10);
+/// Time between two lines of a log.
+const LINE_INTERVAL: Duration = Duration::from_secs(10);
 
 /// When progress is shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(super) enum When {
-    /// A bar, if standard error is a terminal that captions are not written to
+    /// A bar, if standard error is a terminal and captions are written elsewhere
     Auto,
-    /// A bar on a terminal, else a line every ten seconds
+    /// A bar on a terminal, otherwise a line every ten seconds
     Always,
     /// Never
     Never,
 }
 
-/// What became of the images so far.
+/// Numbers of images by their result.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Tally {
     pub(super) captioned: u64,
     pub(super) failed: u64,
-    /// Were in the output already.
+    /// Images that were already in the output.
     pub(super) skipped: u64,
-    /// Those of this run, all together.
+    /// All images of this run.
     pub(super) total: u64,
 }
 
-/// A run on its way.
+/// The progress of a run.
 #[derive(Debug)]
 pub(super) struct Progress {
     display: Display,
@@ -55,15 +55,15 @@ impl Tally {
         self.captioned + self.failed
     }
 
-    /// In one sentence; `seconds` that it took.
-    fn sentence(&self, seconds: f64) -> String {
+    /// A summary after `seconds`.
+    fn summary(&self, seconds: f64) -> String {
         let mut text = format!("{} of {} images captioned", self.captioned, self.total);
         // Writing to a string cannot fail.
         if self.failed > 0 {
             let _ = write!(text, ", {} failed", self.failed);
         }
         if self.skipped > 0 {
-            let _ = write!(text, ", {} were there already", self.skipped);
+            let _ = write!(text, ", {} were already done", self.skipped);
         }
         if self.finished() > 0 && seconds > 0.0 {
             let _ = write!(text, ", {:.1} images/s", self.finished() as f64 / seconds);
@@ -71,14 +71,14 @@ impl Tally {
         text
     }
 
-    /// Seconds that the rest will take at this rate.
+    /// The seconds that remain at this rate.
     fn seconds_left(&self, seconds: f64) -> f64 {
         seconds / self.finished().max(1) as f64 * self.total.saturating_sub(self.finished()) as f64
     }
 }
 
 impl Progress {
-    /// Begins now; `shares_terminal`: results are written to a terminal.
+    /// Starts the clock. `shares_terminal` means that results are written to a terminal.
     pub(super) fn begin(when: When, shares_terminal: bool, total: u64) -> Self {
         let start = Instant::now();
         let display = match (when, io::stderr().is_terminal()) {
@@ -90,7 +90,7 @@ impl Progress {
         Self { display, start }
     }
 
-    /// One more image is finished.
+    /// Shows that one more image is finished.
     pub(super) fn advance(&mut self, tally: &Tally) {
         match &mut self.display {
             Display::Bar(bar) => {
@@ -99,12 +99,12 @@ impl Progress {
                 }
                 bar.set_position(tally.finished());
             }
-            Display::Lines { last } if last.elapsed() >= LINE_EVERY => {
+            Display::Lines { last } if last.elapsed() >= LINE_INTERVAL => {
                 *last = Instant::now();
                 let seconds = self.start.elapsed().as_secs_f64();
                 observability::print_status(&format!(
                     "{}, {:.0} s left",
-                    tally.sentence(seconds),
+                    tally.summary(seconds),
                     tally.seconds_left(seconds)
                 ));
             }
@@ -112,27 +112,32 @@ impl Progress {
         }
     }
 
-    /// Writes something to the terminal without writing into the bar.
-    pub(super) fn aside<T>(&self, write: impl FnOnce() -> T) -> T {
+    /// Hides the bar while `write` writes to the terminal.
+    pub(super) fn suspend<T>(&self, write: impl FnOnce() -> T) -> T {
         match &self.display {
             Display::Bar(bar) => bar.suspend(write),
             _ => write(),
         }
     }
 
-    /// Takes the bar away; what is left to say of the run, if progress was shown.
-    pub(super) fn end(&self, tally: &Tally) -> (String, bool) {
+    /// Removes the bar and returns the summary.
+    pub(super) fn end(&self, tally: &Tally) -> String {
         if let Display::Bar(bar) = &self.display {
             bar.finish_and_clear();
         }
-        (tally.sentence(self.start.elapsed().as_secs_f64()), !matches!(self.display, Display::Nothing))
+        tally.summary(self.start.elapsed().as_secs_f64())
+    }
+
+    /// Whether progress is shown.
+    pub(super) fn is_shown(&self) -> bool {
+        !matches!(self.display, Display::Nothing)
     }
 }
 
 fn bar(total: u64) -> Display {
     let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr());
     let style = ProgressStyle::with_template("{wide_bar} {pos} of {len} images{msg}, {per_sec}, {eta} left");
-    // The template is a literal; were it wrong, the library's own would do.
+    // The template is a literal; the library's default would do as well.
     if let Ok(style) = style {
         bar.set_style(style);
     }
@@ -145,16 +150,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_sentence_names_what_happened() {
+    fn the_summary_counts_the_images_by_result() {
         let mut tally = Tally { captioned: 7, total: 10, ..Tally::default() };
-        assert_eq!(tally.sentence(2.0), "7 of 10 images captioned, 3.5 images/s");
+        assert_eq!(tally.summary(2.0), "7 of 10 images captioned, 3.5 images/s");
         tally = Tally { failed: 1, skipped: 5, ..tally };
-        assert_eq!(tally.sentence(4.0), "7 of 10 images captioned, 1 failed, 5 were there already, 2.0 images/s");
-        assert_eq!(Tally::default().sentence(0.0), "0 of 0 images captioned");
+        assert_eq!(tally.summary(4.0), "7 of 10 images captioned, 1 failed, 5 were already done, 2.0 images/s");
+        assert_eq!(Tally::default().summary(0.0), "0 of 0 images captioned");
     }
 
     #[test]
-    fn the_rest_takes_as_long_as_what_is_done_for_each() {
+    fn the_remaining_time_follows_from_the_rate() {
         let tally = Tally { captioned: 3, failed: 1, total: 10, ..Tally::default() };
         assert!((tally.seconds_left(8.0) - 12.0).abs() < 1e-9);
         assert!((Tally::default().seconds_left(1.0)).abs() < 1e-9);

@@ -1,4 +1,4 @@
-//! Reads back what [`super::format`] wrote: JSON lines or CSV, record by record, with the bytes of each.
+//! Reads the records that `format` wrote, as JSON lines or CSV, with the bytes of each.
 
 use std::{fmt, io::BufRead};
 
@@ -6,19 +6,19 @@ use serde::Deserialize;
 
 use crate::cli::caption::format::{COLUMNS, Format};
 
-/// A quote that is never closed must not take the rest of a large file into memory.
+/// Maximum lines of a record: an unclosed quote must not read the rest of a large file into memory.
 const MAX_LINES: usize = 1000;
 
 /// One record of a file.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Record {
-    /// As they stand in the file, with the end of the line.
+    /// The bytes in the file, including the line end.
     pub(super) bytes: Vec<u8>,
-    /// What they say.
+    /// Their meaning.
     pub(super) content: Content,
 }
 
-/// What a record says.
+/// The meaning of a record.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Content {
     /// The names of the columns.
@@ -27,15 +27,15 @@ pub(super) enum Content {
     Caption(String),
     /// This image failed.
     Failure(String),
-    /// The end of the file came in the middle of it.
-    Torn,
+    /// A record that the end of the file cuts off.
+    Incomplete,
 }
 
 /// The records of a file.
 pub(super) struct Records<R> {
     reader: R,
     format: Format,
-    /// Lines read so far.
+    /// Number of lines read so far.
     line: usize,
 }
 
@@ -50,7 +50,7 @@ impl<R: BufRead> Records<R> {
         Self { reader, format, line: 0 }
     }
 
-    /// The next record; an error names the line.
+    /// Reads the next record; an error names the line.
     fn read(&mut self) -> Result<Option<Record>, String> {
         let (mut bytes, first) = (Vec::new(), self.line + 1);
         loop {
@@ -63,10 +63,10 @@ impl<R: BufRead> Records<R> {
                 break;
             }
             if read == 0 || !bytes.ends_with(b"\n") {
-                return Ok(Some(Record { bytes, content: Content::Torn }));
+                return Ok(Some(Record { bytes, content: Content::Incomplete }));
             }
             if self.line - first > MAX_LINES {
-                return Err(wrong(first, &"the quotes are not closed"));
+                return Err(invalid(first, &"the quotes are not closed"));
             }
         }
         let content = match self.format {
@@ -92,23 +92,23 @@ impl<R: BufRead> Iterator for Records<R> {
 
 fn csv(bytes: &[u8], line: usize) -> Result<Content, String> {
     let mut reader = csv::ReaderBuilder::new().has_headers(false).from_reader(bytes);
-    let record = reader.records().next().transpose().map_err(|error| wrong(line, &error))?.unwrap_or_default();
+    let record = reader.records().next().transpose().map_err(|error| invalid(line, &error))?.unwrap_or_default();
     if line == 1 {
-        return if record == COLUMNS[..] { Ok(Content::Header) } else { Err(wrong(1, &"the columns are others")) };
+        return if record == COLUMNS[..] { Ok(Content::Header) } else { Err(invalid(1, &"its columns are different")) };
     }
     match (record.len(), record.get(0), record.get(COLUMNS.len() - 1)) {
         (6, Some(image), Some("")) => Ok(Content::Caption(image.into())),
         (6, Some(image), Some(_)) => Ok(Content::Failure(image.into())),
-        (columns, ..) => Err(wrong(line, &format!("{columns} columns instead of {}", COLUMNS.len()))),
+        (columns, ..) => Err(invalid(line, &format!("{columns} columns instead of {}", COLUMNS.len()))),
     }
 }
 
 fn json(bytes: &[u8], line: usize) -> Result<Content, String> {
-    let read: JsonLine = serde_json::from_slice(bytes).map_err(|error| wrong(line, &error))?;
+    let read: JsonLine = serde_json::from_slice(bytes).map_err(|error| invalid(line, &error))?;
     Ok(if read.error.is_some() { Content::Failure(read.image) } else { Content::Caption(read.image) })
 }
 
-fn wrong(line: usize, reason: &dyn fmt::Display) -> String {
+fn invalid(line: usize, reason: &dyn fmt::Display) -> String {
     format!("line {line} was not written by this command: {reason}")
 }
 
@@ -124,9 +124,9 @@ mod tests {
     }
 
     #[test]
-    fn json_lines_are_captions_failures_or_torn() {
+    fn json_lines_are_captions_failures_or_incomplete() {
         let text = "{\"image\":\"a\",\"caption\":\"x\"}\n{\"image\":\"b\",\"error\":\"y\"}\n{\"image\":\"c\",\"ca";
-        let expected = [Content::Caption("a".into()), Content::Failure("b".into()), Content::Torn];
+        let expected = [Content::Caption("a".into()), Content::Failure("b".into()), Content::Incomplete];
         assert_eq!(contents(text, Format::Jsonl).unwrap(), expected);
         assert!(contents("{\"image\":\"a\"}\nhello\n", Format::Jsonl).unwrap_err().starts_with("line 2 "));
     }
@@ -135,9 +135,10 @@ mod tests {
     fn csv_records_may_have_several_lines() {
         let header = COLUMNS.join(",") + "\n";
         let text = header.clone() + "\"a\nb\",0,\"x, \"\"y\"\"\",-0.5,eos,\nc,,,,,gone\n\"d\ne";
-        let expected = [Content::Header, Content::Caption("a\nb".into()), Content::Failure("c".into()), Content::Torn];
+        let expected =
+            [Content::Header, Content::Caption("a\nb".into()), Content::Failure("c".into()), Content::Incomplete];
         assert_eq!(contents(&text, Format::Csv).unwrap(), expected);
-        assert_eq!(contents("image,seq", Format::Csv).unwrap(), [Content::Torn]);
+        assert_eq!(contents("image,seq", Format::Csv).unwrap(), [Content::Incomplete]);
         assert!(contents("a,b\n", Format::Csv).unwrap_err().contains("columns"));
         assert!(contents(&(header.clone() + "a,b\n"), Format::Csv).unwrap_err().contains("line 2"));
         assert!(contents(&(header + "\"" + &"\n".repeat(5000)), Format::Csv).unwrap_err().contains("quotes"));

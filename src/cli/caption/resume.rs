@@ -1,8 +1,8 @@
-//! `--resume`: which images an output file already has, and its repair.
+//! `--resume`: finds the images that an output file already has, and repairs the file.
 //!
-//! An image is done if the file holds as many captions of it as are asked for. Failures of images that are asked for, a
-//! line that a crash tore, and an image of which it left only some captions are taken out, so that each image is in the
-//! file once in the end. The repaired file takes the old one's place in one step.
+//! An image is done if the file has as many captions of it as requested. Failures of requested images, an incomplete line
+//! and images with only some of their captions are removed, so that each image is in the file once at the end. The
+//! repaired file replaces the old one atomically.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -16,34 +16,34 @@ use crate::cli::caption::{
     records::{Content, Records},
 };
 
-/// What a file holds.
+/// The content of a file.
 #[derive(Debug, Default)]
 struct Ledger {
-    /// Captions of each image.
+    /// Number of captions of each image.
     captions: HashMap<String, usize>,
     failed: HashSet<String>,
-    torn: bool,
+    is_incomplete: bool,
 }
 
-/// The images of `wanted` that the file has already, `sequences` captions of each. What else it has of `wanted` is
-/// removed, with what a crash left.
+/// Returns the `requested` images that the file already has, with `sequences` captions each. Other records of requested
+/// images are removed, as is an incomplete line.
 pub(super) fn resume(
     path: &Path,
     format: Format,
-    wanted: &HashSet<String>,
+    requested: &HashSet<String>,
     sequences: usize,
 ) -> Result<HashSet<String>, String> {
     let ledger = Ledger::read(path, format)?;
-    let known = ledger.captions.iter().filter(|(image, _)| wanted.contains(*image));
+    let known = ledger.captions.iter().filter(|(image, _)| requested.contains(*image));
     let (done, partial): (HashMap<&String, &usize>, HashMap<&String, &usize>) =
         known.partition(|(_, count)| **count >= sequences);
     let is_kept = |content: &Content| match content {
         Content::Header => true,
         Content::Caption(image) => !partial.contains_key(image),
-        Content::Failure(image) => !wanted.contains(image),
-        Content::Torn => false,
+        Content::Failure(image) => !requested.contains(image),
+        Content::Incomplete => false,
     };
-    if ledger.torn || !partial.is_empty() || !ledger.failed.is_disjoint(wanted) {
+    if ledger.is_incomplete || !partial.is_empty() || !ledger.failed.is_disjoint(requested) {
         rewrite(path, format, is_kept)?;
     }
     Ok(done.into_keys().cloned().collect())
@@ -60,17 +60,17 @@ impl Ledger {
                 Content::Failure(image) => {
                     ledger.failed.insert(image);
                 }
-                Content::Torn => ledger.torn = true,
+                Content::Incomplete => ledger.is_incomplete = true,
             }
         }
         Ok(ledger)
     }
 }
 
-/// Leaves only the records that are kept.
+/// Rewrites the file with the records that are kept.
 fn rewrite(path: &Path, format: Format, is_kept: impl Fn(&Content) -> bool) -> Result<(), String> {
     let failed = |error: io::Error| error.to_string();
-    // Not the link's place but the file's.
+    // A symbolic link stays: the file that it points to is replaced.
     let path = path.canonicalize().map_err(failed)?;
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(".repaired");
@@ -101,13 +101,13 @@ mod tests {
         format!("{{\"image\":\"{image}\",\"error\":\"x\"}}\n")
     }
 
-    /// What is done, sorted, and what the file holds then.
-    fn resumed(lines: &[String], wanted: &[&str], sequences: usize) -> (String, String) {
+    /// The images that are done, sorted, and the content of the repaired file.
+    fn resumed(lines: &[String], requested: &[&str], sequences: usize) -> (String, String) {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("captions.jsonl");
         fs::write(&path, lines.concat()).unwrap();
-        let wanted = wanted.iter().map(ToString::to_string).collect();
-        let done = resume(&path, Format::Jsonl, &wanted, sequences).unwrap();
+        let requested = requested.iter().map(ToString::to_string).collect();
+        let done = resume(&path, Format::Jsonl, &requested, sequences).unwrap();
         let mut done: Vec<_> = done.into_iter().collect();
         done.sort();
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
@@ -115,21 +115,21 @@ mod tests {
     }
 
     #[test]
-    fn failures_that_are_wanted_are_tried_again_and_others_stay() {
+    fn requested_failures_are_removed_and_others_stay() {
         let lines = [caption("a"), failure("b"), failure("z"), caption("y")];
         let kept = [caption("a"), failure("z"), caption("y")].concat();
         assert_eq!(resumed(&lines, &["a", "b", "c"], 1), ("a".into(), kept));
     }
 
     #[test]
-    fn a_torn_line_is_cut_off() {
+    fn an_incomplete_line_is_removed() {
         let lines = [caption("a"), caption("b"), caption("c")[..12].into()];
         assert_eq!(resumed(&lines, &["a", "b", "c"], 1), ("ab".into(), caption("a") + &caption("b")));
         assert_eq!(resumed(&lines[2..], &["c"], 1), (String::new(), String::new()));
     }
 
     #[test]
-    fn an_image_with_some_of_its_captions_is_done_anew() {
+    fn an_image_with_some_of_its_captions_is_removed() {
         let two = caption("a") + &caption("a");
         assert_eq!(resumed(&[two.clone(), caption("b")], &["a", "b"], 2), ("a".into(), two.clone()));
         assert_eq!(resumed(&[caption("b"), "{".into()], &["a"], 2), (String::new(), caption("b")));
@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_of_something_else_is_left_alone() {
+    fn a_file_of_another_format_is_not_changed() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("notes.jsonl");
         fs::write(&path, "dear diary\n").unwrap();

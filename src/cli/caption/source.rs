@@ -1,4 +1,4 @@
-//! From an input to an image's bytes, and what is said when there are none.
+//! Reads the image of an input, and explains errors to the user of the command.
 
 use std::{
     fs::File,
@@ -9,7 +9,7 @@ use std::{
 use bytes::Bytes;
 use tokio::task;
 
-use crate::cli::caption::inputs::{Input, Place};
+use crate::cli::caption::input::{Input, Location};
 use crate::{
     caption::ImageSource,
     cli::select::similar_file,
@@ -17,27 +17,27 @@ use crate::{
     fetch::{decode_data_url, explain_refusal},
 };
 
-/// The picture of an input; at most `limit` bytes of it come into memory.
+/// Reads the image of an input; at most `limit` bytes of it are loaded into memory.
 pub(super) async fn read(input: &Input, limit: usize) -> Result<ImageSource, String> {
-    let bytes = match &input.place {
-        Place::Url(url) => return Ok(ImageSource::Url(url.clone())),
-        Place::Nowhere(reason) => return Err(reason.clone()),
-        Place::DataUrl => {
+    let bytes = match &input.location {
+        Location::Url(url) => return Ok(ImageSource::Url(url.clone())),
+        Location::Unreadable(reason) => return Err(reason.clone()),
+        Location::DataUrl => {
             let url = input.name.to_str().unwrap_or_default();
             decode_data_url(url, limit).map_err(|error| explain(&error))?
         }
-        Place::File => {
+        Location::File => {
             let path = PathBuf::from(&input.name);
             blocking(move || read_file(&path, limit)).await?
         }
-        Place::StandardInput => {
-            blocking(move || bounded(&mut io::stdin().lock(), limit).map_err(|e| e.to_string())?).await?
+        Location::StandardInput => {
+            blocking(move || read_bounded(&mut io::stdin().lock(), limit).map_err(|e| e.to_string())?).await?
         }
     };
     Ok(ImageSource::Bytes { bytes, field: "image" })
 }
 
-/// An error for whoever runs the command: unlike a client of the service, they may know why.
+/// Explains an error with its cause: unlike a client of the service, a local user may see it.
 pub(super) fn explain(error: &CaptionError) -> String {
     match error {
         CaptionError::ImageUrl { reason, source } => match (explain_refusal(reason), source) {
@@ -50,7 +50,7 @@ pub(super) fn explain(error: &CaptionError) -> String {
     }
 }
 
-/// Why a file cannot be read, and the one that was probably meant.
+/// Explains why a file cannot be read, and suggests a similar name.
 pub(super) fn explain_io(path: &Path, error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::NotFound => match similar_file(path) {
@@ -68,11 +68,11 @@ async fn blocking(read: impl FnOnce() -> Result<Bytes, String> + Send + 'static)
 }
 
 fn read_file(path: &Path, limit: usize) -> Result<Bytes, String> {
-    File::open(path).and_then(|mut file| bounded(&mut file, limit)).map_err(|error| explain_io(path, &error))?
+    File::open(path).and_then(|mut file| read_bounded(&mut file, limit)).map_err(|error| explain_io(path, &error))?
 }
 
-/// Everything there is, unless it is too much.
-fn bounded(reader: &mut impl Read, limit: usize) -> io::Result<Result<Bytes, String>> {
+/// Reads everything, unless it is more than `limit` bytes.
+fn read_bounded(reader: &mut impl Read, limit: usize) -> io::Result<Result<Bytes, String>> {
     let mut bytes = Vec::new();
     reader.take(limit as u64 + 1).read_to_end(&mut bytes)?;
     if bytes.len() > limit {
@@ -89,17 +89,17 @@ mod tests {
 
     #[test]
     fn a_file_is_read_up_to_the_limit() {
-        assert_eq!(bounded(&mut &b"1234"[..], 4).unwrap(), Ok(Bytes::from("1234")));
-        assert!(bounded(&mut &b"12345"[..], 4).unwrap().unwrap_err().contains("larger than --max-image-bytes 4"));
+        assert_eq!(read_bounded(&mut &b"1234"[..], 4).unwrap(), Ok(Bytes::from("1234")));
+        assert!(read_bounded(&mut &b"12345"[..], 4).unwrap().unwrap_err().contains("larger than --max-image-bytes 4"));
     }
 
     #[test]
-    fn a_wrong_path_is_told_the_near_one() {
+    fn an_error_for_a_wrong_path_suggests_a_similar_one() {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join("cats.jpg"), "").unwrap();
-        let said = |name: &str| read_file(&folder.path().join(name), 9).unwrap_err();
-        assert!(said("cat.jpg").ends_with("/cats.jpg?"), "{}", said("cat.jpg"));
-        assert_eq!(said("zebra.png"), "no such file");
+        let error = |name: &str| read_file(&folder.path().join(name), 9).unwrap_err();
+        assert!(error("cat.jpg").ends_with("/cats.jpg?"), "{}", error("cat.jpg"));
+        assert_eq!(error("zebra.png"), "no such file");
         assert_eq!(read_file(folder.path(), 9).unwrap_err(), "is a folder");
     }
 }

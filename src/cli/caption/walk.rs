@@ -8,7 +8,7 @@ use std::{ffi::OsStr, fs::File, io::Read, path::Path};
 use globset::{GlobBuilder, GlobMatcher, GlobSet, GlobSetBuilder};
 use walkdir::{DirEntry, WalkDir};
 
-use crate::cli::caption::{inputs::Input, source::explain_io};
+use crate::cli::caption::{input::Input, source::explain_io};
 
 /// Longest signature that tells a format: RIFF, size, WEBP, VP8X.
 const HEAD_BYTES: u64 = 16;
@@ -19,11 +19,11 @@ const EXTENSIONS: [&str; 17] = [
     "tiff", "webp",
 ];
 
-/// What is taken from folders and patterns.
+/// Which files of folders and patterns are listed.
 #[derive(Debug)]
 pub(super) struct Rules {
     recursive: bool,
-    /// `None`: every image.
+    /// `None` means every image.
     include: Option<GlobSet>,
     exclude: GlobSet,
 }
@@ -43,38 +43,38 @@ impl Rules {
     }
 }
 
-/// Whether a name that is no file can be a pattern.
+/// Whether a name can be a pattern.
 pub(super) fn is_pattern(name: &str) -> bool {
     name.contains(META)
 }
 
 const META: [char; 4] = ['*', '?', '[', '{'];
 
-/// The images of a folder.
+/// Lists the images of a folder.
 pub(super) fn folder(folder: &Path, rules: &Rules) -> Vec<Input> {
     let depth = if rules.recursive { usize::MAX } else { 1 };
-    let found = walk(folder, (depth, false), rules, |_| true);
+    let found = walk(folder, Extent { depth, hidden: false }, rules, |_| true);
     if found.is_empty() {
-        let hint = if rules.recursive { "" } else { "; --recursive looks into the folders in it" };
-        return vec![Input::nowhere(folder, format!("no image in this folder{hint}"))];
+        let hint = if rules.recursive { "" } else { "; --recursive searches its subfolders, too" };
+        return vec![Input::unreadable(folder, format!("no image in this folder{hint}"))];
     }
     found
 }
 
-/// The images that match.
+/// Lists the images that match a pattern.
 pub(super) fn pattern(pattern: &str, rules: &Rules) -> Vec<Input> {
     let (base, rest) = split(pattern);
     let glob = match matcher(&rest) {
         Ok(glob) => glob,
-        Err(error) => return vec![Input::nowhere(pattern, format!("neither a file nor a pattern: {error}"))],
+        Err(error) => return vec![Input::unreadable(pattern, format!("neither a file nor a pattern: {error}"))],
     };
     let root = Path::new(if base.is_empty() { "." } else { base });
     if !root.is_dir() {
-        return vec![Input::nowhere(pattern, format!("there is no folder {}", root.display()))];
+        return vec![Input::unreadable(pattern, format!("there is no folder {}", root.display()))];
     }
     let depth = if rest.contains("**") { usize::MAX } else { rest.split('/').count() };
     let hidden = rest.split('/').any(|part| part.starts_with('.'));
-    let mut found = walk(root, (depth, hidden), rules, |below| glob.is_match(below));
+    let mut found = walk(root, Extent { depth, hidden }, rules, |below| glob.is_match(below));
     if base.is_empty() {
         for input in &mut found {
             if let Ok(inside) = Path::new(&input.name).strip_prefix(".") {
@@ -83,12 +83,12 @@ pub(super) fn pattern(pattern: &str, rules: &Rules) -> Vec<Input> {
         }
     }
     if found.is_empty() {
-        found.push(Input::nowhere(pattern, "no image matches this pattern"));
+        found.push(Input::unreadable(pattern, "no image matches this pattern"));
     }
     found
 }
 
-/// The folder in front of the first part with a sign of a pattern, and the rest.
+/// Splits a pattern into the folder before its first special character, and the rest.
 fn split(pattern: &str) -> (&str, String) {
     let end = pattern.find(META).unwrap_or(pattern.len());
     let slash = pattern[..end].rfind('/').map_or(0, |slash| slash + 1);
@@ -96,18 +96,28 @@ fn split(pattern: &str) -> (&str, String) {
     (base, rest.split('/').filter(|part| !part.is_empty()).collect::<Vec<_>>().join("/"))
 }
 
-/// The files below `root` that are wanted, at most so deep, hidden ones too or not.
-fn walk(root: &Path, (depth, hidden): (usize, bool), rules: &Rules, wanted: impl Fn(&Path) -> bool) -> Vec<Input> {
+/// How far a walk goes.
+#[derive(Clone, Copy, Debug)]
+struct Extent {
+    /// Maximum depth below the root.
+    depth: usize,
+    /// Whether hidden files are listed.
+    hidden: bool,
+}
+
+/// Lists the images below `root` that match.
+fn walk(root: &Path, extent: Extent, rules: &Rules, matches: impl Fn(&Path) -> bool) -> Vec<Input> {
+    let Extent { depth, hidden } = extent;
     let below = |path: &Path| path.strip_prefix(root).unwrap_or(path).to_owned();
     let visible = |name: &OsStr| hidden || !name.as_encoded_bytes().starts_with(b".");
     let entered = |entry: &DirEntry| visible(entry.file_name()) && !rules.exclude.is_match(below(entry.path()));
-    let wanted = |path: &Path| rules.include(&below(path)) && wanted(&below(path));
+    let is_wanted = |path: &Path| rules.include(&below(path)) && matches(&below(path));
     let entries = WalkDir::new(root).min_depth(1).max_depth(depth).follow_links(true).sort_by_file_name();
     let mut found = Vec::new();
     for entry in entries.into_iter().filter_entry(entered) {
         match entry {
             Ok(entry) if entry.file_type().is_file() => {
-                if wanted(entry.path()) && looks_like_image(entry.path()) {
+                if is_wanted(entry.path()) && looks_like_image(entry.path()) {
                     found.push(Input::file(entry.into_path()));
                 }
             }
@@ -116,13 +126,13 @@ fn walk(root: &Path, (depth, hidden): (usize, bool), rules: &Rules, wanted: impl
                 let path = error.path().unwrap_or(root).to_owned();
                 let is_visible = path.file_name().is_some_and(visible);
                 let reason = match error.io_error() {
-                    // A link to nowhere.
-                    Some(_) if path.is_symlink() && !wanted(&path) => continue,
+                    // A broken link that does not match.
+                    Some(_) if path.is_symlink() && !is_wanted(&path) => continue,
                     Some(cause) => explain_io(&path, cause),
-                    None => "a link to a folder around it".into(),
+                    None => "a link to one of its parent folders".into(),
                 };
                 if is_visible {
-                    found.push(Input::nowhere(path, reason));
+                    found.push(Input::unreadable(path, reason));
                 }
             }
         }
@@ -185,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_gives_its_images_by_name_or_content() {
+    fn a_folder_stands_for_its_images_by_name_or_content() {
         let tree = tree();
         let of = |rules: Rules| below(&tree, &folder(tree.path(), &rules));
         assert_eq!(of(rules(false, &[], &[])), ["a.png", "b.JPG", "scan"]);
@@ -195,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pattern_gives_the_images_that_match() {
+    fn a_pattern_stands_for_the_images_that_match() {
         let tree = tree();
         let of = |rest: &str| {
             let name = tree.path().join(rest);
@@ -208,10 +218,10 @@ mod tests {
     }
 
     #[test]
-    fn what_gives_nothing_says_so() {
+    fn a_folder_or_pattern_without_images_is_an_error() {
         let tree = tree();
-        let reason = |mut found: Vec<Input>| match (found.remove(0).place, found.len()) {
-            (super::super::inputs::Place::Nowhere(reason), 0) => reason,
+        let reason = |mut found: Vec<Input>| match (found.remove(0).location, found.len()) {
+            (super::super::input::Location::Unreadable(reason), 0) => reason,
             other => panic!("{other:?}"),
         };
         let at = |rest: &str| tree.path().join(rest).display().to_string();
@@ -222,11 +232,11 @@ mod tests {
     }
 
     #[test]
-    fn a_link_around_a_folder_ends() {
+    fn a_cyclic_link_ends() {
         let tree = tree();
         symlink(tree.path(), tree.path().join("sub/again")).unwrap();
         let found = folder(tree.path(), &rules(true, &[], &[]));
-        let lost = found.iter().filter(|input| input.place != super::super::inputs::Place::File);
+        let lost = found.iter().filter(|input| input.location != super::super::input::Location::File);
         assert_eq!(lost.count(), 1);
         assert_eq!(found.len(), 6);
     }

@@ -1,7 +1,7 @@
-//! Images through the captioner, several at a time, and the results to where they belong.
+//! Captions the images, several at a time, and writes the results.
 //!
-//! At most `jobs` images are in memory. Results come in the order of the list, whichever is ready first, unless that
-//! does not matter. A signal ends the run between two images: what has begun is finished and written.
+//! At most `jobs` images are in memory. Results are written in the order of the list unless `--unordered` is set. A signal
+//! ends the run gracefully: the images in progress are finished and written.
 
 use std::{ffi::OsString, pin::pin};
 
@@ -10,7 +10,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use crate::cli::caption::{
-    inputs::Input,
+    input::Input,
     names,
     output::Output,
     progress::{Progress, Tally},
@@ -19,17 +19,17 @@ use crate::cli::caption::{
 use crate::{
     caption::{Caption, CaptionRequest, Prompt},
     captioner::Captioner,
-    cli::CommandError,
+    cli::command::CommandError,
     error::CaptionError,
     observability,
 };
 use generation::GenerationParameters;
 
-/// 128 + the number of the signal, as shells tell it.
-const INTERRUPTED: u8 = 130;
-const TERMINATED: u8 = 143;
+/// Exit codes after a signal: 128 + its number, as shells report it.
+const EXIT_SIGINT: u8 = 130;
+const EXIT_SIGTERM: u8 = 143;
 
-/// Captions one image.
+/// Captions single images.
 pub(super) struct Worker {
     pub(super) captioner: Captioner,
     pub(super) prompt: Option<String>,
@@ -37,16 +37,16 @@ pub(super) struct Worker {
     pub(super) max_image_bytes: usize,
 }
 
-/// How the images are taken.
+/// How the images are scheduled.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Schedule {
-    /// Images at the same time.
+    /// Number of images at the same time.
     pub(super) jobs: usize,
-    /// Results as they come.
+    /// Whether results are written as they are ready.
     pub(super) unordered: bool,
 }
 
-/// Takes the results.
+/// Writes the results and shows the progress.
 pub(super) struct Report {
     pub(super) output: Output,
     pub(super) progress: Progress,
@@ -59,13 +59,13 @@ struct Done {
 }
 
 enum Failure {
-    /// This image; the next may do better.
+    /// This image failed; others may succeed.
     Image(String),
-    /// The model: no image will get a caption any more.
+    /// The model failed: no further image can be captioned.
     Model(String),
 }
 
-/// Captions all inputs; the exit code of the signal that came before the end.
+/// Captions all inputs; returns the exit code of a signal that ended the run.
 pub(super) async fn run(
     worker: &Worker,
     inputs: Vec<Input>,
@@ -91,17 +91,17 @@ pub(super) async fn run(
                 }
                 None => return Ok(code),
             },
-            _ = interrupt.recv() => INTERRUPTED,
-            _ = terminate.recv() => TERMINATED,
+            _ = interrupt.recv() => EXIT_SIGINT,
+            _ = terminate.recv() => EXIT_SIGTERM,
         };
-        // Who asks twice does not want to wait.
+        // A second signal stops at once.
         if code.replace(signal).is_some() {
             return Ok(code);
         }
         stop.cancel();
         report
             .progress
-            .aside(|| observability::print_status("finishing the images that have begun; once more stops at once"));
+            .suspend(|| observability::print_status("finishing the images in progress; another signal stops at once"));
     }
 }
 
@@ -138,25 +138,25 @@ impl Worker {
 impl Report {
     fn take(&mut self, done: Done) -> Result<(), CommandError> {
         let Self { output, progress, tally } = self;
-        let is_seen = output.is_terminal() || done.result.is_err();
+        let uses_terminal = output.is_terminal() || done.result.is_err();
         let write = || write(output, tally, done);
-        let written = if is_seen { progress.aside(write) } else { write() };
+        let written = if uses_terminal { progress.suspend(write) } else { write() };
         written?;
         self.progress.advance(&self.tally);
         Ok(())
     }
 
-    /// The last words, and what the process ends with; `code` of the signal that ended the run.
+    /// Prints the summary and returns the exit code; `code` is that of the signal that ended the run.
     pub(super) fn end(mut self, code: Option<u8>, quiet: bool) -> Result<u8, CommandError> {
         self.output.finish()?;
-        let (sentence, was_shown) = self.progress.end(&self.tally);
+        let summary = self.progress.end(&self.tally);
         if let Some(code) = code {
-            let hint = if self.output.is_resumable() { "; the same command with --resume does the rest" } else { "" };
-            observability::print_status(&format!("interrupted: {sentence}{hint}"));
+            let hint = if self.output.is_resumable() { "; run the same command with --resume to continue" } else { "" };
+            observability::print_status(&format!("interrupted: {summary}{hint}"));
             return Ok(code);
         }
-        if !quiet && (was_shown || self.output.is_file()) {
-            observability::print_status(&sentence);
+        if !quiet && (self.progress.is_shown() || self.output.is_file()) {
+            observability::print_status(&summary);
         }
         Ok(u8::from(self.tally.failed > 0))
     }

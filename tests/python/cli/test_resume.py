@@ -43,7 +43,7 @@ def test_after_kill_9_the_rest_is_done(tmp_path: Path, suffix: str) -> None:
     waiting.path.write_bytes(PNG.read_bytes())
     done = run(*flags, "--resume")
     assert done.returncode == 0, done.stderr
-    assert b"2 of 2 images captioned, 1 were there already" in done.stderr
+    assert b"2 of 2 images captioned, 1 were already done" in done.stderr
     assert images(output) == [str(PNG), str(waiting.path), str(JPEG)]
     assert output.read_bytes().startswith(before)
     again = output.read_bytes()
@@ -76,7 +76,7 @@ def test_a_signal_ends_it_after_what_has_begun(
     with running(*flags) as process:
         with waiting.opened() as pipe:
             process.send_signal(number)
-            await_line(process, b"finishing the images that have begun")
+            await_line(process, b"finishing the images in progress")
             pipe.write(PNG.read_bytes())
         await_line(process, b"interrupted: 2 of 3 images captioned")
         assert process.wait(SECONDS) == code
@@ -89,7 +89,7 @@ def test_a_second_signal_does_not_wait(tmp_path: Path) -> None:
     waiting = Waiting(tmp_path / "waiting.png")
     with running("caption", waiting.path) as process, waiting.opened():
         process.send_signal(signal.SIGINT)
-        await_line(process, b"once more stops at once")
+        await_line(process, b"another signal stops at once")
         process.send_signal(signal.SIGINT)
         assert process.wait(SECONDS) == 130
 
