@@ -79,9 +79,9 @@ def statistics(model: str, cases: Sequence[Case], expected: Sequence[Expected]) 
 def pixels(sweep: Sweep) -> list[str]:
     """The figures of the pixel sweep; what failed."""
     logger.info(
-        "%d files: %d bit-identical, %d refused by both, %d refused by name, %d wrong",
+        "%d files: %d bit-identical, %d refused by both, %d refused by name, %d damaged, %d wrong",
         *(sweep.files, sweep.identical, sweep.refused_by_both),
-        *(sweep.refused_by_name, len(sweep.wrong)),
+        *(sweep.refused_by_name, sweep.damaged, len(sweep.wrong)),
     )
     for line in sweep.wrong[:SHOWN]:
         logger.info("WRONG %s", line)

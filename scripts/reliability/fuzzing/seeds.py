@@ -105,7 +105,7 @@ def image() -> Seeds:
     """Every kind of file that the service reads or refuses, as small pictures."""
     for jpeg in json.loads((GOLDEN / "images.json").read_text())["jpegs"]:
         yield jpeg["name"], b64decode(jpeg["file"])
-    samples = (ROOT / "src" / "image" / "decode" / "samples.txt").read_text().splitlines()
+    samples = (ROOT / "crates/image-processor/src/decode/samples.txt").read_text().splitlines()
     for number, line in enumerate(line for line in samples if not line.startswith("#")):
         yield f"sample-{number}", bytes.fromhex(line.split(" | ")[2])
     for number, (name, _, recipe) in enumerate(RECIPES):
