@@ -7,9 +7,9 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
+use super::resample::{self, Target};
 use super::{
     AlphaPolicy, DecodeError, DecodeLimits, Filter, PreprocessConfig, ResizeOrder, RgbImage, decode, preprocess,
-    resample,
 };
 
 static GOLDEN: LazyLock<Golden> =
@@ -61,9 +61,9 @@ impl Jpeg {
     }
 }
 
-fn resize(image: &RgbImage, (width, height): (u32, u32), filter: Filter, order: ResizeOrder) -> Vec<u8> {
+fn resize(image: &RgbImage, target: &Target) -> Vec<u8> {
     let mut data = Vec::new();
-    resample::resize(image, (width, height), filter, order, |row| data.extend_from_slice(row));
+    resample::resize(image, target, |row| data.extend_from_slice(row));
     data
 }
 
@@ -90,14 +90,16 @@ fn jpegs_decode_to_the_bytes_of_pillow() {
 fn resizes_give_the_bytes_of_pillow_in_both_orders() {
     for case in &GOLDEN.resizes {
         let [width, height, to_width, to_height] = case.size;
-        let resized = resize(&noise(width, height), (to_width, to_height), case.filter, case.order);
+        let target = Target { width: to_width, height: to_height, filter: case.filter, order: case.order };
+        let resized = resize(&noise(width, height), &target);
         assert_eq!(sha256(&resized), case.sha256, "{case:?}");
     }
 }
 
 #[test]
 fn the_two_orders_differ_on_a_portrait_image() {
-    let resized = |order| resize(&noise(100, 300), (96, 96), Filter::Bicubic, order);
+    let target = |order| Target { width: 96, height: 96, filter: Filter::Bicubic, order };
+    let resized = |order| resize(&noise(100, 300), &target(order));
     assert_ne!(resized(ResizeOrder::Pillow13), resized(ResizeOrder::Pillow12));
 }
 

@@ -1,16 +1,16 @@
 //! From RGB pixels to `pixel_values`, as the Pillow backend of transformers' image processors computes them.
 //!
-//! Resize on 8 bits, then rescale and normalise. The last two are a function of channel and sample alone, so they are a
-//! table of 3 x 256 floats, filled with numpy's own steps and types: equal to the last bit.
+//! An image is resized in 8 bits, then rescaled and normalised. The last two depend on channel and sample alone, so they are
+//! a table of 3 x 256 floats, computed with numpy's steps and types: equal to the last bit.
 
 use ndarray::{Array3, ArrayView3, Axis};
 use serde::Deserialize;
 
 use crate::options::AlphaPolicy;
-use crate::resample::{Filter, ResizeOrder, resize};
+use crate::resample::{Filter, ResizeOrder, Target, resize};
 use crate::rgb_image::RgbImage;
 
-/// What a model wants done to its images, as its manifest says it; not yet checked.
+/// How a model's images are preprocessed, as its manifest says it; not yet checked.
 #[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
 pub struct PreprocessFields {
     /// Rows of the result.
@@ -116,7 +116,7 @@ impl PreprocessConfig {
         }
     }
 
-    /// What becomes of transparent pixels; for [`decode`](super::decode()).
+    /// What becomes of transparent pixels, for [`decode`](crate::decode()).
     pub fn alpha(&self) -> AlphaPolicy {
         self.0.alpha
     }
@@ -145,7 +145,9 @@ pub fn preprocess(image: &RgbImage, config: &PreprocessConfig) -> PixelValues {
     let tables: [_; 3] = std::array::from_fn(|channel| config.table(channel));
     let mut values = Array3::zeros((3, height, width));
     let mut rows = values.axis_iter_mut(Axis(1)); // [3, width] each
-    resize(image, (fields.width, fields.height), fields.resample, fields.resize_order, |row| {
+    let target =
+        Target { width: fields.width, height: fields.height, filter: fields.resample, order: fields.resize_order };
+    resize(image, &target, |row| {
         let (pixels, _) = row.as_chunks::<3>();
         let Some(mut planes) = rows.next() else { return };
         for (channel, (mut plane, table)) in planes.rows_mut().into_iter().zip(&tables).enumerate() {
@@ -176,15 +178,77 @@ mod tests {
         }
     }
 
+    fn refusal(fields: PreprocessFields) -> Option<&'static str> {
+        PreprocessConfig::new(fields).err()
+    }
+
+    #[test]
+    fn sides_lie_between_1_and_8192() {
+        for side in [1, 8192] {
+            assert_eq!(refusal(PreprocessFields { height: side, ..fields() }), None);
+            assert_eq!(refusal(PreprocessFields { width: side, ..fields() }), None);
+        }
+        for side in [0, 8193] {
+            let expected = Some("height and width must lie between 1 and 8192");
+            assert_eq!(refusal(PreprocessFields { height: side, ..fields() }), expected);
+            assert_eq!(refusal(PreprocessFields { width: side, ..fields() }), expected);
+        }
+    }
+
+    #[test]
+    fn numbers_that_are_not_finite_are_refused_by_name() {
+        let nan = f64::NAN;
+        for (wrong, text) in [
+            (PreprocessFields { rescale_factor: nan, ..fields() }, "rescale_factor must be finite"),
+            (PreprocessFields { image_mean: [0.5, nan, 0.5], ..fields() }, "image_mean must be finite"),
+            (PreprocessFields { image_std: [0.5, nan, 0.5], ..fields() }, "image_std must be finite and not 0"),
+            (PreprocessFields { image_std: [0.5, 0.5, 0.0], ..fields() }, "image_std must be finite and not 0"),
+            (PreprocessFields { image_std: [0.5, 0.5, 1e-50], ..fields() }, "image_std must be finite and not 0"),
+        ] {
+            assert_eq!(refusal(wrong), Some(text), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn numbers_of_steps_left_out_are_not_looked_at() {
+        let nan = f64::NAN;
+        let fields = fields();
+        assert_eq!(refusal(PreprocessFields { do_rescale: false, rescale_factor: nan, ..fields }), None);
+        let left_out = PreprocessFields { do_normalize: false, image_mean: [nan; 3], image_std: [0.0; 3], ..fields };
+        assert_eq!(refusal(left_out), None);
+    }
+
     #[test]
     fn numbers_that_give_infinite_values_are_refused() {
         assert!(PreprocessConfig::new(fields()).is_ok());
+        let expected = "rescale_factor, image_mean and image_std must give finite values as f32";
         for wrong in [
             PreprocessFields { image_mean: [1e300, 0.5, 0.5], ..fields() },
             PreprocessFields { image_std: [0.5, 0.5, 1e-45], ..fields() },
             PreprocessFields { rescale_factor: 1e300, ..fields() },
         ] {
-            assert!(PreprocessConfig::new(wrong).is_err(), "{wrong:?}");
+            assert_eq!(refusal(wrong), Some(expected), "{wrong:?}");
         }
+    }
+
+    #[test]
+    fn planes_are_red_green_and_blue() {
+        let config = PreprocessConfig::new(PreprocessFields {
+            height: 1,
+            width: 2,
+            alpha: AlphaPolicy::Drop,
+            do_rescale: false,
+            image_mean: [1.0, 2.0, 3.0],
+            image_std: [1.0, 2.0, 4.0],
+            ..fields()
+        })
+        .unwrap();
+        assert_eq!((config.size(), config.alpha()), ((1, 2), AlphaPolicy::Drop));
+        let image = RgbImage { width: 2, height: 1, data: vec![1, 2, 3, 5, 8, 13] };
+        let values = preprocess(&image, &config);
+        assert_eq!((values.height(), values.width()), (1, 2));
+        assert_eq!(values.view().iter().copied().collect::<Vec<_>>(), [0.0, 4.0, 0.0, 3.0, 0.0, 2.5]);
+        assert_eq!(PixelValues::zeros(&config), PixelValues::new(Array3::zeros((3, 1, 2))));
+        assert_eq!(values.clone().into_array(), values.view());
     }
 }

@@ -1,9 +1,10 @@
 //! Pillow's resize of 8-bit RGB, bit for bit.
 //!
-//! Weights are fixed point with 22 bits, each of the two passes rounds and clamps to 8 bits, and the order of the passes is
-//! that of the Pillow version asked for. No whole intermediate image is kept: whatever the size of the input, the memory
-//! used is that of the output plus a few rows. Without SIMD it is `reference.rs`, with which the tests compare it.
+//! Weights are fixed-point numbers with 22 bits, each of the two passes rounds and clamps to 8 bits, and the order of the
+//! passes is that of the chosen Pillow version. No intermediate image is kept: the memory used is a few rows, whatever the
+//! size of the input. `reference.rs` is the same without SIMD; the tests compare the two.
 
+mod filter;
 mod kernel;
 mod pass;
 #[cfg(test)]
@@ -11,48 +12,25 @@ mod reference;
 
 use std::collections::VecDeque;
 
-use serde::Deserialize;
-
+pub use self::filter::{Filter, ResizeOrder};
 use self::kernel::{HALF, Kernel, Kernels};
 use self::pass::{Across, BLOCK, add_rows, clip_row};
 use crate::rgb_image::RgbImage;
 
-/// Kernel of the resize, by Pillow's names.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Filter {
-    /// The nearest source pixel; no weights.
-    Nearest,
-    /// Windowed sinc, 3 lobes.
-    Lanczos,
-    /// Triangle.
-    Bilinear,
-    /// Cubic convolution with a = -0.5.
-    Bicubic,
-    /// Average of the pixels covered.
-    Box,
-    /// Hamming-windowed sinc, 1 lobe.
-    Hamming,
+/// What to resize to, and how. The aspect ratio is not kept.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Target {
+    /// Columns, >= 1.
+    pub(super) width: u32,
+    /// Rows, >= 1.
+    pub(super) height: u32,
+    pub(super) filter: Filter,
+    pub(super) order: ResizeOrder,
 }
 
-/// Which pass comes first; it shows in the pixels, because each pass rounds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum ResizeOrder {
-    /// Pillow 13: the vertical pass, when it shrinks the image and takes away over twice what the horizontal one does.
-    Pillow13,
-    /// Pillow 12 and before: the horizontal pass, always.
-    Pillow12,
-}
-
-/// Resizes to `width` x `height`, each >= 1, without keeping the aspect ratio; hands over row after row.
-pub(super) fn resize(
-    image: &RgbImage,
-    (width, height): (u32, u32),
-    filter: Filter,
-    order: ResizeOrder,
-    mut row_done: impl FnMut(&[u8]),
-) {
+/// Resizes an image, and calls `row_done` with one row after the other, `[width, 3]` each.
+pub(super) fn resize(image: &RgbImage, target: &Target, mut row_done: impl FnMut(&[u8])) {
+    let Target { width, height, filter, .. } = *target;
     if (width, height) == (image.width, image.height) {
         image.data.chunks_exact(width as usize * 3).for_each(row_done);
     } else if filter == Filter::Nearest {
@@ -60,7 +38,7 @@ pub(super) fn resize(
     } else {
         let across = Across::new(Kernels::new(image.width, width, filter));
         let down = Kernels::new(image.height, height, filter);
-        if vertical_first(image, width, height, order) {
+        if vertical_first(image, target) {
             columns_first(image, across, &down, &mut row_done);
         } else {
             rows_first(image, across, &down, &mut row_done);
@@ -68,13 +46,13 @@ pub(super) fn resize(
     }
 }
 
-fn vertical_first(image: &RgbImage, width: u32, height: u32, order: ResizeOrder) -> bool {
-    let removed_rows = i64::from(image.height) - i64::from(height);
-    let removed_columns = i64::from(image.width) - i64::from(width);
-    order == ResizeOrder::Pillow13 && removed_rows > 0 && removed_rows > 2 * removed_columns
+fn vertical_first(image: &RgbImage, target: &Target) -> bool {
+    let removed_rows = i64::from(image.height) - i64::from(target.height);
+    let removed_columns = i64::from(image.width) - i64::from(target.width);
+    target.order == ResizeOrder::Pillow13 && removed_rows > 0 && removed_rows > 2 * removed_columns
 }
 
-/// Vertical pass first: a block of output rows is weighed from source rows, then resized along x.
+/// Resizes with the vertical pass first: a block of output rows is weighted from source rows, then resized along x.
 fn columns_first(image: &RgbImage, mut across: Across, down: &Kernels, row_done: &mut dyn FnMut(&[u8])) {
     let stride = image.width as usize * 3;
     let mut sums = vec![0; stride];
@@ -93,12 +71,13 @@ fn columns_first(image: &RgbImage, mut across: Across, down: &Kernels, row_done:
     }
 }
 
-/// Horizontal pass first: a block of source rows is resized along x, then added to the output rows it has weight in.
+/// Resizes with the horizontal pass first: a block of source rows is resized along x, then added to the output rows in which
+/// it has weight.
 fn rows_first(image: &RgbImage, mut across: Across, down: &Kernels, row_done: &mut dyn FnMut(&[u8])) {
     let (source_stride, stride) = (image.width as usize * 3, across.stride());
     let mut block = vec![0; BLOCK * stride];
     let mut line = vec![0; stride];
-    // Sums of output rows from `next` on, of which earlier blocks may be a part.
+    // The sums of output rows from `next` on, begun with earlier blocks.
     let mut open = VecDeque::new();
     let mut next = 0;
     for (number, rows) in image.data.chunks(BLOCK * source_stride).enumerate() {
@@ -140,7 +119,7 @@ fn nearest(image: &RgbImage, width: u32, height: u32, mut row_done: impl FnMut(&
     }
 }
 
-/// Source position of each output position. The sum of steps, not a product, as Pillow's rounding errors count too.
+/// The source position of each output position: a sum of steps, not a product, because Pillow's rounding errors count too.
 fn nearest_positions(input: u32, output: u32) -> Vec<usize> {
     let step = f64::from(input) / f64::from(output);
     let last = input as usize - 1;

@@ -1,7 +1,9 @@
 //! The inner loops of both passes: weighted sums of samples, many side by side.
 //!
-//! Plain arithmetic on arrays of fixed length, which the compiler turns into SIMD code; on x86-64 once for each kind of
+//! It is plain arithmetic on arrays of fixed length, which the compiler turns into SIMD code: on x86-64 once for each kind of
 //! processor named below, of which the best is chosen at run time. The sums are integers, so all give the same samples.
+
+use std::ops::Range;
 
 use multiversion::multiversion;
 
@@ -9,9 +11,9 @@ use super::kernel::{HALF, Kernels, clip};
 
 /// Rows that are resized along x together.
 pub(super) const BLOCK: usize = 8;
-/// Source columns that are treated together; 12 KiB of them, so that they stay in the nearest cache.
+/// Source columns that are treated together: 12 KiB, so that they stay in the first-level cache.
 const TILE: usize = 512;
-/// Sums along y that stay in registers while the rows go by.
+/// Sums along y that stay in registers while rows are added.
 const LANES: usize = 32;
 
 /// One column of a block, `[BLOCK, 3]`.
@@ -21,7 +23,7 @@ type Column = [u8; 3 * BLOCK];
 #[derive(Debug)]
 pub(super) struct Across {
     kernels: Kernels,
-    /// Columns of a tile; kept to save an allocation a block.
+    /// The columns of a tile, kept to save an allocation for each block.
     columns: Vec<Column>,
 }
 
@@ -30,7 +32,7 @@ impl Across {
         Self { kernels, columns: Vec::new() }
     }
 
-    /// Bytes of a resized row.
+    /// The length of a resized row in bytes.
     pub(super) fn stride(&self) -> usize {
         self.kernels.len() * 3
     }
@@ -46,13 +48,13 @@ impl Across {
             let end = self.kernels.get(last).end();
             self.columns.resize(self.columns.len().max(end - start), [0; 3 * BLOCK]);
             gather(&rows[3 * start..], stride, &mut self.columns[..end - start]);
-            weigh_columns(&self.columns, start, &self.kernels, (first, last + 1), block);
+            weight_columns(&self.columns, start, &self.kernels, first..last + 1, block);
             first = last + 1;
         }
     }
 }
 
-/// Turns what stands at the start of rows, `stride` bytes apart, into columns.
+/// Transposes the start of the rows, which are `stride` bytes apart, into columns.
 #[multiversion(targets("x86_64+avx2", "x86_64+sse4.1"))]
 fn gather(rows: &[u8], stride: usize, columns: &mut [Column]) {
     for (number, row) in rows.chunks(stride).take(BLOCK).enumerate() {
@@ -62,11 +64,11 @@ fn gather(rows: &[u8], stride: usize, columns: &mut [Column]) {
     }
 }
 
-/// Output columns from `first` up to `end`, from source columns of which the first is number `offset`.
+/// Computes the output columns `outputs` from source columns, of which the first is number `offset`.
 #[multiversion(targets("x86_64+avx2", "x86_64+sse4.1"))]
-fn weigh_columns(columns: &[Column], offset: usize, kernels: &Kernels, (first, end): (usize, usize), block: &mut [u8]) {
+fn weight_columns(columns: &[Column], offset: usize, kernels: &Kernels, outputs: Range<usize>, block: &mut [u8]) {
     let stride = 3 * kernels.len();
-    for x in first..end {
+    for x in outputs {
         let kernel = kernels.get(x);
         let mut sums = [HALF; 3 * BLOCK];
         for (column, &weight) in columns[kernel.start - offset..].iter().zip(kernel.weights) {
@@ -81,7 +83,7 @@ fn weigh_columns(columns: &[Column], offset: usize, kernels: &Kernels, (first, e
     }
 }
 
-/// Adds to each of `sums` the samples of its column in `rows`, `stride` bytes each, every row times its weight.
+/// Adds to each sum the samples of its column in `rows`, `stride` bytes each, multiplied with the weight of their row.
 #[multiversion(targets("x86_64+avx2", "x86_64+sse4.1"))]
 pub(super) fn add_rows(sums: &mut [i32], rows: &[u8], stride: usize, weights: &[i32]) {
     let (chunks, rest) = sums.as_chunks_mut::<LANES>();
@@ -105,7 +107,7 @@ pub(super) fn add_rows(sums: &mut [i32], rows: &[u8], stride: usize, weights: &[
     }
 }
 
-/// The samples of finished sums.
+/// Turns complete sums into samples.
 #[multiversion(targets("x86_64+avx2", "x86_64+sse4.1"))]
 pub(super) fn clip_row(sums: &[i32], row: &mut [u8]) {
     for (sample, &sum) in row.iter_mut().zip(sums) {

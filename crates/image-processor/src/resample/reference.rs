@@ -1,9 +1,9 @@
-//! The resize as it reads in a textbook: whole images, one sample after the other. What the fast one must equal.
+//! The resize in its plainest form, one sample after the other, which the fast one must equal.
 
 use proptest::prelude::*;
 
 use super::kernel::{HALF, Kernels, clip};
-use super::{Filter, ResizeOrder, resize, vertical_first};
+use super::{Filter, ResizeOrder, Target, resize, vertical_first};
 use crate::RgbImage;
 
 /// One pass; the other one is the same on the transposed image.
@@ -33,7 +33,7 @@ fn along_y(image: &RgbImage, height: u32, filter: Filter) -> RgbImage {
 
 proptest! {
     #[test]
-    fn the_fast_resize_gives_the_samples_of_the_plain_one(
+    fn gives_the_samples_of_the_plain_resize(
         (width, height) in (1_u32..90, 1_u32..90),
         (to_width, to_height) in (1_u32..60, 1_u32..60),
         wide in prop::sample::select(vec![1_u32, 1, 1, 40]),
@@ -47,13 +47,14 @@ proptest! {
         // Black and white among the samples, so that sums leave the range on both sides.
         let noise = |i: u32| ((i ^ seed).wrapping_mul(2_654_435_761) >> 23).saturating_sub(128).min(255) as u8;
         let image = RgbImage { width, height, data: (0..3 * width * height).map(noise).collect() };
-        let expected = if vertical_first(&image, to_width, to_height, order) {
+        let target = Target { width: to_width, height: to_height, filter, order };
+        let expected = if vertical_first(&image, &target) {
             along_x(&along_y(&image, to_height, filter), to_width, filter)
         } else {
             along_y(&along_x(&image, to_width, filter), to_height, filter)
         };
         let mut rows = Vec::new();
-        resize(&image, (to_width, to_height), filter, order, |row| rows.extend_from_slice(row));
+        resize(&image, &target, |row| rows.extend_from_slice(row));
         prop_assert!(rows == expected.data);
     }
 }

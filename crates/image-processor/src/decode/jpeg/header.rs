@@ -1,7 +1,7 @@
-//! The walk over a JPEG's segments up to the first scan, as Pillow does it before its decoder sees a byte.
+//! The segments of a JPEG up to the first scan: what has to be known before libjpeg sees a byte.
 //!
-//! Pillow refuses some files here that the C decoder would take (and the other way round), so both must agree. The walk
-//! keeps only what the decoder needs to know beforehand: the size and the number of components.
+//! That is the size, which is checked against the limit, and the number of components. Kinds that are not supported are
+//! refused by name.
 
 use crate::error::DecodeError;
 
@@ -39,12 +39,10 @@ impl Header {
                     check_scans(bytes, at)?;
                     return header.ok_or(DAMAGED);
                 }
-                0xDB => quantisation_tables(segment(bytes, &mut at)?)?,
-                0xE0..=0xEF => application(marker, segment(bytes, &mut at)?)?,
-                0xC4 | 0xCC | 0xDC | 0xDD | 0xDF | 0xFE => {
+                0xC4 | 0xCC | 0xDB | 0xDC | 0xDD | 0xDF..=0xEF | 0xFE => {
                     segment(bytes, &mut at)?;
                 }
-                // The tables of this picture come from an earlier, picture-less stream in the same file.
+                // The tables of this image come from an earlier stream without an image in the same file.
                 0xD9 => return Err(DecodeError::Unsupported("JPEG with tables in a stream of their own")),
                 // Markers without a segment; the decoder judges them.
                 0xC8 | 0xD0..=0xD8 | 0xF0..=0xFD => {}
@@ -54,10 +52,10 @@ impl Header {
     }
 }
 
-/// Refuses a file with a great many scans. Each costs a pass over all pixels, however few bytes it has.
+/// Refuses a file with very many scans: each costs a pass over all pixels, however few bytes it has.
 fn check_scans(bytes: &[u8], mut at: usize) -> Result<(), DecodeError> {
     let mut scans = 1;
-    // What ends the walk early ends decoding, too.
+    // What breaks off here ends decoding, too.
     while let Ok((marker, body_at)) = next_marker(bytes, at) {
         at = body_at;
         match marker {
@@ -120,51 +118,4 @@ fn frame(marker: u8, body: &[u8]) -> Result<Header, DecodeError> {
         return Err(DAMAGED);
     }
     Ok(Header { width, height, components: *components })
-}
-
-/// Whether a segment of quantisation tables holds whole tables only.
-fn quantisation_tables(mut body: &[u8]) -> Result<(), DecodeError> {
-    while let Some(&first) = body.first() {
-        let length = if first >> 4 == 0 { 1 + 64 } else { 1 + 128 };
-        body = body.get(length..).ok_or(DAMAGED)?;
-    }
-    Ok(())
-}
-
-/// The application segments whose fields Pillow reads without looking whether they are there.
-fn application(marker: u8, body: &[u8]) -> Result<(), DecodeError> {
-    let too_short = match marker {
-        0xE0 => body.starts_with(b"JFIF") && body.len() < 7,
-        0xED => body.starts_with(b"Photoshop 3.0\0") && ends_inside_a_resource(body),
-        0xEE => body.starts_with(b"Adobe") && body.len() < 7,
-        _ => false,
-    };
-    if too_short { Err(DAMAGED) } else { Ok(()) }
-}
-
-/// Whether Photoshop's image resources end where the length of a resource's name should be.
-fn ends_inside_a_resource(body: &[u8]) -> bool {
-    let mut at = 14;
-    while body.get(at..).is_some_and(|rest| rest.starts_with(b"8BIM")) {
-        // Without the two bytes of its code Pillow stops reading and keeps the image.
-        let Some(code) = body.get(at + 4..at + 6) else {
-            return false;
-        };
-        let Some(&name_length) = body.get(at + 6) else {
-            return true;
-        };
-        at = (at + 7 + usize::from(name_length)).next_multiple_of(2);
-        let Some(size) = body.get(at..).and_then(|rest| rest.first_chunk::<4>()) else {
-            return false;
-        };
-        let size = usize::try_from(u32::from_be_bytes(*size)).unwrap_or(usize::MAX);
-        // The resource with the resolution needs 14 bytes; Pillow stops reading at a shorter one.
-        if code == [0x03, 0xED] && size.min(body.len().saturating_sub(at + 4)) < 14 {
-            return false;
-        }
-        // A size larger than what is there ends the loop, as there is no further resource then.
-        at = at.saturating_add(4).saturating_add(size);
-        at = at.checked_next_multiple_of(2).unwrap_or(usize::MAX);
-    }
-    false
 }

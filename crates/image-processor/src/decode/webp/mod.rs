@@ -1,7 +1,7 @@
 //! WebP through libwebp, as Pillow's `WebPImagePlugin` uses it; of an animation, the first frame on its canvas.
 //!
-//! Pillow asks libwebp's animation decoder, which first checks the whole container; `container` does that here, and the
-//! one frame that is needed is handed to libwebp by itself. The frame is its canvas' first, so nothing lies below it.
+//! Pillow asks libwebp's animation decoder, which keeps whole canvases. Here `container` finds the one frame that is needed,
+//! and libwebp decodes that alone. The frame is the first on its canvas, so nothing lies below it.
 
 mod container;
 
@@ -9,7 +9,6 @@ use std::borrow::Cow;
 
 use ::webp::{BitstreamFeatures, Decoder};
 
-use self::container::Frame;
 use super::bitmap::{Bitmap, Pixels};
 use crate::error::DecodeError;
 use crate::options::DecodeLimits;
@@ -29,7 +28,15 @@ pub(super) fn decode(bytes: &[u8], limits: &DecodeLimits) -> Result<Bitmap, Deco
     let source = usize::from(image.layout().bytes_per_pixel());
     let target = if has_alpha { 4 } else { 3 };
     let mut canvas = vec![0; pixels * target];
-    place(&image, source, &frame, &mut canvas, (width as usize, target));
+    let rows = canvas.chunks_exact_mut(width as usize * target).skip(frame.top as usize);
+    for (row, stored) in rows.zip(image.chunks_exact(frame.width as usize * source)) {
+        let places = row.chunks_exact_mut(target).skip(frame.left as usize);
+        for (place, pixel) in places.zip(stored.chunks_exact(source)) {
+            let copied = source.min(target);
+            place[..copied].copy_from_slice(&pixel[..copied]);
+            place[copied..].fill(255);
+        }
+    }
     let pixels = if has_alpha { Pixels::Rgba(canvas) } else { Pixels::Rgb { samples: canvas, key: None } };
     Ok(Bitmap { width, height, pixels })
 }
@@ -42,18 +49,4 @@ fn with_alpha(fragment: &[u8]) -> Cow<'_, [u8]> {
         fragment.to_mut()[12] |= 0x10;
     }
     fragment
-}
-
-/// Copies the frame's pixels of `source` bytes onto the canvas, given with its width and bytes of a pixel.
-fn place(image: &[u8], source: usize, frame: &Frame, canvas: &mut [u8], (width, target): (usize, usize)) {
-    let row_bytes = frame.width as usize * source;
-    let start = (frame.top as usize * width + frame.left as usize) * target;
-    let targets = canvas[start..].chunks_mut(width * target);
-    for (row, canvas_row) in image.chunks_exact(row_bytes).zip(targets) {
-        for (pixel, place) in row.chunks_exact(source).zip(canvas_row.chunks_exact_mut(target)) {
-            let copied = source.min(target);
-            place[..copied].copy_from_slice(&pixel[..copied]);
-            place[copied..].fill(255);
-        }
-    }
 }
