@@ -28,7 +28,7 @@ pub(super) struct Active {
 /// The result of a decoder step.
 pub(super) struct Step {
     pub(super) run: DecoderRun,
-    /// The images whose search it ended, in the order in which they joined.
+    /// The images whose search it ended, in the order of their rows.
     pub(super) finished: Vec<Finished>,
 }
 
@@ -273,16 +273,17 @@ mod tests {
     }
 
     #[test]
-    fn finished_images_are_returned_in_the_order_they_joined() {
+    fn images_that_finish_together_are_returned_in_the_order_of_their_rows() {
         let (mut backend, _) = ScriptedBackend::new();
         let mut batch = Batch::default();
-        // As the first one leaves, the last one takes its place.
-        let _clients = [1, 2, 3, 2].map(|number| join(&mut batch, &mut backend, scripted::job(number)));
-        let finished =
-            |step: Step| step.finished.iter().map(|finished| finished.sequences[0].token_ids.len()).collect();
-        let first: Vec<usize> = finished(batch.step(&mut backend).unwrap());
-        let second: Vec<usize> = finished(batch.step(&mut backend).unwrap());
-        assert_eq!((first, second), (vec![2], vec![3, 3]));
+        let _clients = [1, 2, 3].map(|caller| {
+            let mut job = scripted::job(1);
+            job.request.caller = caller;
+            join(&mut batch, &mut backend, job)
+        });
+        let finished = batch.step(&mut backend).unwrap().finished;
+        let callers: Vec<_> = finished.iter().map(|finished| finished.responder.request.caller).collect();
+        assert_eq!(callers, [1, 2, 3]);
     }
 
     #[test]

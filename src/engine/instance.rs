@@ -188,19 +188,19 @@ mod tests {
     #[tokio::test]
     async fn an_engine_is_busy_for_as_long_as_its_action_takes() {
         let (engine, scripts) = engine(1);
+        let engine = &engine;
         assert_eq!(engine.busy_for(), Duration::ZERO);
         scripts[0].hold_encoder();
-        let task = encoding(&engine, 2, &scripts[0]).await;
-        // Any time at all: it is read after the run began.
-        thread::sleep(Duration::from_millis(1));
-        assert!(engine.busy_for() >= Duration::from_millis(1));
-        scripts[0].release_encoder();
-        task.await.unwrap().unwrap();
-        let idle = async {
-            while engine.busy_for() > Duration::ZERO {
+        let task = encoding(engine, 2, &scripts[0]).await;
+        let becomes = |is_busy| async move {
+            while (engine.busy_for() > Duration::ZERO) != is_busy {
                 tokio::task::yield_now().await;
             }
         };
-        tokio::time::timeout(Duration::from_secs(30), idle).await.unwrap();
+        let patience = Duration::from_secs(30);
+        tokio::time::timeout(patience, becomes(true)).await.unwrap();
+        scripts[0].release_encoder();
+        task.await.unwrap().unwrap();
+        tokio::time::timeout(patience, becomes(false)).await.unwrap();
     }
 }

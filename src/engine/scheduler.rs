@@ -244,7 +244,7 @@ mod tests {
         let mut state = State { live_rows: 1, ..waiting(&[1; 4]) };
         state.record(admit(1, 0), ms(50));
         let mut steps = 0;
-        while Scheduler::next(&state) == Action::Step {
+        while Scheduler::next(&state) == Action::Step && steps < 10 {
             state.record(Action::Step, ms(20));
             steps += 1;
         }
