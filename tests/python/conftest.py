@@ -19,6 +19,7 @@ import pytest
 
 from service import ROOT, Service
 from support.clients import IMAGES
+from support.work import uncached_service
 
 if TYPE_CHECKING:
     from support.exporting import Exporter
@@ -45,8 +46,19 @@ def images_url() -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """The service on the repository's own models.toml, one for all tests."""
+    """The service on the repository's own models.toml, one for all tests.
+
+    Its caches are on, and all tests share them: whatever any test has asked for before may be
+    answered without a run of the model. Tests that count work use `uncached`.
+    """
     with Service(log=tmp_path_factory.mktemp("service") / "service.log") as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def uncached(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """The same model without caches: every request is computed, however often it is repeated."""
+    with uncached_service(tmp_path_factory.mktemp("uncached")) as running:
         yield running
 
 

@@ -36,18 +36,28 @@ async def calibrated(service: Service, seconds: float) -> Workload:
             questions += learn(service, parameters=parameters, names=[name])
         workload = Workload(questions, beams)
         async with Both(service) as clients:
-            if await goodput(clients, workload.questions, seconds) <= _MOST_PER_SECOND:
+            load = await carried(clients, workload.questions, seconds)
+            if load.per_second <= _MOST_PER_SECOND:
                 break
     return workload
 
 
-async def goodput(clients: Both, questions: Sequence[Question], seconds: float) -> float:
-    """Right answers per second in a closed loop that keeps the service busy."""
+@dataclass(frozen=True)
+class Carried:
+    """What a closed loop brought."""
+
+    answers: int
+    per_second: float
+    """Without its start and its end."""
+
+
+async def carried(clients: Both, questions: Sequence[Question], seconds: float) -> Carried:
+    """Right answers of a closed loop that keeps the service busy."""
     outcomes = await closed(lambda number: clients.ask(questions, number), AT_ONCE, seconds)
     tally = Tally(outcomes)
     if other := tally.beside(OK):
         raise RuntimeError(f"a load that should be carried is not: {other[0]}")
     start = min(outcome.sent for outcome in outcomes)
-    # The first answers took the way through an empty house, the last ones through one that empties.
+    # The first answers met an idle service, the last ones one that becomes idle.
     skipped = seconds / 5
-    return tally.rate(OK, start + skipped, start + seconds)
+    return Carried(len(outcomes), tally.rate(OK, start + skipped, start + seconds))

@@ -166,7 +166,15 @@ pub(crate) fn parse<T: Args + FromArgMatches>(flags: &[&str]) -> T {
 }
 
 fn catalogue() -> Catalogue {
-    let entry = ModelEntry { aliases: vec![ALIAS.to_owned()], threads: 2, ..ModelEntry::from_folder(&bundle()) };
+    // Without caches a repeated request is computed anew: the tests that compare two surfaces compare two computations.
+    let entry = ModelEntry {
+        aliases: vec![ALIAS.to_owned()],
+        threads: 2,
+        caption_cache_bytes: 0,
+        image_cache_bytes: 0,
+        single_flight: false,
+        ..ModelEntry::from_folder(&bundle())
+    };
     Catalogue { default: entry.name.clone(), models: vec![entry] }
 }
 

@@ -21,7 +21,10 @@ ROW = re.compile(r"^\| `(?P<name>\w+)` \| (?P<type>\w+) \|(?P<labels>[^|]*)\|", 
 
 @pytest.fixture(scope="module")
 def counted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """A service of our own: nobody else's requests are counted."""
+    """A service of our own: nobody else's requests are counted.
+
+    Its caches are on, as by default: what is asked for a second time is a hit and runs no graph.
+    """
     with Service(log=tmp_path_factory.mktemp("metrics") / "log") as running:
         yield running
 

@@ -16,9 +16,10 @@ import pytest
 import requests
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
-from service import Service
+from service import ROOT, Service, models_toml
 from support.clients import MODEL, PROMPT, SECONDS, picture
 from support.otlp import Collector, values
+from support.work import NO_CACHES
 
 KEY = "a-key-that-must-not-be-told"
 QUERY = "signature=that-must-not-be-told"
@@ -41,12 +42,8 @@ def service(collector: Collector, tmp_path_factory: pytest.TempPathFactory) -> I
 
 def start(folder: Path, *flags: str, **environment: str) -> Service:
     """A service with a key and a log in JSON; `with` starts it."""
-    root = Path(__file__).resolve().parents[3]
     models = folder / "models.toml"
-    models.write_text(
-        f'default = "{MODEL}"\n[[models]]\nname = "{MODEL}"\npath = "{root / "models" / MODEL}"\n'
-        "caption_cache_bytes = 0\nimage_cache_bytes = 0\nsingle_flight = false\n"
-    )
+    models.write_text(models_toml({MODEL: ROOT / "models" / MODEL}, MODEL) + NO_CACHES)
     keys = folder / "keys"
     keys.write_text(f"{KEY}\n")
     flags = ("--allow-private-networks", f"--api-keys-file={keys}", "--log-format=json", *flags)

@@ -11,41 +11,27 @@ from typing import Any
 import numpy as np
 import PIL.Image
 import pytest
-import requests
 
-from service import ROOT, Service, models_toml
-from support.clients import IMAGES, MODEL, PICTURES, SECONDS, picture
-from support.metrics_page import value
+from service import Service
+from support.clients import IMAGES, PICTURES, SECONDS, picture
+from support.work import (
+    decoded_rows,
+    difference,
+    metric,
+    runs_by_rows,
+    uncached_service,
+    wait_until,
+    wait_until_idle,
+)
 
 LONG = {"min_new_tokens": 120, "max_new_tokens": 120}
 
 
-def service_alone(folder: Path, more: str = "") -> Service:
-    """A service that keeps nothing, so that every request is computed."""
-    models = folder / "models.toml"
-    nothing = "caption_cache_bytes = 0\nimage_cache_bytes = 0\nsingle_flight = false\n"
-    models.write_text(models_toml({MODEL: ROOT / "models" / MODEL}, MODEL) + nothing + more)
-    return Service(models, log=folder / "service.log")
-
-
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    with service_alone(tmp_path_factory.mktemp("batching")) as running:
+    """A service without caches, so that every request is computed, and without other requests."""
+    with uncached_service(tmp_path_factory.mktemp("batching")) as running:
         yield running
-
-
-def steps_by_rows(service: Service) -> dict[int, int]:
-    """Runs of the decoder by the number of rows they had."""
-    (model,) = requests.get(f"{service.url}/v2/models/{MODEL}/stats", timeout=SECONDS).json()[
-        "model_stats"
-    ]
-    return {batch["batch_size"]: batch["compute_infer"]["count"] for batch in model["batch_stats"]}
-
-
-def difference(before: dict[int, int], after: dict[int, int]) -> dict[int, int]:
-    """Runs between two looks."""
-    rows = {rows: count - before.get(rows, 0) for rows, count in after.items()}
-    return {rows: count for rows, count in rows.items() if count}
 
 
 def stream(service: Service, name: str, parameters: dict[str, Any], prompt: str = "") -> Any:
@@ -57,7 +43,7 @@ def stream(service: Service, name: str, parameters: dict[str, Any], prompt: str 
 
 
 def test_a_request_joins_in_the_middle_of_anothers_decode(alone: Service) -> None:
-    before = steps_by_rows(alone)
+    before = runs_by_rows(alone)
     first = stream(alone, PICTURES[0], LONG)
     assert next(first).piece
     second = stream(alone, PICTURES[1], LONG)
@@ -65,7 +51,7 @@ def test_a_request_joins_in_the_middle_of_anothers_decode(alone: Service) -> Non
     # The first is still at it: most of its pieces come after the second's first.
     assert len(list(first)) > 20
     list(second)
-    runs = difference(before, steps_by_rows(alone))
+    runs = difference(before, runs_by_rows(alone))
     assert runs[2] > 20
     assert runs[1] > 0
     assert set(runs) == {1, 2}
@@ -80,11 +66,11 @@ def test_prompts_beams_and_greedy_share_a_step(alone: Service) -> None:
         (PICTURES[0], None, LONG),
     ]
     each = [alone.caption(picture(name), prompt, p) for name, prompt, p in kinds]
-    before = steps_by_rows(alone)
+    before = runs_by_rows(alone)
     with ThreadPoolExecutor(len(kinds)) as pool:
         calls = [pool.submit(alone.caption, picture(name), prompt, p) for name, prompt, p in kinds]
         together = [call.result(SECONDS) for call in calls]
-    runs = difference(before, steps_by_rows(alone))
+    runs = difference(before, runs_by_rows(alone))
     # 3 beams, a prompt, 2 samples, 2 beams behind a prompt, and one greedy row.
     assert runs.get(3 + 1 + 2 + 2 + 1, 0) > 10, runs
     for wanted, got in zip(each, together, strict=True):
@@ -101,7 +87,7 @@ def test_many_at_once_are_as_one_by_one(alone: Service) -> None:
         files.append(path.read_bytes())
     parameters = [{"num_beams": index % 3 + 1} for index in range(24)]
     each = [alone.caption(file, None, p)[0] for file, p in zip(files, parameters, strict=True)]
-    before = steps_by_rows(alone)
+    before = runs_by_rows(alone)
     with ThreadPoolExecutor(24) as pool:
         calls = [
             pool.submit(alone.caption, file, None, p)
@@ -110,35 +96,43 @@ def test_many_at_once_are_as_one_by_one(alone: Service) -> None:
         together = [call.result(SECONDS)[0] for call in calls]
     assert [c.token_ids for c in together] == [c.token_ids for c in each]
     assert [c.score for c in together] == [c.score for c in each]
-    runs = difference(before, steps_by_rows(alone))
+    runs = difference(before, runs_by_rows(alone))
     assert max(runs) > 4
     # As many rows as models.toml lets share a step by default.
     assert max(runs) <= 16
 
 
-def test_clients_that_leave_free_their_rows(alone: Service) -> None:
-    streams = [stream(alone, PICTURES[index % 3], LONG) for index in range(12)]
-    started = threading.Barrier(12)
+def test_clients_that_disconnect_free_their_rows(alone: Service) -> None:
+    clients, tokens = 12, LONG["max_new_tokens"]
+    wait_until_idle(alone)
+    cancelled = metric(alone, "blip_requests_total", outcome="cancelled")
+    before = decoded_rows(alone)
+    streams = [stream(alone, PICTURES[index % 3], LONG) for index in range(clients)]
+    started = threading.Barrier(clients)
 
     def read_one(call: Any) -> None:
         next(call)
         started.wait(SECONDS)
         call.cancel()
 
-    with ThreadPoolExecutor(12) as pool:
+    with ThreadPoolExecutor(clients) as pool:
         list(pool.map(read_one, streams))
-    before = steps_by_rows(alone)
+    # From here on the service knows of every client that is gone.
+    wait_until(alone, "blip_requests_in_flight", 0)
+    known = decoded_rows(alone)
+    assert metric(alone, "blip_requests_total", outcome="cancelled") > cancelled
     wanted = alone.caption(picture(), None, {"max_new_tokens": 5})
     assert wanted[0].text
-    runs = difference(before, steps_by_rows(alone))
-    assert sum(runs.values()) < 40, runs
+    wait_until_idle(alone)
+    after = decoded_rows(alone)
+    # Tokens that nobody reads are not decoded: all of them would be clients * tokens.
+    assert after - before < clients * tokens
+    # The last caption's tokens, and for each client two of steps that had begun.
+    assert after - known <= 5 + 2 * clients
 
 
-def test_jobs_of_who_has_left_do_not_wait(tmp_path: Path) -> None:
-    with service_alone(tmp_path, "max_rows = 1\n") as service:
-
-        def gauge(name: str) -> float:
-            return value(requests.get(f"{service.url}/metrics", timeout=SECONDS).text, name)
+def test_jobs_of_clients_that_disconnected_do_not_wait(tmp_path: Path) -> None:
+    with uncached_service(tmp_path, "max_rows = 1\n") as service:
 
         def start(**parameters: int) -> Any:
             request = service.messages.CaptionRequest(image=picture(), parameters=parameters)
@@ -146,14 +140,14 @@ def test_jobs_of_who_has_left_do_not_wait(tmp_path: Path) -> None:
 
         # While it decodes, nobody else is let in.
         first = start(num_beams=32, **LONG)
-        while gauge("blip_decoder_rows") != 32:
+        while metric(service, "blip_decoder_rows") != 32:
             assert not first.done()
         others = [start() for _ in range(20)]
-        while gauge("blip_queue_depth") != len(others):
+        while metric(service, "blip_queue_depth") != len(others):
             assert not first.done()
         for other in others:
             other.cancel()
-        while gauge("blip_queue_depth"):
+        while metric(service, "blip_queue_depth"):
             assert not first.done()
         assert not first.done()
         assert first.result().captions
@@ -161,15 +155,14 @@ def test_jobs_of_who_has_left_do_not_wait(tmp_path: Path) -> None:
 
 def test_instances_decode_side_by_side(alone: Service, tmp_path: Path) -> None:
     wanted = [alone.caption(picture(name), None, LONG)[0] for name in PICTURES[:2]]
-    with service_alone(tmp_path, "instances = 2\n") as service:
-        before = steps_by_rows(service)
+    with uncached_service(tmp_path, "instances = 2\n") as service:
+        before = runs_by_rows(service)
         first = stream(service, PICTURES[0], LONG)
         assert next(first).piece
         second = stream(service, PICTURES[1], LONG)
         assert next(second).piece
-        page = requests.get(f"{service.url}/metrics", timeout=SECONDS).text
-        assert value(page, "blip_decoder_rows") == 2
+        assert metric(service, "blip_decoder_rows") == 2
         # The second runs while the first is at it, and no step has a row of both.
         ends = [list(call)[-1].response.captions[0] for call in (first, second)]
-        assert set(difference(before, steps_by_rows(service))) == {1}
+        assert set(difference(before, runs_by_rows(service))) == {1}
     assert [caption.token_ids for caption in ends] == [caption.token_ids for caption in wanted]

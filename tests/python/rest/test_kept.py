@@ -12,9 +12,9 @@ import requests
 
 from service import ROOT, Service
 from support.clients import MODEL, PICTURES, SECONDS, caption, expected, picture
+from support.work import NO_CACHES
 
 ON = "caption_cache_bytes = 1000000\nimage_cache_bytes = 100000000\nsingle_flight = true\n"
-OFF = "caption_cache_bytes = 0\nimage_cache_bytes = 0\nsingle_flight = false\n"
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ def test_equal_requests_at_the_same_time_are_one(keeping: Service) -> None:
 
 
 def test_switched_off_everything_is_computed(tmp_path_factory: pytest.TempPathFactory) -> None:
-    with start(tmp_path_factory.mktemp("off"), OFF) as service:
+    with start(tmp_path_factory.mktemp("off"), NO_CACHES) as service:
         for _ in range(2):
             before = work(service)
             assert service.caption(picture(), "a photography of")[0].text == caption()
