@@ -4,38 +4,38 @@ use std::{fs, os::unix::fs::MetadataExt, path::Path};
 
 use crate::blip::Manifest;
 
-/// What was loaded: the manifest's word, and the files as the system sees them.
+/// Identifies the files of a bundle: by the manifest's checksums, and by what the file system reports of them.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct BundleState {
+pub(super) struct BundleFingerprint {
     id: String,
-    files: Vec<Option<FileState>>,
+    files: Vec<Option<FileFingerprint>>,
 }
 
-/// A file that is replaced or written to gets another of these.
+/// Differs once a file is replaced or written to.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct FileState {
+struct FileFingerprint {
     device: u64,
     inode: u64,
     bytes: u64,
     modified: (i64, i64),
 }
 
-impl BundleState {
-    pub(super) fn of(folder: &Path, manifest: &Manifest) -> Self {
-        let files = manifest.file_names().map(|name| FileState::of(&folder.join(name))).collect();
+impl BundleFingerprint {
+    pub(super) fn new(bundle: &Path, manifest: &Manifest) -> Self {
+        let files = manifest.file_names().map(|name| FileFingerprint::new(&bundle.join(name))).collect();
         Self { id: manifest.id(), files }
     }
 
-    /// Whether `folder` holds the same now.
-    pub(super) fn is_current(&self, folder: &Path) -> bool {
-        Manifest::load(folder).is_ok_and(|manifest| Self::of(folder, &manifest) == *self)
+    /// Whether the folder holds the same files now.
+    pub(super) fn is_current(&self, bundle: &Path) -> bool {
+        Manifest::load(bundle).is_ok_and(|manifest| Self::new(bundle, &manifest) == *self)
     }
 }
 
-impl FileState {
-    fn of(path: &Path) -> Option<Self> {
-        let found = fs::metadata(path).ok()?;
-        let modified = (found.mtime(), found.mtime_nsec());
-        Some(Self { device: found.dev(), inode: found.ino(), bytes: found.len(), modified })
+impl FileFingerprint {
+    fn new(path: &Path) -> Option<Self> {
+        let metadata = fs::metadata(path).ok()?;
+        let modified = (metadata.mtime(), metadata.mtime_nsec());
+        Some(Self { device: metadata.dev(), inode: metadata.ino(), bytes: metadata.len(), modified })
     }
 }

@@ -6,8 +6,8 @@ use std::{
 };
 
 use crate::registry::{
-    bundle::BundleState,
-    caption_cache::{self, CaptionCache},
+    bundle::BundleFingerprint,
+    caption_cache::{CaptionCache, cache_key},
 };
 use crate::{
     blip::{EncodedImage, Manifest, OnnxBackend, Tokenizer},
@@ -23,19 +23,19 @@ use image_processor::{PixelValues, PreprocessConfig};
 /// One served model.
 #[derive(Debug)]
 pub struct ServedModel {
-    /// As in the catalogue.
+    /// Name in the catalogue.
     pub name: String,
-    /// As in the catalogue.
+    /// Version in the catalogue.
     pub version: String,
-    /// From an image to what the model sees.
+    /// Settings of the preprocessing.
     pub preprocess: PreprocessConfig,
-    /// What the bundle says of itself.
+    /// The bundle's manifest.
     pub manifest: Manifest,
-    /// What it has done.
+    /// Counts what the model does.
     pub recorder: Arc<ModelRecorder>,
-    /// From its files to the caption of the self-test.
+    /// Time from reading the files to the caption of the self-test.
     pub(super) load_time: Duration,
-    pub(super) bundle: BundleState,
+    pub(super) bundle: BundleFingerprint,
     pub(super) bundle_id: String,
     pub(super) execution_provider: ExecutionProvider,
     pub(super) vocabulary: Vocabulary,
@@ -44,7 +44,7 @@ pub struct ServedModel {
     pub(super) tokenizer: Tokenizer,
     pub(super) engine: Engine<OnnxBackend>,
     pub(super) caption_cache: CaptionCache,
-    pub(super) images: Arc<ImageCache<EncodedImage>>,
+    pub(super) image_cache: Arc<ImageCache<EncodedImage>>,
 }
 
 /// A request's text and parameters, checked against the model.
@@ -55,74 +55,73 @@ pub struct Plan {
     search: Search,
 }
 
-/// What a request wants besides the captions.
+/// How an image is captioned, besides the plan.
 #[derive(Debug, Default)]
 pub struct CaptionOptions {
-    /// Of the image's file, if anything is kept: without it nothing is looked for.
+    /// Digest of the image's file. Without it the caches are not used.
     pub digest: Option<Digest>,
-    /// An equal request at the same time may do the work for this one.
+    /// Share the work of an equal request that is in flight.
     pub single_flight: bool,
-    /// Who waits.
+    /// The request that waits for the captions.
     pub request: RequestHandle,
 }
 
 impl ServedModel {
-    /// Checks text and parameters and makes the search that will decide the tokens.
+    /// Checks text and parameters and makes the search that will choose the tokens.
     ///
     /// # Errors
-    /// The field that is wrong.
+    /// A field is out of range; the error names it.
     pub fn plan(&self, prompt: Option<&Prompt>, parameters: &GenerationParameters) -> Result<Plan, CaptionError> {
         let config = GenerationConfig::new(&parameters.or(&self.defaults), &self.limits)?;
-        let untokenisable = |field: &'static str| move |_| CaptionError::invalid(field, "the text cannot be tokenised");
+        let untokenisable = |field: &'static str| move |_| CaptionError::invalid(field, "cannot be tokenised");
         let field = prompt.map_or("prompt", |prompt| prompt.field);
         let prompt = prompt.map(|prompt| prompt.text.as_str());
         let prompt = self.tokenizer.encode_prompt(prompt).map_err(untokenisable(field))?;
         let positions = self.manifest.text.max_position_embeddings;
         if prompt.len() > positions {
-            let reason = format!("the text has {} tokens, the model takes {positions}", prompt.len());
+            let reason = format!("must be at most {positions} tokens, got {}", prompt.len());
             return Err(CaptionError::invalid(field, reason));
         }
         let max_length = config.max_length(prompt.len(), positions)?;
         let bad_words = config.bad_words().iter().map(|word| self.tokenizer.encode_word(word));
         let bad_words_ids = bad_words.collect::<Result<Vec<_>, _>>().map_err(untokenisable("bad_words"))?;
         if let Some(index) = bad_words_ids.iter().position(Vec::is_empty) {
-            return Err(CaptionError::invalid(format!("bad_words[{index}]"), "is no word: it has no tokens"));
+            return Err(CaptionError::invalid(format!("bad_words[{index}]"), "must have at least one token"));
         }
         let search = Search::new(&config, self.vocabulary, bad_words_ids, &prompt, max_length);
         Ok(Plan { prompt, config, search })
     }
 
-    /// Whether anything of an image is kept, so that its digest is worth computing.
+    /// Whether a cache is enabled, so that the digest of an image is worth computing.
     pub fn uses_cache(&self) -> bool {
-        self.caption_cache.is_used() || self.images.is_enabled()
+        self.caption_cache.is_enabled() || self.image_cache.is_enabled()
     }
 
-    /// Captions an image, or finds its captions where they are kept. `pixel_values` is awaited only if the image must be
-    /// encoded.
+    /// Captions an image, or takes its captions from the cache. `pixel_values` is awaited only if the image must be encoded.
     ///
     /// # Errors
-    /// Those of `pixel_values`; cancelled, too late, or a run failed.
+    /// `pixel_values` failed, a run failed, the deadline passed, or the request was cancelled.
     pub async fn caption(
         &self,
         plan: Plan,
         pixel_values: impl Future<Output = Result<PixelValues, CaptionError>>,
         options: CaptionOptions,
     ) -> Result<(Arc<[Caption]>, Timings), CaptionError> {
-        let CaptionOptions { digest, single_flight, request: audience } = options;
-        // With beams nothing is told before the end.
-        let progress = audience.progress.clone().filter(|_| plan.search.stable_prefix().is_some());
-        // What is drawn anew each time is not kept.
-        let digest_of_both = digest.filter(|_| plan.config.is_reproducible());
-        let key = digest_of_both.map(|digest| caption_cache::key(&digest, &plan.prompt, &plan.config));
+        let CaptionOptions { digest, single_flight, request } = options;
+        // Beam search publishes nothing before its end.
+        let progress = request.progress.clone().filter(|_| plan.search.stable_prefix().is_some());
+        // Without a seed, sampling gives other captions each time.
+        let cacheable = digest.filter(|_| self.caption_cache.is_enabled() && plan.config.is_reproducible());
+        let key = cacheable.map(|digest| cache_key(&digest, &plan.prompt, &plan.config));
         let mut timings = Timings { cache_hit: true, ..Timings::default() };
-        // Boxed: it is large, and moved from hand to hand.
-        let work = Box::pin(self.run(plan, (digest, pixel_values), audience, &mut timings));
-        let captions = match key.filter(|_| self.caption_cache.is_used()) {
+        // Boxed, as it is large and is moved several times.
+        let work = Box::pin(self.compute(plan, digest, pixel_values, request, &mut timings));
+        let captions = match key {
             Some(key) => self.caption_cache.get_or(key, single_flight, work).await?,
             None => work.await?,
         };
         if let (Some(progress), [caption]) = (progress, &captions[..]) {
-            // Kept captions are told as they were when they were computed; these are told already.
+            // Cached captions are published as those that were computed have been already.
             progress.send_if_modified(|ids| {
                 let is_new = ids.is_empty();
                 ids.extend(caption.token_ids.iter().filter(|_| is_new));
@@ -132,26 +131,28 @@ impl ServedModel {
         Ok((captions, timings))
     }
 
-    async fn run(
+    /// Computes the captions of an image. Clears `timings.cache_hit`, which holds unless this is polled.
+    async fn compute(
         &self,
         plan: Plan,
-        (digest, pixel_values): (Option<Digest>, impl Future<Output = Result<PixelValues, CaptionError>>),
-        audience: RequestHandle,
+        digest: Option<Digest>,
+        pixel_values: impl Future<Output = Result<PixelValues, CaptionError>>,
+        request: RequestHandle,
         timings: &mut Timings,
     ) -> Result<Arc<[Caption]>, CaptionError> {
         timings.cache_hit = false;
         let Plan { prompt, search, .. } = plan;
         let (start, prompt_len) = (Instant::now(), prompt.len());
-        let kept = digest.and_then(|digest| self.images.get(&digest));
-        if digest.is_some() && self.images.is_enabled() {
-            self.recorder.record_image_lookup(kept.is_some());
+        let encoded = digest.and_then(|digest| self.image_cache.get(&digest));
+        if digest.is_some() && self.image_cache.is_enabled() {
+            self.recorder.record_image_lookup(encoded.is_some());
         }
-        let image = match kept {
+        let image = match encoded {
             Some(image) => JobImage::Encoded(image),
             None => JobImage::Pixels { pixel_values: pixel_values.await?, digest },
         };
         timings.compute_input = start.elapsed();
-        let outcome = self.engine.run(Job { image, prompt, search, request: audience }).await?;
+        let outcome = self.engine.run(Job { image, prompt, search, request }).await?;
         (timings.queue, timings.compute_infer) = (outcome.queue, outcome.infer);
         self.recorder.record_stage(Stage::Queue, outcome.queue);
         for sequence in &outcome.sequences {
@@ -165,25 +166,25 @@ impl ServedModel {
         Ok(captions)
     }
 
-    /// The part of the caption that `token_ids` have decided: whatever follows them, the text begins so.
+    /// Returns the beginning of the caption's text that stays as it is whatever ids follow `token_ids`.
     ///
     /// # Errors
-    /// The ids are not the model's.
+    /// The tokenizer refuses the ids.
     pub fn stable_text(&self, token_ids: &[TokenId]) -> Result<String, CaptionError> {
         self.tokenizer.decode_stable_prefix(token_ids).map_err(CaptionError::internal)
     }
 
-    /// What fills up rows of token ids, as `generate` of transformers does.
+    /// The id that fills up rows of token ids, as `generate` of transformers does.
     pub fn pad_token_id(&self) -> TokenId {
         self.vocabulary.pad_token_id
     }
 
-    /// True while its engine runs.
+    /// True while the model's engine runs.
     pub fn is_serving(&self) -> bool {
         self.engine.is_running()
     }
 
-    /// How long its engine has been in one run of a graph.
+    /// The time that its engine has been in its current run of a graph.
     pub fn busy_for(&self) -> Duration {
         self.engine.busy_for()
     }

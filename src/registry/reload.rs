@@ -1,61 +1,66 @@
 //! New models in the place of old ones, while requests go on.
 //!
-//! What is new is loaded and warm before anything changes; then the set of models is replaced as a whole. Requests that
-//! have begun keep the model they have, which goes with the last of them. If anything is wrong, nothing changes.
+//! A new model is loaded and warm before anything changes; then the set of models is replaced as a whole. Requests in
+//! flight keep their model, which is dropped with the last of them. If anything is wrong, nothing changes.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
 use thiserror::Error;
 use tokio::{runtime::Handle, task};
 use tracing::info;
 
 use crate::config::catalogue::{Catalogue, CatalogueError, ModelEntry};
-use crate::registry::{LoadError, Registry, ServedModel, Shared, Slot, Snapshot, memory};
+use crate::registry::{
+    load::{LoadError, Shared},
+    memory,
+    model::ServedModel,
+    snapshot::{Registry, Slot, Snapshot, shorten},
+};
 
-/// Why everything stays as it was.
+/// Why a change of the models was refused.
 #[derive(Debug, Error)]
 pub enum ReloadError {
-    /// The file.
+    /// `models.toml` cannot be used.
     #[error(transparent)]
     Catalogue(#[from] CatalogueError),
-    /// A model.
+    /// A model cannot be served.
     #[error("model '{0}': {1}")]
     Load(String, #[source] LoadError),
-    /// It would not fit beside those that are served.
+    /// A model does not fit into memory beside those that are served.
     #[error("model '{name}' needs about {needed} bytes of memory, {available} are available")]
     Memory {
-        /// The model.
+        /// The model's name.
         name: String,
-        /// About.
+        /// Approximate memory of the model in bytes.
         needed: u64,
-        /// Now.
+        /// Free memory in bytes.
         available: u64,
     },
-    /// The models did not come from a file.
-    #[error("there is no models.toml to read again")]
+    /// The models did not come from a `models.toml`.
+    #[error("the models cannot be reloaded without a models.toml")]
     NoCatalogue,
-    /// The file has no such model.
-    #[error("no model is called '{0}'")]
+    /// `models.toml` has no model of this name.
+    #[error("unknown model '{0}'")]
     Unknown(String),
-    /// The thread that loads died.
-    #[error("loading was given up")]
-    GivenUp,
+    /// The thread that loads a model panicked.
+    #[error("the model could not be loaded: its thread panicked")]
+    Panicked,
 }
 
 impl Registry {
-    /// Reads `models.toml` again: loads what is new or changed, keeps what is not, drops what is gone.
+    /// Reads `models.toml` and loads what is new or changed, keeps what is not, and drops what is gone.
     ///
     /// # Errors
-    /// Something is wrong with the file or one of its models; then everything is as before.
+    /// The file or one of its models cannot be used; then nothing changes.
     pub async fn reload(&self) -> Result<(), ReloadError> {
-        let _alone = self.reload_lock.lock().await;
-        let catalogue = self.catalogue()?;
+        let _guard = self.reload_lock.lock().await;
+        let catalogue = self.read_catalogue()?;
         let before = self.snapshot();
         let mut slots = Vec::new();
         for entry in catalogue.models {
             let old = before.slots.iter().find(|slot| slot.entry == entry);
             let model = match old.map(|slot| &slot.model) {
-                // Unloaded on request: that holds until it is loaded on request, or changed here.
+                // A model that was unloaded on request stays so until it is loaded on request, or its entry changes.
                 Some(None) => None,
                 Some(Some(model)) if model.is_current(&entry) => Some(model.clone()),
                 _ => Some(self.load_new(&entry).await?),
@@ -69,11 +74,11 @@ impl Registry {
     /// Loads one model of `models.toml` anew, whether it has changed or not.
     ///
     /// # Errors
-    /// There is no such model or it cannot be served; then everything is as before.
+    /// The model is unknown or cannot be served; then nothing changes.
     pub async fn load_model(&self, name: &str) -> Result<(), ReloadError> {
-        let _alone = self.reload_lock.lock().await;
-        let known = self.catalogue()?.models.into_iter().find(|entry| entry.is_called(name));
-        let entry = known.ok_or_else(|| ReloadError::Unknown(super::shorten(name)))?;
+        let _guard = self.reload_lock.lock().await;
+        let entry = self.read_catalogue()?.models.into_iter().find(|entry| entry.is_called(name));
+        let entry = entry.ok_or_else(|| ReloadError::Unknown(shorten(name)))?;
         let model = Some(self.load_new(&entry).await?);
         let mut snapshot = Snapshot::clone(&self.snapshot());
         let slot = Slot { entry, model };
@@ -85,47 +90,45 @@ impl Registry {
         Ok(())
     }
 
-    /// Takes one model out of service; requests that have begun are finished.
+    /// Takes one model out of service; requests in flight are finished.
     ///
     /// # Errors
-    /// There is no such model.
+    /// The model is unknown.
     pub async fn unload_model(&self, name: &str) -> Result<(), ReloadError> {
-        let _alone = self.reload_lock.lock().await;
+        let _guard = self.reload_lock.lock().await;
         let mut snapshot = Snapshot::clone(&self.snapshot());
-        let known = snapshot.slots.iter_mut().find(|slot| slot.entry.is_called(name));
-        known.ok_or_else(|| ReloadError::Unknown(super::shorten(name)))?.model = None;
+        let slot = snapshot.slots.iter_mut().find(|slot| slot.entry.is_called(name));
+        slot.ok_or_else(|| ReloadError::Unknown(shorten(name)))?.model = None;
         self.replace(snapshot);
         Ok(())
     }
 
-    fn catalogue(&self) -> Result<Catalogue, ReloadError> {
+    fn read_catalogue(&self) -> Result<Catalogue, ReloadError> {
         Ok(Catalogue::load(self.shared.catalogue.as_ref().ok_or(ReloadError::NoCatalogue)?)?)
     }
 
     async fn load_new(&self, entry: &ModelEntry) -> Result<Arc<ServedModel>, ReloadError> {
         let (entry, shared) = (entry.clone(), self.shared.clone());
         // Checksums and graphs keep a thread busy for a while: not one that answers requests.
-        let loading = task::spawn_blocking(move || Handle::current().block_on(load(&entry, &shared)));
-        loading.await.map_err(|_| ReloadError::GivenUp)?.map(Arc::new)
+        let loading = task::spawn_blocking(move || Handle::current().block_on(load_if_it_fits(&entry, &shared)));
+        loading.await.map_err(|_| ReloadError::Panicked)?.map(Arc::new)
     }
 
-    fn replace(&self, after: Snapshot) {
-        let after = Arc::new(after);
-        let mut current = self.snapshot.write().unwrap_or_else(PoisonError::into_inner);
-        let before = std::mem::replace(&mut *current, after.clone());
-        drop(current);
-        let metrics = &self.shared.metrics;
-        for old in before.models().filter(|old| !after.has(old)) {
-            info!(model = old.name, bundle = old.manifest.id(), "model leaves");
+    fn replace(&self, snapshot: Snapshot) {
+        let after = Arc::new(snapshot);
+        let before = self.replace_snapshot(after.clone());
+        let metrics = self.metrics();
+        for old in before.models().filter(|old| !after.contains(old)) {
+            info!(model = old.name, bundle = old.manifest.id(), "model removed");
             metrics.remove_model(&old.name, &old.info());
         }
-        for new in after.models().filter(|new| !before.has(new)) {
+        for new in after.models().filter(|new| !before.contains(new)) {
             metrics.add_model(&new.name, &new.info(), new.load_time);
         }
     }
 }
 
-async fn load(entry: &ModelEntry, shared: &Shared) -> Result<ServedModel, ReloadError> {
+async fn load_if_it_fits(entry: &ModelEntry, shared: &Shared) -> Result<ServedModel, ReloadError> {
     let failed = |error: LoadError| ReloadError::Load(entry.name.clone(), error);
     let needed = ServedModel::memory_needed(entry).map_err(failed)?;
     match memory::available() {
