@@ -1,4 +1,4 @@
-//! What an operator gives: `m` and a `manifest.json`, or `t` and a `models.toml`.
+//! Files of the operator: `m` and a `manifest.json`, or `t` and a `models.toml`.
 
 #![no_main]
 
@@ -12,9 +12,9 @@ use generation::{GenerationConfig, GenerationLimits};
 use image_processor::{RgbImage, preprocess};
 use libfuzzer_sys::fuzz_target;
 
-/// There is none.
+/// A folder that does not exist.
 const FOLDER: &str = "/no/such/bundle";
-/// Of images that are worth the time.
+/// Larger images take too long for a fuzz target.
 const MAX_SIDE: usize = 64;
 
 fuzz_target!(|bytes: &[u8]| {
@@ -45,7 +45,7 @@ fn check_manifest(manifest: &Manifest) {
     let text = &manifest.text;
     let ids = [text.bos_token_id, text.eos_token_id, text.pad_token_id, manifest.prompt.replace_first_with];
     assert!(ids.iter().all(|id| (*id as usize) < text.vocab_size));
-    // Nothing is there, so the first file is missing: it must be one inside the folder.
+    // The folder does not exist, so the first file is missing: it must be one inside the folder.
     let Err(BundleError::Unreadable { path, .. }) = manifest.verify_files(Path::new(FOLDER)) else {
         panic!("a file outside the bundle was read");
     };

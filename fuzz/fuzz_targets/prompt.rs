@@ -1,5 +1,5 @@
-//! Prompts and bad words through the embedded model's tokenizer, and made-up ids back to text: what a client that reads
-//! along has got must stay the beginning of the text.
+//! Prompts and bad words through the embedded model's tokenizer, and arbitrary ids back to text. The pieces that a
+//! streaming client has received must stay the beginning of the text.
 
 #![no_main]
 
@@ -31,7 +31,7 @@ fuzz_target!(|bytes: &[u8]| {
     };
     let whole = tokenizer.decode(&ids).expect("text");
     for end in 0..ids.len().min(64) {
-        let decided = tokenizer.decode_stable_prefix(&ids[..end]).expect("text");
-        assert!(whole.starts_with(&decided), "{decided:?} was said of {whole:?}");
+        let prefix = tokenizer.decode_stable_prefix(&ids[..end]).expect("text");
+        assert!(whole.starts_with(&prefix), "{prefix:?} is not the beginning of {whole:?}");
     }
 });

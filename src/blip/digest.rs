@@ -9,7 +9,7 @@ use std::{
 
 use sha2::{Digest, Sha256};
 
-/// SHA-256 of a file, as text, and its size in bytes.
+/// Computes the SHA-256 of a file in hexadecimal digits, and its size in bytes.
 pub(super) fn digest(path: &Path) -> io::Result<(String, u64)> {
     let mut file = File::open(path)?;
     let mut hash = Sha256::new();
@@ -25,6 +25,7 @@ pub(super) fn digest(path: &Path) -> io::Result<(String, u64)> {
     }
 }
 
+/// Writes bytes as hexadecimal digits.
 pub(super) fn hex(bytes: &[u8]) -> String {
     bytes.iter().fold(String::new(), |mut text, byte| {
         // Writing to a string cannot fail.

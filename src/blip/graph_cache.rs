@@ -1,9 +1,9 @@
 //! Optimised graphs, kept on disk between starts.
 //!
 //! An entry is made for one graph, one build of the library and one processor, and is used only if every file has the
-//! checksum that it was stored with. Whatever goes wrong here costs a warning, never the start. The weights are stored as
-//! they are: with those laid out for the kernels (`session.save_external_prepacked_constant_initializers`), which would be
-//! mapped, ONNX Runtime 1.31.1 crashed in the second start as soon as a step had several rows.
+//! checksum that it was stored with. Whatever goes wrong here costs a warning, never the start. The weights are stored in
+//! the graph's own layout. Storing the layout of the kernels (`session.save_external_prepacked_constant_initializers`)
+//! would let them be mapped, but ONNX Runtime 1.31.1 then crashed in the second start once a step had several rows.
 
 use std::{
     fs, io,
@@ -22,10 +22,10 @@ use tracing::{info, warn};
 
 use crate::blip::digest::{digest, hex};
 
-/// Written last: an entry without it is not complete.
+/// The list of checksums. It is written last: an entry without it is not complete.
 const CHECKSUMS: &str = "checksums.json";
-/// Smaller tensors stay inside the graph's file: bytes.
-const EXTERNAL_FROM: &str = "1024";
+/// Size from which a tensor is stored outside the graph's file, in bytes.
+const MIN_EXTERNAL_BYTES: &str = "1024";
 
 /// A folder of optimised graphs.
 #[derive(Clone, Debug)]
@@ -36,8 +36,8 @@ impl GraphCache {
         Self(folder.to_path_buf())
     }
 
-    /// The session of the graph at `path`, from its entry if there is one. `fingerprint` says what the graph and its
-    /// weights are.
+    /// Opens the session of the graph at `path`, from its entry if there is one. `fingerprint` identifies the contents of
+    /// the graph and its weights.
     pub(super) fn open(
         &self,
         path: &Path,
@@ -45,7 +45,7 @@ impl GraphCache {
         builder: impl Fn() -> Result<SessionBuilder>,
     ) -> Result<Session> {
         let name = path.file_name().map_or("graph".into(), |name| name.to_string_lossy());
-        let entry = self.0.join(format!("{}-{}", &key(fingerprint)[..32], name.trim_end_matches(".onnx")));
+        let entry = self.0.join(format!("{}-{}", &cache_key(fingerprint)[..32], name.trim_end_matches(".onnx")));
         if entry.is_dir() {
             match load(&entry, &name, &builder) {
                 Ok(session) => {
@@ -54,7 +54,7 @@ impl GraphCache {
                 }
                 Err(error) => {
                     warn!(entry = %entry.display(), error, "optimised graph is not usable, making it anew");
-                    // If it stays, it stays unused.
+                    // An entry that cannot be removed is still not used.
                     let _ = fs::remove_dir_all(&entry);
                 }
             }
@@ -63,15 +63,15 @@ impl GraphCache {
         let session = store(&unfinished, &entry, path, &builder);
         if let Err(error) = &session {
             warn!(folder = %self.0.display(), error, "optimised graph not kept");
-            // Nothing of it is left, or the disk is as full as before.
+            // A part of an entry must not go on filling the disk.
             let _ = fs::remove_dir_all(&unfinished);
         }
         session.or_else(|_| builder()?.commit_from_file(path))
     }
 }
 
-/// What an entry is good for.
-fn key(fingerprint: &str) -> String {
+/// Identifies what an entry can be used for.
+fn cache_key(fingerprint: &str) -> String {
     let mut hash = Sha256::new();
     for part in [fingerprint, ort::info(), &processor(), env!("CARGO_PKG_VERSION")] {
         hash.update((part.len() as u64).to_le_bytes());
@@ -82,20 +82,21 @@ fn key(fingerprint: &str) -> String {
 
 /// The processor's name and instruction sets: the kernels, and so the layout of the weights, depend on them.
 fn processor() -> String {
-    let described = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let of_first = |field: &str| described.lines().find(|line| line.starts_with(field)).unwrap_or_default().to_owned();
-    [std::env::consts::ARCH.to_owned(), of_first("model name"), of_first("flags"), of_first("Features")].join("\n")
+    let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let line = |field: &str| cpuinfo.lines().find(|line| line.starts_with(field)).unwrap_or_default().to_owned();
+    [std::env::consts::ARCH.to_owned(), line("model name"), line("flags"), line("Features")].join("\n")
 }
 
+/// Opens the session of a stored graph.
 fn load(
     entry: &Path,
     name: &str,
     builder: &impl Fn() -> Result<SessionBuilder>,
 ) -> std::result::Result<Session, String> {
     let text = fs::read(entry.join(CHECKSUMS)).map_err(|error| error.to_string())?;
-    let wanted: Vec<(String, String)> = serde_json::from_slice(&text).map_err(|error| error.to_string())?;
-    if wanted != checksums(entry).map_err(|error| error.to_string())? {
-        return Err("its files are not those that were stored".into());
+    let stored: Vec<(String, String)> = serde_json::from_slice(&text).map_err(|error| error.to_string())?;
+    if stored != checksums(entry).map_err(|error| error.to_string())? {
+        return Err("its files differ from those that were stored".into());
     }
     let session = builder()
         .and_then(|builder| Ok(builder.with_optimization_level(GraphOptimizationLevel::Disable)?))
@@ -103,7 +104,7 @@ fn load(
     session.map_err(|error| error.to_string())
 }
 
-/// The session of `path`, its optimised graph stored on the way.
+/// Opens the session of `path` and stores its optimised graph.
 fn store(
     unfinished: &Path,
     entry: &Path,
@@ -117,7 +118,7 @@ fn store(
         builder()?
             .with_optimized_model_path(&target)?
             .with_config_entry("session.optimized_model_external_initializers_file_name", data)?
-            .with_config_entry("session.optimized_model_external_initializers_min_size_in_bytes", EXTERNAL_FROM)?
+            .with_config_entry("session.optimized_model_external_initializers_min_size_in_bytes", MIN_EXTERNAL_BYTES)?
             .commit_from_file(path)
     })()
     .map_err(|error: ort::Error| error.to_string())?;
@@ -132,7 +133,7 @@ fn store(
     Ok(session)
 }
 
-/// Name and SHA-256 of every file of an entry but the list itself.
+/// Computes name and SHA-256 of every file of an entry except the list itself.
 fn checksums(folder: &Path) -> io::Result<Vec<(String, String)>> {
     let mut sums = Vec::new();
     for file in fs::read_dir(folder)? {

@@ -1,7 +1,7 @@
 //! `manifest.json`: everything about a model that is not a tensor.
 //!
-//! Written by `scripts/export_onnx.py`. No size, token id or rule of a model is a literal in Rust; it is read here, and
-//! every file of the bundle is checked against its checksum before it is used.
+//! `scripts/export_onnx.py` writes it. No size, token id or rule of a model is a literal in Rust: it is read here. Every
+//! file of the bundle is compared with its checksum before it is used.
 
 use std::{
     collections::BTreeMap,
@@ -19,15 +19,17 @@ use generation::{GenerationParameters, TokenId};
 use image_processor::PreprocessConfig;
 
 const FILE_NAME: &str = "manifest.json";
-/// Larger than any manifest; a wrong file must not fill the memory.
+/// Larger than any manifest, so that a wrong file cannot fill the memory.
 const MAX_MANIFEST_BYTES: u64 = 1 << 20;
-/// What this version of the service reads.
+/// The only format that this version of the service reads.
 const FORMAT_VERSION: u32 = 2;
+/// Larger than any size of a model, so that products of sizes do not overflow.
+const MAX_SIZE: usize = 1 << 24;
 
-/// Why a bundle cannot be used; each text names the file.
+/// Why a bundle cannot be used. Each text names the file.
 #[derive(Debug, Error)]
 pub enum BundleError {
-    /// A file is missing or unreadable.
+    /// A file is missing or cannot be read.
     #[error("bundle {path}: {source}; export it again with scripts/export_onnx.py")]
     Unreadable {
         /// The file.
@@ -43,20 +45,20 @@ pub enum BundleError {
         /// What is wrong.
         reason: String,
     },
-    /// A file is not the one that was exported.
+    /// A file differs from the one that was exported.
     #[error(
-        "bundle {path}: the checksum is not the manifest's; the file is damaged or was changed, export or copy it again"
+        "bundle {path}: the checksum differs from the manifest's; the file is damaged or was changed, export or copy it again"
     )]
     Checksum {
         /// The file.
         path: PathBuf,
     },
-    /// ONNX Runtime refuses the graph, or an execution provider is not there.
+    /// ONNX Runtime refuses the graph, or an execution provider does not work.
     #[error("bundle {path}: {reason}")]
     Session {
         /// The graph.
         path: PathBuf,
-        /// ONNX Runtime's words, in one line.
+        /// ONNX Runtime's error text, in one line.
         reason: String,
     },
 }
@@ -66,69 +68,69 @@ pub enum BundleError {
 pub struct Manifest {
     format_version: u32,
     model_type: String,
-    /// What the graphs compute in: `fp32`.
+    /// How the graphs compute: `fp32`, `fp16` or `int8`.
     pub precision: String,
-    /// What was exported.
+    /// The checkpoint that was exported.
     pub source: Source,
-    /// The image side.
+    /// Sizes of the vision encoder.
     pub vision: Vision,
-    /// The text side.
+    /// Sizes and token ids of the text decoder.
     pub text: Text,
-    /// From the tokenizer's ids to the decoder's.
+    /// How a prompt's ids become the decoder's.
     pub prompt: Prompt,
-    /// From an image to `pixel_values`.
+    /// How an image becomes `pixel_values`.
     pub preprocessor: PreprocessConfig,
     /// How ids become text.
     pub tokenizer: TokenizerRules,
-    /// Defaults of the checkpoint.
+    /// Generation defaults of the checkpoint.
     #[serde(default)]
     pub generation: GenerationParameters,
     files: BTreeMap<String, FileEntry>,
 }
 
-/// What was exported.
+/// The checkpoint that was exported.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Source {
-    /// Hub id or folder.
+    /// Hub id or folder of the checkpoint.
     pub model: String,
-    /// Commit on the hub.
+    /// Commit of the checkpoint on the hub.
     pub revision: Option<String>,
 }
 
-/// The image side.
+/// Sizes of the vision encoder.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Vision {
     /// Vectors that cross-attention looks at: patches + 1.
     pub num_tokens: usize,
 }
 
-/// The text side.
+/// Sizes and token ids of the text decoder.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Text {
     /// Width of a row of logits.
     pub vocab_size: usize,
-    /// Layers of the decoder.
+    /// Number of layers of the decoder.
     pub num_hidden_layers: usize,
-    /// Heads of a layer.
+    /// Number of attention heads of a layer.
     pub num_attention_heads: usize,
     /// Width of a head.
     pub head_dim: usize,
-    /// Positions that the decoder knows.
+    /// Longest sequence that the decoder takes, in positions.
     pub max_position_embeddings: usize,
-    /// First id of every sequence.
+    /// The first id of every sequence.
     pub bos_token_id: TokenId,
-    /// Ends a sequence.
+    /// The id that ends a sequence.
     pub eos_token_id: TokenId,
-    /// Fills a sequence.
+    /// The id that fills up a sequence.
     pub pad_token_id: TokenId,
 }
 
-/// From the tokenizer's ids to the decoder's.
+/// How a prompt's ids become the decoder's.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Prompt {
-    /// Takes the place of the tokenizer's first id (`[CLS]`).
+    /// The id that replaces the tokenizer's first (`[CLS]`).
     pub replace_first_with: TokenId,
-    /// The tokenizer's last id (`[SEP]`) is dropped.
+    /// Whether the tokenizer's last id (`[SEP]`) is dropped.
     pub drop_last: bool,
 }
 
@@ -146,10 +148,10 @@ struct FileEntry {
 }
 
 impl Manifest {
-    /// Reads and checks the manifest alone.
+    /// Reads and checks the manifest alone, not the files that it lists.
     ///
     /// # Errors
-    /// It is missing, malformed, or of another format.
+    /// The manifest is missing, malformed, or of another format.
     pub fn load(bundle: &Path) -> Result<Self, BundleError> {
         let path = bundle.join(FILE_NAME);
         let unreadable = |source| BundleError::Unreadable { path: path.clone(), source };
@@ -165,7 +167,7 @@ impl Manifest {
     /// Reads and checks the text of a manifest.
     ///
     /// # Errors
-    /// What is wrong with it.
+    /// The text is malformed, or a value is out of range; the error says which.
     pub fn parse(text: &str) -> Result<Self, String> {
         let manifest: Self = serde_json::from_str(text).map_err(|error| error.to_string())?;
         manifest.check()?;
@@ -175,17 +177,17 @@ impl Manifest {
     /// Compares every file of the bundle with its checksum.
     ///
     /// # Errors
-    /// The first file that is missing or different.
+    /// A file is missing or differs; the error names the first.
     pub fn verify_files(&self, bundle: &Path) -> Result<(), BundleError> {
         self.compare_files(bundle).try_for_each(|(_, result)| result)
     }
 
-    /// Each file of the bundle by name, and whether it is the one that was exported.
+    /// Compares each file of the bundle, by name, with its checksum.
     pub fn compare_files(&self, bundle: &Path) -> impl Iterator<Item = (&str, Result<(), BundleError>)> {
         self.files.iter().map(|(name, entry)| (name.as_str(), entry.compare(bundle.join(name))))
     }
 
-    /// The bundle in one word: the same files give the same, whoever exported them.
+    /// Identifies the bundle by its files: equal files give equal ids, whoever exported them.
     pub fn id(&self) -> String {
         let mut hash = Sha256::new();
         for (name, entry) in &self.files {
@@ -194,28 +196,28 @@ impl Manifest {
         hex(&hash.finalize()[..6])
     }
 
-    /// Names of the files, relative to the bundle, without the manifest's own.
+    /// Names of the files, relative to the bundle, without the manifest itself.
     pub fn file_names(&self) -> impl Iterator<Item = &str> {
         self.files.keys().map(String::as_str)
     }
 
-    /// Bytes of all files.
+    /// Size of all files in bytes.
     pub fn size(&self) -> u64 {
         self.files.values().map(|entry| entry.bytes).sum()
     }
 
-    /// What the graph of this file name and its weights are.
+    /// Identifies the contents of a graph and of its weights; `graph` is the file's name.
     pub(super) fn fingerprint(&self, graph: &str) -> String {
-        let of = |name: &str| self.files.get(name).map_or("", |entry| entry.sha256.as_str());
-        format!("{} {}", of(graph), of(&format!("{graph}.data")))
+        let checksum = |name: &str| self.files.get(name).map_or("", |entry| entry.sha256.as_str());
+        format!("{} {}", checksum(graph), checksum(&format!("{graph}.data")))
     }
 
     fn check(&self) -> Result<(), String> {
         if self.format_version != FORMAT_VERSION {
-            return Err(format!("format_version is {}, this version reads {FORMAT_VERSION}", self.format_version));
+            return Err(format!("format_version: must be {FORMAT_VERSION}, got {}", self.format_version));
         }
         if self.model_type != "blip" {
-            return Err(format!("model_type is '{}', not 'blip'", self.model_type));
+            return Err(format!("model_type: must be 'blip', got '{}'", self.model_type));
         }
         let text = &self.text;
         let sizes = [
@@ -226,22 +228,22 @@ impl Manifest {
             ("text.head_dim", text.head_dim),
             ("text.max_position_embeddings", text.max_position_embeddings),
         ];
-        if let Some((name, size)) = sizes.into_iter().find(|(_, size)| !(1..=1 << 24).contains(size)) {
-            return Err(format!("{name} is {size}"));
+        if let Some((name, size)) = sizes.into_iter().find(|(_, size)| !(1..=MAX_SIZE).contains(size)) {
+            return Err(format!("{name}: must be between 1 and {MAX_SIZE}, got {size}"));
         }
         let ids = [text.bos_token_id, text.eos_token_id, text.pad_token_id, self.prompt.replace_first_with];
         if let Some(id) = ids.into_iter().find(|id| *id as usize >= text.vocab_size) {
-            return Err(format!("token id {id} is not below text.vocab_size"));
+            return Err(format!("token ids must be below text.vocab_size, got {id}"));
         }
         for name in ["vision_encoder.onnx", "text_decoder.onnx", "tokenizer.json"] {
             if !self.files.contains_key(name) {
-                return Err(format!("files has no {name}"));
+                return Err(format!("files: must list {name}"));
             }
         }
-        // A manifest must not make us read files outside its folder.
+        // A manifest must not make the service read files outside its folder.
         let inside = |name: &str| Path::new(name).components().all(|part| matches!(part, Component::Normal(_)));
         match self.files.keys().find(|name| name.is_empty() || !inside(name)) {
-            Some(name) => Err(format!("files: '{name}' is not inside the bundle")),
+            Some(name) => Err(format!("files: must lie inside the bundle, got '{name}'")),
             None => Ok(()),
         }
     }

@@ -1,7 +1,7 @@
 //! Finds and loads the ONNX Runtime library.
 //!
-//! Look-up, first hit wins: the flag, `ORT_DYLIB_PATH`, `../lib` beside the binary, `.onnxruntime/lib` in a folder above
-//! the binary (a checkout of the repository, where `make build` puts it). Nothing is taken from the working directory.
+//! The first of these places that has it is taken: the flag, `ORT_DYLIB_PATH`, `../lib` beside the binary, `.onnxruntime/lib` in a folder above
+//! the binary (a checkout of the repository, where `make build` puts it). The working directory is never searched.
 
 use std::{
     env,
@@ -18,32 +18,32 @@ const LIBRARY: &str = "libonnxruntime.dylib";
 #[cfg(not(target_os = "macos"))]
 const LIBRARY: &str = "libonnxruntime.so";
 
-/// Why there is no ONNX Runtime; each text says what to do.
+/// Why ONNX Runtime cannot be loaded. Each text says what to do.
 #[derive(Debug, Error)]
 pub enum RuntimeError {
-    /// Nowhere to be found.
+    /// The library was not found.
     #[error(
         "ONNX Runtime is missing: run `make build`, or give the library (libonnxruntime.so of the PyPI wheel \
          onnxruntime 1.31.1) with --ort-library or ORT_DYLIB_PATH"
     )]
     Missing,
-    /// Too old, not a library, or for another machine.
+    /// The file is too old, not a library, or built for another machine.
     #[error(
         "ONNX Runtime cannot be used: {reason}; give the library of the PyPI wheel onnxruntime 1.31.1 with --ort-library"
     )]
     Unusable {
-        /// The loader's words, in one line.
+        /// The loader's error text, in one line.
         reason: String,
     },
-    /// NVIDIA's libraries are not where the setting says, or not for this machine.
+    /// NVIDIA's libraries are not in the configured folder, or not for this machine.
     #[error("--cuda-libraries: {reason}")]
     Cuda {
-        /// The loader's words, in one line.
+        /// The loader's error text, in one line.
         reason: String,
     },
 }
 
-/// A loaded ONNX Runtime. Sessions are made from it.
+/// A loaded ONNX Runtime, from which sessions are made.
 #[derive(Clone)]
 pub struct Runtime {
     pub(super) environment: ort::environment::Environment,
@@ -55,7 +55,7 @@ impl Runtime {
     /// Loads the library once for the whole process; a second call must find the same one.
     ///
     /// # Errors
-    /// There is none, or it cannot be used.
+    /// The library was not found, or cannot be used.
     pub fn load(flag: Option<&Path>) -> Result<Self, RuntimeError> {
         let path = find(flag).ok_or(RuntimeError::Missing)?;
         let unusable = |reason: String| RuntimeError::Unusable { reason: reason.replace('\n', " ") };
@@ -75,12 +75,12 @@ impl Runtime {
         Ok(Self { environment, version: version(&path, ort::info()), graph_cache: None })
     }
 
-    /// Of the library: its version, or at least its build.
+    /// The library's version, or at least its commit.
     pub fn version(&self) -> &str {
         &self.version
     }
 
-    /// Loads NVIDIA's libraries from `folder`, called `nvidia` where their PyPI wheels put it, before a model asks for them.
+    /// Loads NVIDIA's libraries before a model needs them. `folder` is the one called `nvidia` in their PyPI wheels.
     ///
     /// # Errors
     /// One of them is missing or cannot be used.
@@ -99,7 +99,7 @@ impl Runtime {
 
 #[allow(
     clippy::disallowed_methods,
-    reason = "ORT_DYLIB_PATH is the name that ort's users know; it has no flag of ours"
+    reason = "ORT_DYLIB_PATH is the name that users of ort know; it is not the twin of a flag"
 )]
 fn find(flag: Option<&Path>) -> Option<PathBuf> {
     if let Some(path) = flag {
@@ -115,13 +115,13 @@ fn find(flag: Option<&Path>) -> Option<PathBuf> {
     std::iter::once(beside).chain(repository).map(|folder| folder.join(LIBRARY)).find(|path| path.is_file())
 }
 
-/// `libonnxruntime.so.1.31.1` has its version in its name; any other is known by the commit in what it says of itself,
+/// The version in the library's name, as in `libonnxruntime.so.1.31.1`, or else the commit in its build information,
 /// `ORT Build Info: git-branch=..., git-commit-id=..., ...`.
 fn version(path: &Path, info: &str) -> String {
     let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-    let named = name.split_once(".so.").map(|(_, version)| version).filter(|version| version.contains('.'));
+    let from_name = name.split_once(".so.").map(|(_, version)| version).filter(|version| version.contains('.'));
     let commit = || info.split("git-commit-id=").nth(1).and_then(|rest| rest.split([',', ' ']).next());
-    named.or_else(commit).unwrap_or("unknown").to_owned()
+    from_name.or_else(commit).unwrap_or("unknown").to_owned()
 }
 
 impl std::fmt::Debug for Runtime {
@@ -130,12 +130,19 @@ impl std::fmt::Debug for Runtime {
     }
 }
 
+/// The library for unit tests: a process has one.
+#[cfg(test)]
+pub(super) fn test_library() -> Runtime {
+    static LIBRARY: std::sync::LazyLock<Runtime> = std::sync::LazyLock::new(|| Runtime::load(None).unwrap());
+    LIBRARY.clone()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn a_library_is_known_by_its_version_or_its_commit() {
+    fn the_version_is_in_the_file_name_or_else_the_commit_stands_for_it() {
         let info = "ORT Build Info: git-branch=HEAD, git-commit-id=6af1a93, build type=Release";
         assert_eq!(version(Path::new("/lib/libonnxruntime.so.1.31.1"), info), "1.31.1");
         assert_eq!(version(Path::new("/lib/libonnxruntime.so"), info), "6af1a93");

@@ -7,7 +7,7 @@ use thiserror::Error;
 use crate::blip::manifest::{BundleError, Manifest, Prompt};
 use generation::TokenId;
 
-/// The checkpoint's tokenizer and what BLIP does around it.
+/// The checkpoint's tokenizer with BLIP's rules for prompts.
 #[derive(Debug)]
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
@@ -25,12 +25,12 @@ impl Tokenizer {
     /// Reads `tokenizer.json` of a bundle.
     ///
     /// # Errors
-    /// The file is missing or no tokenizer.
+    /// The file is missing, or not a valid tokenizer.
     pub fn load(bundle: &Path, manifest: &Manifest) -> Result<Self, BundleError> {
         let path = bundle.join("tokenizer.json");
         let mut inner = tokenizers::Tokenizer::from_file(&path)
             .map_err(|error| BundleError::Malformed { path: path.clone(), reason: error.to_string() })?;
-        // transformers asks for neither; a file saved after such a call would still say so.
+        // transformers' generate uses neither, but a tokenizer that was saved after other calls can have both set.
         inner
             .with_truncation(None)
             .map_err(|error| BundleError::Malformed { path, reason: error.to_string() })?
@@ -43,8 +43,8 @@ impl Tokenizer {
         })
     }
 
-    /// The ids a caption starts from: `[bos]`, or those of the prompt with the first replaced and the last dropped, as
-    /// `BlipForConditionalGeneration.generate` does it. Never empty.
+    /// Returns the ids that a caption starts from: `[bos]`, or those of the prompt with the first replaced and the last
+    /// dropped, as `BlipForConditionalGeneration.generate` does. They are never empty.
     ///
     /// # Errors
     /// The tokenizer refuses the text.
@@ -64,7 +64,7 @@ impl Tokenizer {
         Ok(ids)
     }
 
-    /// The ids of a word, without special tokens.
+    /// Returns the ids of a word, without special tokens.
     ///
     /// # Errors
     /// The tokenizer refuses the text.
@@ -72,7 +72,7 @@ impl Tokenizer {
         Ok(self.inner.encode_fast(word, false).map_err(|_| TokenizeError)?.get_ids().to_vec())
     }
 
-    /// Ids -> text, special tokens and unknown ids left out.
+    /// Returns the text of ids, without special tokens and unknown ids.
     ///
     /// # Errors
     /// The tokenizer refuses the ids.
@@ -81,17 +81,17 @@ impl Tokenizer {
         Ok(if self.clean_up_tokenization_spaces { clean_up_tokenization(&text) } else { text })
     }
 
-    /// The beginning of the text that stays as it is whatever ids follow.
+    /// Returns the beginning of the text that stays as it is whatever ids follow.
     ///
     /// # Errors
     /// The tokenizer refuses the ids.
     pub fn decode_stable_prefix(&self, ids: &[TokenId]) -> Result<String, TokenizeError> {
         let text = self.inner.decode(ids, true).map_err(|_| TokenizeError)?;
-        Ok(if self.clean_up_tokenization_spaces { decided_by_all(text) } else { text })
+        Ok(if self.clean_up_tokenization_spaces { stable_prefix(text) } else { text })
     }
 }
 
-/// Those of transformers' `clean_up_tokenization`, in its order.
+/// The replacements of transformers' `clean_up_tokenization`, in its order.
 const REPLACEMENTS: [(&str, &str); 11] = [
     (" .", "."),
     (" ?", "?"),
@@ -110,20 +110,20 @@ fn clean_up_tokenization(text: &str) -> String {
     REPLACEMENTS.iter().fold(text.to_owned(), |text, (from, to)| text.replace(from, to))
 }
 
-/// All replacements in a text that goes on in ways unknown, as far as they are certain.
-fn decided_by_all(text: String) -> String {
-    REPLACEMENTS.iter().fold(text, |text, replacement| decided(&text, replacement))
+/// Applies all replacements to a text of which only the beginning is known, and returns what no continuation can change.
+fn stable_prefix(text: String) -> String {
+    REPLACEMENTS.iter().fold(text, |text, replacement| stable_replacement(&text, replacement))
 }
 
-/// The replacement in a text that goes on in ways unknown, up to where that could matter: at an end with which `from` begins,
-/// the text goes on as it is or as `to`.
-fn decided(text: &str, (from, to): &(&str, &str)) -> String {
-    let rest = text.match_indices(from).last().map_or(0, |(last, _)| last + from.len());
-    let certain = (1..from.len()).filter(|len| text[rest..].ends_with(&from[..*len])).map(|len| {
-        let in_both = from[..len].bytes().zip(to.bytes()).take_while(|(own, other)| own == other).count();
-        text.len() - len + in_both
+/// Applies one replacement to a text of which only the beginning is known, and returns what no continuation can change.
+fn stable_replacement(text: &str, (from, to): &(&str, &str)) -> String {
+    let unreplaced = text.match_indices(from).last().map_or(0, |(last, _)| last + from.len());
+    // Where the text ends with a beginning of `from`, it may stay as it is or become `to`: what both share is certain.
+    let partial = (1..from.len()).filter(|len| text[unreplaced..].ends_with(&from[..*len])).map(|len| {
+        let shared = from[..len].bytes().zip(to.bytes()).take_while(|(kept, replaced)| kept == replaced).count();
+        text.len() - len + shared
     });
-    let end = certain.min().unwrap_or(text.len());
+    let end = partial.min().unwrap_or(text.len());
     text[..end].replace(from, to)
 }
 
@@ -173,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_decided_is_how_the_text_goes_on() {
+    fn the_stable_prefix_is_the_beginning_of_every_continuation() {
         let bundle = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/scenes");
         let tokenizer = Tokenizer::load(&bundle, &Manifest::load(&bundle).unwrap()).unwrap();
         // Words that the clean-up joins, their pieces, and any others.
@@ -192,21 +192,27 @@ mod tests {
                 (0..8).map(|_| if draw(16) == 0 { draw(30_000) as TokenId } else { odd[draw(odd.len())] }).collect();
             let whole = tokenizer.decode(&ids).unwrap();
             for len in 0..=ids.len() {
-                let decided = tokenizer.decode_stable_prefix(&ids[..len]).unwrap();
-                assert!(whole.starts_with(&decided), "{ids:?}: {decided:?} / {whole:?}");
+                let prefix = tokenizer.decode_stable_prefix(&ids[..len]).unwrap();
+                assert!(whole.starts_with(&prefix), "{ids:?}: {prefix:?} / {whole:?}");
             }
         }
-        let decided = |text: &str| decided_by_all(text.to_owned());
-        assert_eq!(decided("a dog"), "a dog");
-        assert_eq!(decided("it '"), "it");
-        assert_eq!(decided("i do"), "i do");
-        // One replacement makes what another one finds.
-        assert_eq!(decided("the ' is n '"), "the'is");
-        assert_eq!(decided("the ' is n ' t"), "the'isn't");
     }
 
     #[test]
-    fn cleaning_up_joins_what_belongs_together() {
+    fn the_stable_prefix_holds_back_no_more_than_a_replacement_can_change() {
+        let stable = |text: &str| stable_prefix(text.to_owned());
+        assert_eq!(stable("a dog"), "a dog");
+        assert_eq!(stable("it '"), "it");
+        assert_eq!(stable("i do"), "i do");
+        assert_eq!(stable("i do n"), "i do");
+        assert_eq!(stable("it 's"), "it's");
+        // One replacement makes what another one finds.
+        assert_eq!(stable("the ' is n '"), "the'is");
+        assert_eq!(stable("the ' is n ' t"), "the'isn't");
+    }
+
+    #[test]
+    fn punctuation_and_contractions_are_joined_to_their_words() {
         assert_eq!(clean_up_tokenization("a dog , it 's big . i do not"), "a dog, it's big. i don't");
     }
 }

@@ -197,3 +197,6 @@ impl std::fmt::Debug for KvCache {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -210,3 +210,67 @@ impl std::fmt::Debug for EncodedImage {
         f.write_str("EncodedImage")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use ort::value::Tensor;
+
+    use super::*;
+    use crate::blip::runtime::test_library;
+
+    const SHAPE: KvShape = KvShape { layers: 1, heads: 2, head_dim: 3, image_tokens: 4 };
+
+    fn image(number: f32) -> Arc<EncodedImage> {
+        let tensor = |index| Array4::from_elem(SHAPE.cross_attention(index, 1), number);
+        let tensors = (0..SHAPE.tensors()).map(|index| Tensor::from_array(tensor(index)).unwrap().into_dyn());
+        Arc::new(EncodedImage { tensors: tensors.collect() })
+    }
+
+    /// Where tensor 0 lies that the decoder takes, and the first number of each of its images.
+    fn input(images: &HostImages) -> (*const f32, Vec<f32>) {
+        let input = images.input(0).unwrap();
+        let tensor: ArrayView4<'_, f32> = view(&input).unwrap();
+        (tensor.as_ptr(), tensor.outer_iter().map(|image| image[[0, 0, 0]]).collect())
+    }
+
+    #[test]
+    fn a_single_image_is_not_copied() {
+        let _library = test_library();
+        let (mut images, single) = (HostImages::new(SHAPE), image(1.0));
+        images.push(single.clone()).unwrap();
+        let encoded: ArrayView4<'_, f32> = view(&single.tensors[0]).unwrap();
+        assert_eq!(input(&images), (encoded.as_ptr(), vec![1.0]));
+    }
+
+    #[test]
+    fn an_image_that_leaves_moves_only_the_last_one_and_leaves_its_memory_to_the_next() {
+        let _library = test_library();
+        let mut images = HostImages::new(SHAPE);
+        for number in [1.0, 2.0, 3.0] {
+            images.push(image(number)).unwrap();
+        }
+        let (memory, numbers) = input(&images);
+        assert_eq!(numbers, [1.0, 2.0, 3.0]);
+        images.swap_remove(0);
+        assert_eq!(input(&images), (memory, vec![3.0, 2.0]));
+        images.push(image(4.0)).unwrap();
+        assert_eq!(input(&images), (memory, vec![3.0, 2.0, 4.0]));
+        images.swap_remove(2);
+        assert_eq!(input(&images), (memory, vec![3.0, 2.0]));
+    }
+
+    #[test]
+    fn no_memory_is_held_for_images_that_are_gone() {
+        let _library = test_library();
+        let mut images = HostImages::new(SHAPE);
+        for number in [1.0, 2.0] {
+            images.push(image(number)).unwrap();
+        }
+        images.swap_remove(1);
+        images.swap_remove(0);
+        assert!(images.stacked.iter().all(|stacked| stacked.is_empty()));
+        images.push(image(5.0)).unwrap();
+        images.push(image(6.0)).unwrap();
+        assert_eq!(input(&images).1, [5.0, 6.0]);
+    }
+}

@@ -153,6 +153,15 @@ impl SelfAttention {
         }
     }
 
+    /// The tensors that steps read and write, as a test of the cache writes them itself.
+    #[cfg(test)]
+    pub(crate) fn tensors_mut(&mut self) -> &mut [DynValue] {
+        match &mut self.contents {
+            Contents::InPlace { tensors, .. } => tensors,
+            Contents::Arranged(_) => &mut [],
+        }
+    }
+
     /// Tensor `index` in the CPU's memory.
     pub(crate) fn view(&self, index: usize) -> ort::Result<ArrayView4<'_, f32>> {
         match &self.contents {
@@ -233,7 +242,7 @@ mod tests {
     use ndarray::{ArrayView2, array, aview1};
 
     use super::*;
-    use crate::blip::runtime::Runtime;
+    use crate::blip::runtime::test_library;
 
     const SHAPE: KvShape = KvShape { layers: 1, heads: 2, head_dim: 1, image_tokens: 1 };
 
@@ -243,7 +252,7 @@ mod tests {
 
     #[test]
     fn a_row_that_moves_leaves_nothing_behind_its_end() {
-        let _library = Runtime::load(None).unwrap();
+        let _library = test_library();
         // Two heads of four positions in each of three rows, of which 4, 3 and 1 are written.
         let rows = array![
             [1., 2., 3., 4., 5., 6., 7., 8.],
