@@ -1,13 +1,13 @@
-//! Compiles the protos with protox (no protoc needed) and keeps the descriptor set for gRPC reflection.
+//! Compiles the protos with protox, which needs no protoc, and writes the descriptor set for gRPC reflection.
 
-#![allow(clippy::disallowed_methods, reason = "cargo speaks to build scripts through the environment")]
+#![allow(clippy::disallowed_methods, reason = "cargo passes values to build scripts through the environment")]
 
 use std::{env, error::Error, fs, path::PathBuf};
 
 use prost::Message;
 
-/// For messages that REST gives as JSON too.
-const DESCRIBED: &str = "#[derive(serde::Serialize, utoipa::ToSchema)]";
+/// Attributes of messages that REST returns as JSON, too.
+const JSON_MESSAGE: &str = "#[derive(serde::Serialize, utoipa::ToSchema)]";
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=proto");
@@ -18,19 +18,19 @@ fn main() -> Result<(), Box<dyn Error>> {
     tonic_prost_build::configure()
         .build_transport(false)
         .bytes(".")
-        // REST gives the same descriptions as JSON, with the names of the messages' fields.
-        .type_attribute("inference.ModelMetadataResponse", DESCRIBED)
-        .type_attribute("inference.ModelMetadataResponse.TensorMetadata", DESCRIBED)
-        .type_attribute("inference.ModelConfig", DESCRIBED)
-        .type_attribute("inference.ModelInput", DESCRIBED)
-        .type_attribute("inference.ModelOutput", DESCRIBED)
-        .type_attribute("inference.ModelDynamicBatching", DESCRIBED)
-        .type_attribute("inference.ModelTransactionPolicy", DESCRIBED)
-        .type_attribute("inference.ModelStatistics", DESCRIBED)
-        .type_attribute("inference.InferStatistics", DESCRIBED)
-        .type_attribute("inference.InferBatchStatistics", DESCRIBED)
-        .type_attribute("inference.StatisticDuration", DESCRIBED)
-        .type_attribute("inference.RepositoryIndexResponse.ModelIndex", DESCRIBED)
+        // REST returns these messages as JSON, too, with the names of their fields.
+        .type_attribute("inference.ModelMetadataResponse", JSON_MESSAGE)
+        .type_attribute("inference.ModelMetadataResponse.TensorMetadata", JSON_MESSAGE)
+        .type_attribute("inference.ModelConfig", JSON_MESSAGE)
+        .type_attribute("inference.ModelInput", JSON_MESSAGE)
+        .type_attribute("inference.ModelOutput", JSON_MESSAGE)
+        .type_attribute("inference.ModelDynamicBatching", JSON_MESSAGE)
+        .type_attribute("inference.ModelTransactionPolicy", JSON_MESSAGE)
+        .type_attribute("inference.ModelStatistics", JSON_MESSAGE)
+        .type_attribute("inference.InferStatistics", JSON_MESSAGE)
+        .type_attribute("inference.InferBatchStatistics", JSON_MESSAGE)
+        .type_attribute("inference.StatisticDuration", JSON_MESSAGE)
+        .type_attribute("inference.RepositoryIndexResponse.ModelIndex", JSON_MESSAGE)
         .field_attribute(
             "data_type",
             "#[serde(serialize_with = \"super::data_type_name\")] #[schema(value_type = String)]",

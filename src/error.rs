@@ -6,7 +6,7 @@
 //!
 //! Errors arise in three places: where a request is parsed and validated ([`CaptionError::InvalidArgument`] and the
 //! variants around it), where it is admitted (overload, rate limits, deadlines), and where it runs (a cancelled, failed or
-//! unavailable model). Code below the server returns them unchanged; nobody wraps one in another.
+//! unavailable model). Code below the server returns them unchanged and does not wrap them.
 //!
 //! What this module does not decide is the status: each error has an [`ErrorCode`], and `server/error_response` maps the
 //! code to gRPC and HTTP. So this module knows no transport.

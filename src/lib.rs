@@ -2,7 +2,8 @@
 //!
 //! # Map
 //!
-//! The modules in the order that a request passes them. None imports one before it in this list:
+//! The modules in the order that a request passes them. None imports one before it in this list, except that `blip`
+//! implements the trait `Backend` of `engine`:
 //!
 //! - [`cli`]: the commands; `serve` starts the server, `caption` works without it.
 //! - [`server`]: HTTP and gRPC. It converts wire formats to the types of [`caption`] and [`error`] to statuses.

@@ -74,15 +74,80 @@ fn is_global_v6(address: Ipv6Addr) -> bool {
 mod tests {
     use super::*;
 
+    /// The blocks of IPv4 that are refused, as IANA's registry lists them: first and last address.
+    const REFUSED_V4: [(&str, &str); 18] = [
+        ("0.0.0.0", "0.255.255.255"),
+        ("10.0.0.0", "10.255.255.255"),
+        ("100.64.0.0", "100.127.255.255"),
+        ("127.0.0.0", "127.255.255.255"),
+        ("168.63.129.16", "168.63.129.16"),
+        ("169.254.0.0", "169.254.255.255"),
+        ("172.16.0.0", "172.31.255.255"),
+        ("192.0.0.0", "192.0.0.255"),
+        ("192.0.2.0", "192.0.2.255"),
+        ("192.31.196.0", "192.31.196.255"),
+        ("192.52.193.0", "192.52.193.255"),
+        ("192.88.99.0", "192.88.99.255"),
+        ("192.168.0.0", "192.168.255.255"),
+        ("192.175.48.0", "192.175.48.255"),
+        ("198.18.0.0", "198.19.255.255"),
+        ("198.51.100.0", "198.51.100.255"),
+        ("203.0.113.0", "203.0.113.255"),
+        ("224.0.0.0", "255.255.255.255"),
+    ];
+
+    /// The blocks of IPv6 between which addresses are public.
+    const REFUSED_V6: [(&str, &str); 7] = [
+        ("::", "1fff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"),
+        ("2001::", "2001:1ff:ffff:ffff:ffff:ffff:ffff:ffff"),
+        ("2001:db8::", "2001:db8:ffff:ffff:ffff:ffff:ffff:ffff"),
+        ("2002::", "2002:ffff:ffff:ffff:ffff:ffff:ffff:ffff"),
+        ("2620:4f:8000::", "2620:4f:8000:ffff:ffff:ffff:ffff:ffff"),
+        ("3fff::", "3fff:fff:ffff:ffff:ffff:ffff:ffff:ffff"),
+        ("4000::", "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"),
+    ];
+
     #[test]
-    fn every_special_block_is_refused_at_both_ends() {
-        let refused = "0.0.0.0 0.255.255.255 10.0.0.1 10.255.255.255 100.64.0.0 100.127.255.255 127.0.0.1 \
-            127.255.255.255 169.254.0.0 169.254.255.255 172.16.0.0 172.31.255.255 192.0.0.1 192.0.0.255 192.0.2.5 \
-            192.31.196.1 192.52.193.1 192.88.99.1 192.168.0.0 192.168.255.255 192.175.48.255 198.18.0.0 \
-            198.19.255.255 198.51.100.1 203.0.113.255 224.0.0.1 239.255.255.255 240.0.0.0 255.255.255.255 \
-            :: ::1 100::1 100:0:0:1::1 2001::1 2001:2::1 2001:3::1 2001:10::1 2001:20::1 2001:30::1 2001:1ff:ffff::1 \
-            2001:db8::1 2620:4f:8000::1 3fff::1 3fff:fff::1 5f00::1 fc00::1 fdff::1 fe80::1 fec0::1 ff02::1 ff0e::1 \
-            1fff::1 4000::1";
+    fn every_block_of_ipv4_is_refused_at_both_ends_and_its_neighbours_are_public() {
+        for (first, last) in REFUSED_V4 {
+            let [first, last]: [Ipv4Addr; 2] = [first, last].map(|text| text.parse().unwrap());
+            assert!(!is_global(first.into()) && !is_global(last.into()), "{first} {last}");
+            let neighbours = [first.to_bits().checked_sub(1), last.to_bits().checked_add(1)];
+            for neighbour in neighbours.into_iter().flatten().map(Ipv4Addr::from_bits) {
+                assert!(is_global(neighbour.into()), "{neighbour}");
+                assert!(is_global(neighbour.to_ipv6_mapped().into()), "{neighbour}");
+            }
+        }
+    }
+
+    #[test]
+    fn every_block_of_ipv6_is_refused_at_both_ends_and_its_neighbours_are_public() {
+        for (first, last) in REFUSED_V6 {
+            let [first, last]: [Ipv6Addr; 2] = [first, last].map(|text| text.parse().unwrap());
+            assert!(!is_global(first.into()) && !is_global(last.into()), "{first} {last}");
+            let neighbours = [first.to_bits().checked_sub(1), last.to_bits().checked_add(1)];
+            for neighbour in neighbours.into_iter().flatten().map(Ipv6Addr::from_bits) {
+                assert!(is_global(neighbour.into()), "{neighbour}");
+            }
+        }
+    }
+
+    #[test]
+    fn only_the_well_known_nat64_prefix_stands_for_ipv4_addresses() {
+        for public in ["64:ff9b::808:808", "64:ff9b::9ff:ffff", "64:ff9b::b00:0"] {
+            assert!(is_global(public.parse().unwrap()), "{public}");
+        }
+        for refused in
+            ["64:ff9b::a00:0", "64:ff9b::aff:ffff", "64:ff9a:ffff:ffff:ffff:ffff:808:808", "64:ff9b::1:808:808"]
+        {
+            assert!(!is_global(refused.parse().unwrap()), "{refused}");
+        }
+    }
+
+    #[test]
+    fn special_addresses_inside_the_blocks_are_refused() {
+        let refused = "100::1 100:0:0:1::1 2001::1 2001:2::1 2001:3::1 2001:10::1 2001:20::1 2001:30::1 2001:db8::1 \
+            2620:4f:8000::1 3fff::1 5f00::1 fc00::1 fdff::1 fe80::1 fec0::1 ff02::1 ff0e::1 ::1 10.0.0.1 224.0.0.1 240.0.0.0";
         for text in refused.split_whitespace() {
             assert!(!is_global(text.parse().unwrap()), "{text}");
         }
@@ -111,12 +176,8 @@ mod tests {
     }
 
     #[test]
-    fn the_neighbours_of_special_blocks_are_public() {
-        let public = "1.1.1.1 8.8.8.8 9.255.255.255 11.0.0.0 100.63.255.255 100.128.0.0 126.255.255.255 128.0.0.0 \
-            168.63.129.15 168.63.129.17 169.253.255.255 169.255.0.0 172.15.255.255 172.32.0.0 192.0.1.0 192.31.195.255 \
-            192.167.255.255 192.169.0.0 192.175.49.0 198.17.255.255 198.20.0.0 203.0.112.255 203.0.114.0 \
-            223.255.255.255 ::ffff:8.8.8.8 64:ff9b::808:808 2001:200::1 2001:4860:4860::8888 2001:db7::1 2001:db9::1 \
-            2003::1 2606:4700::1111 2620:4f:7fff::1 2620:4f:8001::1 3ffe::1 3fff:1000::1 2a00:1450::1";
+    fn well_known_servers_are_public() {
+        let public = "1.1.1.1 8.8.8.8 ::ffff:8.8.8.8 2001:4860:4860::8888 2606:4700::1111 2a00:1450::1";
         for text in public.split_whitespace() {
             assert!(is_global(text.parse().unwrap()), "{text}");
         }

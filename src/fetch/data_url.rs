@@ -78,6 +78,18 @@ mod tests {
     }
 
     #[test]
+    fn the_limit_holds_to_the_byte() {
+        for length in [1, 2, 3, 4, 299, 300, 301] {
+            let image = vec![b'x'; length];
+            for uri in [format!("data:,{}", "x".repeat(length)), format!("data:;base64,{}", BASE64.encode(&image))] {
+                assert_eq!(decode_data_url(&uri, length).unwrap(), image, "{uri}");
+                assert!(decode_data_url(&uri, length - 1).is_err(), "{uri}");
+            }
+            assert!(least_decoded_length(BASE64.encode(&image).len()) <= length);
+        }
+    }
+
+    #[test]
     fn malformed_empty_and_too_large_urls_are_refused() {
         for uri in [
             "data",

@@ -174,4 +174,40 @@ mod tests {
         drop(permit);
         assert_eq!(reason().await, "connect");
     }
+
+    fn redirect(url: &str, location: Option<&str>) -> Result<String, &'static str> {
+        let mut response = http::Response::builder().status(StatusCode::FOUND);
+        if let Some(location) = location {
+            response = response.header(header::LOCATION, location);
+        }
+        let response = Response::from(response.body("").unwrap());
+        match redirect_target(&Url::parse(url).unwrap(), &response) {
+            Ok(target) => Ok(target.into()),
+            Err(CaptionError::ImageUrl { reason, .. }) => Err(reason),
+            Err(other) => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_redirect_is_relative_to_its_url_and_never_leaves_https() {
+        for (url, location, target) in [
+            ("http://a.example/x/y.png", "z.png", "http://a.example/x/z.png"),
+            ("https://a.example/x/y.png", "/z.png", "https://a.example/z.png"),
+            ("https://a.example/", "//b.example/z.png", "https://b.example/z.png"),
+            ("http://a.example/", "https://a.example/z.png", "https://a.example/z.png"),
+            ("http://a.example/", "http://b.example:81/", "http://b.example:81/"),
+        ] {
+            assert_eq!(redirect(url, Some(location)).as_deref(), Ok(target), "{location}");
+        }
+        assert_eq!(redirect("https://a.example/", Some("http://a.example/")), Err("redirect_downgrade"));
+        assert_eq!(redirect("http://a.example/", Some("http://[")), Err("redirect_location"));
+        assert_eq!(redirect("http://a.example/", None), Err("redirect_location"));
+    }
+
+    #[test]
+    fn only_some_statuses_are_redirects() {
+        let redirects: Vec<u16> =
+            (100..600).filter(|status| is_redirect(StatusCode::from_u16(*status).unwrap())).collect();
+        assert_eq!(redirects, [301, 302, 303, 307, 308]);
+    }
 }

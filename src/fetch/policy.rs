@@ -208,4 +208,48 @@ mod tests {
         assert_eq!(reason(&[proxy], "http://169.254.169.254/"), "private_address");
         assert_eq!(reason(&[proxy], "http://example.com/"), "allowed");
     }
+
+    #[test]
+    fn a_name_is_private_without_a_dot_or_below_a_reserved_suffix() {
+        let proxy = "--fetch-proxy=http://10.0.0.1:3128";
+        for name in
+            ["localhost", "a.localhost", "a.local", "a.b.internal", "a.home.arpa", "a.onion", "a.onion.", "host"]
+        {
+            assert_eq!(reason(&[proxy], &format!("http://{name}/")), "private_name", "{name}");
+        }
+        for name in ["a.notlocal", "localhost.example", "internal.example.", "home.arpa.example", "a.onions"] {
+            assert_eq!(reason(&[proxy], &format!("http://{name}/")), "allowed", "{name}");
+        }
+    }
+
+    #[test]
+    fn both_ends_of_the_ports_are_checked() {
+        for (ports, port, expected) in [
+            ("1,65535", 1, "allowed"),
+            ("1,65535", 2, "port"),
+            ("1,65535", 65535, "allowed"),
+            ("1,65535", 65534, "port"),
+            ("*", 1, "allowed"),
+            ("80", 81, "port"),
+            ("80", 79, "port"),
+        ] {
+            let flag = format!("--fetch-ports={ports}");
+            assert_eq!(reason(&[&flag], &format!("http://example.com:{port}/")), expected, "{ports} {port}");
+        }
+    }
+
+    #[test]
+    fn an_address_is_public_up_to_the_edge_of_a_private_block() {
+        for (url, expected) in [
+            ("http://9.255.255.255/", "allowed"),
+            ("http://10.0.0.0/", "private_address"),
+            ("http://172.32.0.0/", "allowed"),
+            ("http://172.31.255.255/", "private_address"),
+            ("http://[2000::]/", "allowed"),
+            ("http://[1fff:ffff::]/", "private_address"),
+        ] {
+            assert_eq!(reason(&[], url), expected, "{url}");
+            assert_eq!(reason(&["--allow-private-networks"], url), "allowed", "{url}");
+        }
+    }
 }

@@ -52,3 +52,30 @@ pub(super) fn failed(error: reqwest::Error) -> CaptionError {
 fn causes(error: &dyn Error) -> impl Iterator<Item = &(dyn Error + 'static)> {
     std::iter::successors(error.source(), |cause| (*cause).source())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reason_that_a_setting_decides_is_explained_with_the_setting() {
+        for (reason, setting) in [
+            ("disabled", "--no-fetch"),
+            ("host", "--fetch-hosts"),
+            ("port", "--fetch-ports"),
+            ("private_address", "--allow-private-networks"),
+            ("private_name", "--allow-private-networks"),
+            ("redirect", "--fetch-redirects"),
+            ("too_many_redirects", "--fetch-redirects"),
+            ("connect_timeout", "--fetch-connect-timeout"),
+            ("idle_timeout", "--fetch-idle-timeout"),
+            ("timeout", "--fetch-timeout"),
+            ("busy", "--fetch-concurrency"),
+            ("too_large", "--max-image-bytes"),
+        ] {
+            let text = explain_refusal(reason).unwrap();
+            assert!(text.contains(setting), "{reason}: {text}");
+        }
+        assert_eq!(explain_refusal("dns"), None);
+    }
+}

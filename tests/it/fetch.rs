@@ -1,4 +1,4 @@
-//! Image URLs that cannot be used: one sentence outside, a reason inside.
+//! Image URLs that cannot be used: one fixed sentence for the client, a reason for the log.
 
 use std::sync::atomic::Ordering;
 
@@ -52,14 +52,14 @@ fn every_failure_has_its_reason_for_the_log() {
 }
 
 #[test]
-fn silence_ends_a_fetch_before_its_time_is_over() {
+fn a_silent_server_ends_a_fetch_before_its_timeout() {
     run(async {
         let images = ImageServer::start().await;
         let flags = ["--allow-private-networks", "--fetch-connect-timeout=0.5", "--fetch-idle-timeout=0.5"];
         let fetcher = fetcher(&flags);
         assert_eq!(reason(&fetcher, &images.url("/silent")).await, "idle_timeout");
         assert_eq!(reason(&fetcher, &images.url("/stalled")).await, "idle_timeout");
-        // It waits for the end of a head, and is never greeted.
+        // The server waits for the end of the request headers and never answers the TLS handshake.
         let tls = images.url("/").replace("http:", "https:");
         assert_eq!(reason(&fetcher, &tls).await, "connect_timeout");
     });
@@ -84,7 +84,7 @@ fn redirects_are_followed_up_to_the_limit() {
 }
 
 #[test]
-fn every_hop_obeys_the_lists() {
+fn every_hop_is_checked_against_hosts_and_ports() {
     run(async {
         let (images, other) = (ImageServer::start().await, ImageServer::start().await);
         let host = "--fetch-hosts=127.0.0.1,*.localhost";
@@ -105,16 +105,16 @@ fn private_addresses_are_refused_unless_allowed() {
     run(async {
         let images = ImageServer::start().await;
         let url = images.url("/cat.png");
-        let careful = fetcher(&["--fetch-ports=*"]);
-        assert_eq!(reason(&careful, &url).await, "private_address");
-        assert_eq!(reason(&careful, &url.replace("127.0.0.1", "localhost")).await, "private_address");
+        let default = fetcher(&["--fetch-ports=*"]);
+        assert_eq!(reason(&default, &url).await, "private_address");
+        assert_eq!(reason(&default, &url.replace("127.0.0.1", "localhost")).await, "private_address");
         let allowed = fetcher(&["--allow-private-networks"]);
         assert_eq!(allowed.fetch(&Url::parse(&url).unwrap()).await.unwrap(), png());
     });
 }
 
 #[test]
-fn a_proxy_may_be_in_the_private_network_but_not_what_it_is_asked_for() {
+fn a_proxy_may_have_a_private_address_but_its_targets_may_not() {
     run(async {
         let images = ImageServer::start().await;
         let proxy = format!("--fetch-proxy={}", images.url("/").replace("127.0.0.1", "localhost"));
@@ -123,13 +123,13 @@ fn a_proxy_may_be_in_the_private_network_but_not_what_it_is_asked_for() {
         assert_eq!(fetcher.fetch(&url).await.unwrap(), png());
         assert_eq!(reason(&fetcher, "http://127.0.0.1/cat.png").await, "private_address");
         assert_eq!(reason(&fetcher, "http://localhost/cat.png").await, "private_name");
-        // The image server is no proxy for TLS.
+        // The image server does not support CONNECT.
         assert_eq!(reason(&fetcher, "https://example.com/cat.png").await, "connect");
     });
 }
 
 #[test]
-fn a_fetch_waits_for_a_place() {
+fn a_fetch_waits_for_a_permit() {
     run(async {
         let images = ImageServer::start().await;
         let fetcher = fetcher(&["--allow-private-networks", "--fetch-concurrency=1", "--fetch-timeout=30"]);
@@ -151,7 +151,7 @@ fn a_fetch_waits_for_a_place() {
 }
 
 #[test]
-fn the_client_reads_one_sentence_whatever_happened() {
+fn the_client_gets_one_sentence_for_every_failure() {
     run(async {
         let server = Server::start(&[]).await.address;
         let images = ImageServer::start().await;

@@ -1,7 +1,7 @@
-//! Folders and patterns: which files on disk are meant.
+//! Lists the files of folders and patterns.
 //!
-//! Only files that look like images, in the order of their names, so that two runs give the same list. Hidden files are
-//! passed over, as by a shell: beside photos they are litter of other programs.
+//! Only files that look like images are listed, sorted by name, so that two runs give the same list. Hidden files are
+//! skipped, as a shell does: next to photos they belong to other programs.
 
 use std::{ffi::OsStr, fs::File, io::Read, path::Path};
 
@@ -10,7 +10,7 @@ use walkdir::{DirEntry, WalkDir};
 
 use crate::cli::caption::{input::Input, source::explain_io};
 
-/// Longest signature that tells a format: RIFF, size, WEBP, VP8X.
+/// Length of the longest signature of a format: RIFF, size, WEBP, VP8X.
 const HEAD_BYTES: u64 = 16;
 
 /// Extensions of image files; those that are not decoded are refused by name instead of passed over.

@@ -1,7 +1,8 @@
 //! Who may import whom. The compiler enforces it between crates; inside `src`, this test reads the sources.
 //!
-//! The flow is main, cli, server, captioner, registry, engine, blip: no module imports one before it. Around the flow are
-//! the modules that all may use. No two files import each other, directly or not.
+//! The flow is main, cli, server, captioner, registry, engine, blip: no module imports one before it, except that `blip`
+//! implements the trait `Backend` of `engine`, which does not know it. Around the flow are the modules that all may use.
+//! No two files import each other, directly or not.
 
 mod imports;
 
@@ -50,8 +51,7 @@ const LIBRARIES: [(&str, &[&str]); 12] = [
 ];
 
 /// Folders whose files still import each other.
-const CYCLES: [&str; 5] =
-    ["crates/generation/", "crates/image-processor/", "src/engine/", "src/registry/", "src/server/"];
+const CYCLES: [&str; 4] = ["crates/generation/", "crates/image-processor/", "src/engine/", "src/registry/"];
 
 fn sources() -> Sources {
     Sources::read(Path::new(env!("CARGO_MANIFEST_DIR")))
