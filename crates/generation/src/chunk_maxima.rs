@@ -57,11 +57,9 @@ fn scan(values: &[f32], maxima: &mut [f32]) {
     }
 }
 
-/// The maximum of all lanes, by halves, so that the compiler keeps vector instructions.
+/// The maximum of all lanes, by halves of [`LANES`], so that the compiler keeps vector instructions.
 fn greatest_lane(mut lanes: [f32; LANES]) -> f32 {
-    let mut width = LANES;
-    while width > 1 {
-        width /= 2;
+    for width in [8, 4, 2, 1] {
         for i in 0..width {
             lanes[i] = greater(lanes[i], lanes[i + width]);
         }

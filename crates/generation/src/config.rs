@@ -38,7 +38,7 @@ pub(super) enum MaxLength {
     New(usize),
     /// `max_length`, prompt included.
     Total(usize),
-    /// None is given.
+    /// Neither is given.
     Default,
 }
 

@@ -7,7 +7,7 @@
 
 use multiversion::multiversion;
 
-/// Number of partial sums side by side.
+/// Number of partial sums side by side. `sum_of_exp` adds them as a tree: by halves of this number.
 const LANES: usize = 16;
 
 /// Turns the logits of one row into log-probabilities.
@@ -63,9 +63,7 @@ fn sum_of_exp(values: &[f32], max: f32) -> f32 {
     for (lane, value) in lanes.iter_mut().zip(rest) {
         *lane += exp(value - max);
     }
-    let mut width = LANES;
-    while width > 1 {
-        width /= 2;
+    for width in [8, 4, 2, 1] {
         for i in 0..width {
             lanes[i] += lanes[i + width];
         }

@@ -81,6 +81,8 @@ impl Sampler {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
     fn candidates(scores: &[f32]) -> Vec<Candidate> {
@@ -121,6 +123,25 @@ mod tests {
             order.sort_unstable();
             assert_eq!(order, [1, 3]);
         }
+    }
+
+    #[test]
+    fn the_number_drawn_is_the_number_asked_for() {
+        for scores in [[0.0, 0.5, 0.2, -1e9, -2e9], [0.0, -1e9, -2e9, -3e9, -4e9]] {
+            for count in 0..=5 {
+                let drawn = Sampler::new(Some(1)).draw_without_replacement(&candidates(&scores), count);
+                assert_eq!(drawn.len(), count, "{scores:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn every_probable_candidate_is_drawn_first_by_some_seed() {
+        let first = |seed| {
+            let drawn = Sampler::new(Some(seed)).draw_without_replacement(&candidates(&[0.0, 0.5, 0.2]), 2);
+            drawn[0].index
+        };
+        assert_eq!((0..50).map(first).collect::<BTreeSet<_>>(), BTreeSet::from([0, 1, 2]));
     }
 
     #[test]
