@@ -98,7 +98,7 @@ impl BeamHypotheses {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{GenerationLimits, golden::GOLDEN};
+    use crate::{GenerationLimits, GenerationParameters, golden::GOLDEN};
 
     #[test]
     fn a_search_goes_on_as_long_as_that_of_transformers() {
@@ -111,5 +111,16 @@ mod tests {
             hypotheses.best = row.finished.iter().map(place).collect();
             assert_eq!(hypotheses.can_improve(row.running_score, row.generated_len), row.is_open, "{row:?}");
         }
+    }
+
+    #[test]
+    fn a_running_beam_that_only_equals_the_worst_finished_one_cannot_improve() {
+        let parameters = GenerationParameters { num_beams: Some(2), length_penalty: Some(0.0), ..Default::default() };
+        let config = GenerationConfig::new(&parameters, &GenerationLimits::default()).unwrap();
+        let mut hypotheses = BeamHypotheses::new(&config, &[1], 9);
+        let finished = |score| Hypothesis { token_ids: vec![1, 2], score, is_finished: true };
+        hypotheses.best = vec![finished(-1.0), finished(-2.0)];
+        assert!(!hypotheses.can_improve(-2.0, 3));
+        assert!(hypotheses.can_improve((-2.0_f32).next_up(), 3));
     }
 }

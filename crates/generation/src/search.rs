@@ -228,6 +228,30 @@ mod tests {
     }
 
     #[test]
+    fn the_stable_prefix_is_that_of_a_single_row_without_beams() {
+        let mut greedy = search(&GenerationParameters::default());
+        assert_eq!(greedy.stable_prefix(), Some(&PROMPT[..]));
+        let mut logits = Array2::zeros((1, 7));
+        logits[[0, 5]] = 1.0;
+        greedy.advance(logits.view());
+        assert_eq!(greedy.stable_prefix(), Some(&[5, 1, 4, 5][..]));
+        assert_eq!(search_with_rows(1).stable_prefix(), None);
+        assert_eq!(search_with_rows(2).stable_prefix(), None);
+    }
+
+    #[test]
+    fn a_beam_that_ended_is_out_of_reach_when_nothing_else_can_continue() {
+        let parameters = GenerationParameters { num_beams: Some(2), ..Default::default() };
+        let config = GenerationConfig::new(&parameters, &GenerationLimits::default()).unwrap();
+        let all_but_the_end_token = [0, 1, 3, 4, 5, 6].map(|id| vec![id]).to_vec();
+        let mut search = Search::new(&config, VOCABULARY, all_but_the_end_token, &PROMPT, 9);
+        let Advance::Done(sequences) = search.advance(Array2::zeros((1, 7)).view()) else {
+            panic!("no beam can go on")
+        };
+        assert_eq!(sequences[0].token_ids, [5, 1, 4, 2]);
+    }
+
+    #[test]
     fn logits_of_another_shape_or_order_are_rejected() {
         for num_beams in [1, 2] {
             for logits in [Array2::ones((3, 7)), Array2::ones((2, 6)), Array2::ones((1, 14)), Array2::ones((2, 7).f())]
