@@ -48,9 +48,11 @@ struct Header<'a> {
 pub(super) fn decode(bytes: &[u8], limits: &DecodeLimits) -> Result<Bitmap, DecodeError> {
     let header = Header::read(bytes)?;
     limits.check(header.width, header.height, "BMP")?;
-    let (colour_type, mut samples) = read_samples(&header.rewritten(), limits)?;
+    let indices_as_stored = header.bits == 8 && header.compression == 0;
+    let (colour_type, mut samples) = read_samples(&header.rewritten(), limits, indices_as_stored)?;
     let (width, height) = (header.width, header.height);
     let pixels = match (colour_type, header.bits) {
+        (ColorType::L8, _) => header.indexed(samples),
         (ColorType::Rgb8, ..=8) => header.indexed(samples.into_iter().step_by(3).collect()),
         (ColorType::Rgb8, 16) => {
             header.truncate_fields(&mut samples, 3);
@@ -68,9 +70,11 @@ pub(super) fn decode(bytes: &[u8], limits: &DecodeLimits) -> Result<Bitmap, Deco
     Ok(Bitmap { width, height, pixels })
 }
 
-fn read_samples(bytes: &[u8], limits: &DecodeLimits) -> ImageResult<(ColorType, Vec<u8>)> {
+/// Reads the samples of a file that `image` decodes. Indices come as they are stored only if they are bytes.
+fn read_samples(bytes: &[u8], limits: &DecodeLimits, indices_as_stored: bool) -> ImageResult<(ColorType, Vec<u8>)> {
     let mut decoder = BmpDecoder::new(Cursor::new(bytes))?;
     decoder.set_limits(limits.into())?;
+    decoder.set_indexed_color(indices_as_stored);
     let mut samples = vec![0; decoder.total_bytes() as usize];
     let colour_type = decoder.color_type();
     decoder.read_image(&mut samples)?;
