@@ -1,7 +1,7 @@
 //! Why an image could not be turned into pixels.
 //!
-//! Texts are ours and fixed: no message of a decoder library, no address and no path ever gets into them, because they
-//! are shown to clients as they stand.
+//! The texts are fixed, because they are shown to clients: no message of a decoder library, no address and no path gets into
+//! them.
 
 use thiserror::Error;
 
@@ -9,10 +9,10 @@ use thiserror::Error;
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum DecodeError {
-    /// The bytes are of no image format that we know.
+    /// The bytes do not begin like an image of a known format.
     #[error("not an image in a supported format (JPEG, PNG, GIF, WebP, BMP, TIFF)")]
     UnknownFormat,
-    /// A known format or variant that is not supported, by name: "AVIF", "TIFF with JPEG compression".
+    /// The format or variant is known but not supported; its name: "AVIF", "TIFF with JPEG compression".
     #[error("{0} is not supported")]
     Unsupported(&'static str),
     /// The format is known but the file is damaged; the name of the format.

@@ -1,4 +1,4 @@
-//! Tells image formats apart by their first bytes, as Pillow's plugins do.
+//! Finds the format of an image file by its first bytes, as Pillow's plugins do.
 //!
 //! Formats that people do send but that are not decoded here are refused by name.
 
@@ -15,7 +15,7 @@ pub(super) enum Format {
     Tiff,
 }
 
-/// First bytes of formats that are known but not supported, and their names.
+/// The first bytes of formats that are known but not supported, and their names.
 const UNSUPPORTED: [(&[u8], &str); 21] = [
     (b"\xff\x4f\xff\x51", "JPEG 2000"),
     (b"\0\0\0\x0cjP  \r\n\x87\n", "JPEG 2000"),
@@ -100,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn calls_the_rest_no_image() {
+    fn refuses_what_is_not_an_image() {
         for bytes in
             [&b""[..], b"RIFF", b"RIFF\0\0\0\0WAVEfmt ", b"RIFF\0\0\0\0WEBPABCD", b"\0\0\0\x1cftypmp42", b"<html>"]
         {
