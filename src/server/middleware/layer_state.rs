@@ -90,3 +90,19 @@ impl LayerState {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_administrators_port_needs_no_key_and_takes_no_permit_of_the_clients() {
+        let state = LayerState::for_test(Limits { queue_capacity: 1, ..Limits::defaults() }, &["key"]);
+        let admin = state.for_admin();
+        assert!(admin.api_keys.borrow().is_empty() && admin.open_metrics && admin.cors_origins.is_empty());
+        let permit = admin.concurrency.try_acquire(0, false);
+        assert!(permit.is_some() && admin.concurrency.try_acquire(0, false).is_none());
+        assert!(state.concurrency.try_acquire(0, false).is_some());
+        assert!(admin.budget.reservation().add(1) && Arc::ptr_eq(&admin.budget, &state.budget));
+    }
+}
