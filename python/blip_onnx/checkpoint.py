@@ -1,8 +1,8 @@
-"""Loads a BLIP captioning checkpoint exactly as the oracle does, and refuses anything less.
+"""Loads a BLIP captioning checkpoint exactly as transformers does, and refuses incomplete ones.
 
-Everything goes through transformers' own from_pretrained. What transformers would paper over
-(weights initialised at random, a tokenizer made of nothing, an image pipeline that is not BLIP's)
-is an `ExportError` here.
+Everything is loaded with transformers' `from_pretrained`. Where transformers would continue
+(with weights initialised at random, an empty vocabulary or another model's image processor), an
+`ExportError` is raised.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _LOAD_ERRORS = (
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A loaded checkpoint: what the oracle captions with."""
+    """A loaded checkpoint: the model, tokenizer and image processor that transformers runs."""
 
     name: str
     revision: str | None
@@ -45,12 +45,12 @@ class Checkpoint:
 
     @property
     def config(self) -> Any:
-        """The model's `BlipConfig`."""
+        """Return the model's `BlipConfig`."""
         return self.model.config
 
 
 def load(name: str, revision: str | None) -> Checkpoint:
-    """Load hub id or folder `name` in float32."""
+    """Load hub id or folder `name` in float32; raises `ExportError`."""
     config = _load_config(name, revision)
     tokenizer = _load_tokenizer(name, revision, config)
     image_processor = _load_image_processor(name, revision, config)
@@ -63,33 +63,34 @@ def _load_config(name: str, revision: str | None) -> dict[str, Any]:
     try:
         config, _ = transformers.PreTrainedConfig.get_config_dict(name, revision=revision)
     except _LOAD_ERRORS as error:
-        raise ExportError(f"cannot load model {name!r}: {_line(error)}") from error
+        raise ExportError(f"model {name!r}: cannot be loaded: {_first_line(error)}") from error
     if not config:
-        raise ExportError(f"model {name!r} has no config.json")
+        raise ExportError(f"model {name!r}: has no config.json")
     architectures = config.get("architectures") or [_ARCHITECTURE]
     if config.get("model_type") != "blip" or _ARCHITECTURE not in architectures:
         found = f"{config.get('model_type')} ({', '.join(architectures)})"
-        raise ExportError(f"model {name!r} is {found}, only {_ARCHITECTURE} can be exported")
+        raise ExportError(f"model {name!r}: must be a {_ARCHITECTURE}, is {found}")
     return config
 
 
 def _load_tokenizer(name: str, revision: str | None, config: dict[str, Any]) -> Any:
-    # Without these files transformers builds a tokenizer that knows no word.
+    # Without these files transformers builds a tokenizer with an empty vocabulary.
     files = ("tokenizer.json", "vocab.txt")
     if not any(_has_file(name, revision, file) for file in files):
-        raise ExportError(f"model {name!r} has no tokenizer (neither {' nor '.join(files)})")
+        raise ExportError(f"model {name!r}: has no tokenizer (neither {' nor '.join(files)})")
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
     except _LOAD_ERRORS as error:
-        raise ExportError(f"cannot load the tokenizer of {name!r}: {_line(error)}") from error
+        line = _first_line(error)
+        raise ExportError(f"tokenizer of {name!r}: cannot be loaded: {line}") from error
     if not tokenizer.is_fast:
-        raise ExportError(f"the tokenizer of {name!r} has no tokenizers backend")
+        raise ExportError(f"tokenizer of {name!r}: must have a tokenizers backend")
     separator = (config.get("text_config") or {}).get("sep_token_id", 102)
     ids = tokenizer("a picture of").input_ids
     if len(ids) < 3 or ids[-1] != separator or tokenizer.unk_token_id in ids:
         raise ExportError(
-            f"the tokenizer of {name!r} is unusable: 'a picture of' becomes {ids}, "
-            f"expected words and the separator {separator} at the end"
+            f"tokenizer of {name!r}: must encode 'a picture of' as known words with the separator "
+            f"{separator} at the end, got {ids}"
         )
     return tokenizer
 
@@ -99,14 +100,15 @@ def _load_image_processor(
 ) -> BlipImageProcessorPil:
     files = ("preprocessor_config.json", "processor_config.json")
     if not any(_has_file(name, revision, file) for file in files):
-        raise ExportError(f"model {name!r} has no {files[0]}")
+        raise ExportError(f"model {name!r}: has no {files[0]}")
     try:
         processor = AutoImageProcessor.from_pretrained(name, revision=revision, backend="pil")
     except _LOAD_ERRORS as error:
-        raise ExportError(f"cannot load the preprocessor of {name!r}: {_line(error)}") from error
+        line = _first_line(error)
+        raise ExportError(f"preprocessor of {name!r}: cannot be loaded: {line}") from error
     if not isinstance(processor, BlipImageProcessorPil):
         kind = type(processor).__name__
-        raise ExportError(f"image processor {kind} is not supported, only BlipImageProcessor")
+        raise ExportError(f"preprocessor of {name!r}: must be a BlipImageProcessor, is {kind}")
     return processor
 
 
@@ -116,26 +118,26 @@ def _load_model(name: str, revision: str | None) -> BlipForConditionalGeneration
             name, revision=revision, dtype=torch.float32, output_loading_info=True
         )
     except _LOAD_ERRORS as error:
-        raise ExportError(f"cannot load the weights of {name!r}: {_line(error)}") from error
+        line = _first_line(error)
+        raise ExportError(f"weights of {name!r}: cannot be loaded: {line}") from error
     for problem in ("missing_keys", "mismatched_keys", "error_msgs"):
         if found := sorted(map(str, info.get(problem) or ())):
-            # transformers would go on with random numbers in their place.
+            # transformers would initialise these weights at random and continue.
             label = problem.replace("_", " ")
             raise ExportError(f"weights of {name!r}: {len(found)} {label}, first: {found[0]}")
     return model.eval()
 
 
 def _has_file(name: str, revision: str | None, file: str) -> bool:
+    options = {"revision": revision, "_raise_exceptions_for_missing_entries": False}
     try:
-        return (
-            cached_file(name, file, revision=revision, _raise_exceptions_for_missing_entries=False)
-            is not None
-        )
+        return cached_file(name, file, **options) is not None
     except _LOAD_ERRORS as error:
-        raise ExportError(f"cannot read {file} of {name!r}: {_line(error)}") from error
+        line = _first_line(error)
+        raise ExportError(f"{file} of {name!r}: cannot be read: {line}") from error
 
 
-def _line(error: BaseException) -> str:
-    """The first sentence-like line of an error's text."""
+def _first_line(error: BaseException) -> str:
+    """Return the first line of an error's text that is not empty."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[0] if lines else type(error).__name__

@@ -1,7 +1,7 @@
 """Greedy and beam search over the two graphs of a bundle, in numpy.
 
-The plain reading of what `BlipForConditionalGeneration.generate` does: the exporter verifies a
-bundle with it, and it shows how the graphs are meant to be driven. It trades speed for clarity.
+The searches follow `BlipForConditionalGeneration.generate` and are written for clarity, not for
+speed. The exporter verifies a bundle with them, and they document how the graphs are called.
 """
 
 from __future__ import annotations
@@ -14,33 +14,43 @@ from typing import Protocol
 import numpy as np
 import onnxruntime
 
-# Per decoder layer, two arrays: key and value.
+# The key and the value of each decoder layer.
 KeyValues = list[tuple[np.ndarray, np.ndarray]]
-# Stands for minus infinity in the beam arithmetic of transformers.
-_NEVER = np.float32(-1e9)
+# transformers uses this score in place of minus infinity.
+_LOWEST_SCORE = np.float32(-1e9)
 
 
 class Decoder(Protocol):
-    """What the search loops ask of a model."""
+    """The model as the searches call it."""
 
     def __call__(self, sequences: np.ndarray, parents: np.ndarray | None) -> np.ndarray:
-        """Logits `[rows, vocab]` that follow `sequences` `[rows, length]`.
+        """Return the logits `[rows, vocab]` that follow `sequences` `[rows, length]`.
 
-        Row r continues row `parents[r]` of the call before; None starts anew.
+        Row r continues row `parents[r]` of the previous call; None starts new sequences.
         """
 
 
 @dataclass(frozen=True)
 class Decision:
-    """One step of a search: what it chose, and by how much."""
+    """One step of a search: the state it chose, and the gap to the best other choice."""
 
     state: tuple
+    # In units of logits.
     margin: float
 
 
 @dataclass(frozen=True)
+class Hypothesis:
+    """A sequence that a beam search has finished, or a placeholder for one."""
+
+    score: np.float32 = _LOWEST_SCORE
+    is_finished: bool = False
+    token_ids: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
 class SearchConfig:
-    """Length and beams of one search, and the ids that start and end it."""
+    """Length and beams of one search, and the id that ends it."""
 
     eos_token_id: int
     num_beams: int = 1
@@ -50,7 +60,7 @@ class SearchConfig:
 
 
 def session_options(threads: int = 0) -> onnxruntime.SessionOptions:
-    """The service's options that change numbers or speed; 0 threads: as many as cores."""
+    """Return the service's options that change numbers or speed; 0 threads: one per core."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
@@ -72,23 +82,24 @@ class Bundle:
         self.text = onnxruntime.InferenceSession(folder / "text_decoder.onnx", options, providers)
 
     def encode(self, pixel_values: np.ndarray) -> KeyValues:
-        """Cross-attention keys and values of `[batch, 3, H, W]` float32 pixels."""
+        """Return cross-attention keys and values of float32 `[batch, 3, height, width]` pixels."""
         names = [f"present.{layer}.encoder.{kind}" for layer in self._layers() for kind in _KINDS]
         outputs = self.vision.run(names, {"pixel_values": pixel_values})
         return list(zip(outputs[0::2], outputs[1::2], strict=True))
 
     def empty_cache(self, rows: int, capacity: int) -> KeyValues:
-        """A self-attention cache of zeros: masked slots must not hold NaN."""
+        """Return a self-attention cache of zeros, because masked slots must not hold NaN."""
         text = self.manifest["text"]
+        # [rows, heads, cap, head_dim]
         shape = (rows, text["num_attention_heads"], capacity, text["head_dim"])
         return [(np.zeros(shape, np.float32), np.zeros(shape, np.float32)) for _ in self._layers()]
 
     def step(
         self, ids: np.ndarray, past_lengths: np.ndarray, cache: KeyValues, cross: KeyValues
     ) -> np.ndarray:
-        """Logits after the last of the new `ids` `[rows, query]`; writes the cache in place.
+        """Return logits `[rows, vocab]` after the new `ids` `[rows, query]`; updates `cache`.
 
-        Every image of `cross` has as many rows.
+        Every image of `cross` has the same number of rows.
         """
         images = len(cross[0][0])
         rows = np.arange(len(ids))
@@ -103,19 +114,19 @@ class Bundle:
         cache: KeyValues,
         cross: KeyValues,
     ) -> np.ndarray:
-        """As `step`, for images with `beams[i]` rows each."""
+        """Run a step as `step` does, for images with `beams[i]` rows each."""
         first = np.cumsum([0, *beams[:-1]])
         most = max(beams)
-        # An image with fewer beams repeats its first row; nobody reads what comes of it.
+        # An image with fewer beams repeats its first row; the result of a repetition is not read.
         image_rows = np.array(
             [
-                [start + (beam if beam < own else 0) for beam in range(most)]
-                for start, own in zip(first, beams, strict=True)
+                [start + (beam if beam < count else 0) for beam in range(most)]
+                for start, count in zip(first, beams, strict=True)
             ]
-        )
+        )  # [images, beams]
         row_slots = np.concatenate(
-            [image * most + np.arange(own) for image, own in enumerate(beams)]
-        )
+            [image * most + np.arange(count) for image, count in enumerate(beams)]
+        )  # [rows]
         feeds = {"input_ids": ids, "past_lengths": past_lengths}
         return self.run_step(feeds, image_rows, row_slots, cache, cross)
 
@@ -127,7 +138,7 @@ class Bundle:
         cache: KeyValues,
         cross: KeyValues,
     ) -> np.ndarray:
-        """One run of the decoder; `feeds` holds the ids and past lengths."""
+        """Run the decoder once; `feeds` holds the ids and past lengths."""
         feeds |= {"image_rows": image_rows, "row_slots": row_slots}
         names = ["logits"]
         for layer in self._layers():
@@ -169,14 +180,14 @@ class CachedDecoder:
         return self.bundle.step(ids, past, self._cache, self.cross)
 
 
-def greedy(
+def greedy_search(
     decoder: Decoder, prompt: list[int], config: SearchConfig, trace: list[Decision] | None = None
 ) -> list[int]:
-    """Prompt and continuation by arg max, the end token included."""
+    """Return the prompt and its continuation by arg max, the end token included."""
     ids = list(prompt)
     parents = None
     for _ in range(config.max_new_tokens):
-        logits = decoder(np.array([ids], np.int64), parents)[0]
+        logits = decoder(np.array([ids], np.int64), parents)[0]  # [vocab]
         parents = np.zeros(1, np.int64)
         token = int(np.argmax(logits))
         if trace is not None:
@@ -188,84 +199,81 @@ def greedy(
     return ids
 
 
-def beam(
+def beam_search(
     decoder: Decoder, prompt: list[int], config: SearchConfig, trace: list[Decision] | None = None
 ) -> tuple[list[int], float]:
-    """Best sequence and its score by the vectorised beam search of transformers >= 4.50."""
+    """Return the best sequence and its score, as transformers >= 4.50 with one image does."""
     beams, start = config.num_beams, len(prompt)
-    running = np.tile(np.array(prompt, np.int64), (beams, 1))
-    scores = np.full(beams, _NEVER, np.float32)
+    running = np.tile(np.array(prompt, np.int64), (beams, 1))  # [beams, length]
+    scores = np.full(beams, _LOWEST_SCORE, np.float32)  # [beams]
     scores[0] = 0
-    finished: list[tuple[np.float32, bool, tuple[int, ...]]] = [(_NEVER, False, ())] * beams
+    finished = [Hypothesis()] * beams
     parents, is_open = None, True
     for length in range(start + 1, start + config.max_new_tokens + 1):
-        totals = log_softmax(decoder(running, parents)) + scores[:, None]
-        ranked = _ranked(totals.ravel(), 2 * beams + 1)
-        gaps = -np.diff(totals.ravel()[ranked])
-        ranked = ranked[:-1]
-        source, token = np.divmod(ranked, totals.shape[1])
+        totals = log_softmax(decoder(running, parents)) + scores[:, None]  # [beams, vocab]
+        top = _argtop(totals.ravel(), 2 * beams + 1)
+        gaps = -np.diff(totals.ravel()[top])
+        top = top[:-1]  # [2 * beams]
+        source, token = np.divmod(top, totals.shape[1])
         candidates = np.concatenate([running[source], token[:, None]], axis=1)
-        value = totals.ravel()[ranked]
-        hit = (token == config.eos_token_id) | (length >= start + config.max_new_tokens)
-        kept = _ranked(value + hit.astype(np.float32) * _NEVER, beams)
-        finished = _merge(finished, candidates, value, hit, is_open, length - start, config)
-        running, parents = candidates[kept], source[kept]
-        scores = (value + hit.astype(np.float32) * _NEVER)[kept]
+        value = totals.ravel()[top]
+        ends = (token == config.eos_token_id) | (length >= start + config.max_new_tokens)
+        running_value = value + ends.astype(np.float32) * _LOWEST_SCORE
+        kept = _argtop(running_value, beams)  # [beams]
+        finished = _merge(finished, candidates, value, ends, is_open, length - start, config)
+        running, parents, scores = candidates[kept], source[kept], running_value[kept]
         if trace is not None:
-            done = [score for score, is_done, _ in finished if is_done]
-            state = (tuple(map(tuple, running)), tuple(ids for _, _, ids in finished))
+            done = [hypothesis.score for hypothesis in finished if hypothesis.is_finished]
+            state = (tuple(map(tuple, running)), tuple(each.token_ids for each in finished))
             trace.append(Decision(state, float(min([*gaps, *-np.diff(done)]))))
         is_open = is_open and _can_improve(scores[0], finished, length - start, config)
-        all_done = all(done for _, done, _ in finished)
-        if not is_open or (all_done and config.early_stopping is True) or hit.all():
+        is_full = all(hypothesis.is_finished for hypothesis in finished)
+        if not is_open or (is_full and config.early_stopping is True) or ends.all():
             break
-    return list(map(int, finished[0][2])), float(finished[0][0])
+    return list(finished[0].token_ids), float(finished[0].score)
 
 
 def log_softmax(logits: np.ndarray) -> np.ndarray:
-    """log_softmax over the last axis in float32, in the order torch computes it."""
+    """Compute log_softmax over the last axis in float32, in the order of torch."""
     shifted = logits - logits.max(axis=-1, keepdims=True)
     return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
 
 
-def _ranked(values: np.ndarray, count: int) -> np.ndarray:
-    """Indices of the `count` largest values, descending; ties by index."""
+def _argtop(values: np.ndarray, count: int) -> np.ndarray:
+    """Return the indices of the `count` largest values, descending; ties by index."""
     return np.argsort(-values, kind="stable")[:count]
 
 
 def _merge(
-    finished: list[tuple[np.float32, bool, tuple[int, ...]]],
+    finished: list[Hypothesis],
     candidates: np.ndarray,
     value: np.ndarray,
-    hit: np.ndarray,
+    ends: np.ndarray,
     is_open: bool,
     generated: int,
     config: SearchConfig,
-) -> list[tuple[np.float32, bool, tuple[int, ...]]]:
-    """The best finished sequences; only candidates of rank < num_beams may join them."""
+) -> list[Hypothesis]:
+    """Return the best finished sequences; only candidates of rank < num_beams may join them."""
     score = value / np.float32(generated**config.length_penalty)
-    if config.early_stopping is True and all(done for _, done, _ in finished):
-        score = score + _NEVER
+    if config.early_stopping is True and all(each.is_finished for each in finished):
+        score = score + _LOWEST_SCORE
     if not is_open:
-        score = score + _NEVER
-    may_finish = hit & (np.arange(len(hit)) < config.num_beams)
-    score = score + np.where(may_finish, np.float32(0), _NEVER)
-    joined = finished + [
-        (score[rank], bool(may_finish[rank]), tuple(map(int, candidates[rank])))
-        for rank in range(len(hit))
+        score = score + _LOWEST_SCORE
+    may_finish = ends & (np.arange(len(ends)) < config.num_beams)
+    score = score + np.where(may_finish, np.float32(0), _LOWEST_SCORE)
+    merged = finished + [
+        Hypothesis(score[rank], bool(may_finish[rank]), tuple(map(int, candidates[rank])))
+        for rank in range(len(ends))
     ]
-    return sorted(joined, key=lambda entry: -entry[0])[: config.num_beams]
+    return sorted(merged, key=lambda hypothesis: -hypothesis.score)[: config.num_beams]
 
 
 def _can_improve(
-    best_running: np.float32,
-    finished: list[tuple[np.float32, bool, tuple[int, ...]]],
-    generated: int,
-    config: SearchConfig,
+    best_running: np.float32, finished: list[Hypothesis], generated: int, config: SearchConfig
 ) -> bool:
-    """Whether a running beam may still beat the worst finished sequence."""
+    """Whether a running beam may still exceed the worst finished sequence."""
     longest = config.early_stopping == "never" and config.length_penalty > 0
     length = config.max_new_tokens if longest else generated
     best = best_running / np.float32(length**config.length_penalty)
-    worst = min(score for score, _, _ in finished)
-    return any(best > (worst if done else _NEVER) for _, done, _ in finished)
+    worst = min(hypothesis.score for hypothesis in finished)
+    return any(best > (worst if each.is_finished else _LOWEST_SCORE) for each in finished)

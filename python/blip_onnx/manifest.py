@@ -1,7 +1,7 @@
-"""The manifest of a bundle: every number and rule of a model that the server needs.
+"""The manifest of a bundle: every number and rule of a model that the service reads.
 
-Settings that the server cannot honour are refused here, so that a bundle never captions otherwise
-than transformers does.
+A checkpoint whose settings the service does not implement raises an `ExportError` here, so that
+the captions of a bundle never differ from those of transformers.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from blip_onnx import ExportError
 from blip_onnx.checkpoint import Checkpoint
 
 _RESAMPLE = {filter.value: filter.name.lower() for filter in PIL.Image.Resampling}
-# Generation settings that the server knows, by transformers' names, with transformers' default.
+# Generation settings that the service implements, with transformers' names and defaults.
 _SERVED_DEFAULTS = {
     "max_new_tokens": 20,
     "min_new_tokens": None,
@@ -40,7 +40,7 @@ _SERVED_DEFAULTS = {
     "top_k": 50,
     "top_p": 1.0,
 }
-# Settings that do not change which tokens come out, or that BLIP's generate overrides.
+# Settings that do not change the tokens, or that BLIP's generate overrides.
 _IGNORED_GENERATION = {
     "bos_token_id",
     "eos_token_id",
@@ -60,7 +60,7 @@ _IGNORED_GENERATION = {
 def describe(
     checkpoint: Checkpoint, precision: str, alpha: str, resize_order: str
 ) -> dict[str, Any]:
-    """The manifest without the parts known only after writing: verification and files."""
+    """Return the manifest without verification and files, which are known after writing."""
     _check_ids(checkpoint)
     return {
         "format_version": 2,
@@ -90,7 +90,7 @@ def describe(
 
 
 def file_entries(folder: Path) -> dict[str, dict[str, Any]]:
-    """Checksum and size in bytes of every file in `folder`."""
+    """Return the checksum and the size in bytes of every file in `folder`."""
     entries = {}
     for path in sorted(folder.iterdir()):
         with path.open("rb") as file:
@@ -100,7 +100,7 @@ def file_entries(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def prompt_ids(tokenizer: Any, manifest: dict[str, Any], prompt: str | None) -> list[int]:
-    """Token ids that a caption starts with, by the manifest's own prompt rule."""
+    """Return the token ids that a caption starts with, by the manifest's prompt rule."""
     rule = manifest["prompt"]
     if not prompt:
         return [manifest["text"]["bos_token_id"]]
@@ -109,11 +109,11 @@ def prompt_ids(tokenizer: Any, manifest: dict[str, Any], prompt: str | None) -> 
 
 
 def preprocess(image: PIL.Image.Image, manifest: dict[str, Any]) -> np.ndarray:
-    """`[1, 3, H, W]` float32 pixels of an RGB image, by what the manifest says and no more."""
+    """Return float32 `[1, 3, height, width]` pixels of an RGB image, as the manifest describes."""
     settings = manifest["preprocessor"]
     resample = PIL.Image.Resampling[settings["resample"].upper()]
     size = (settings["width"], settings["height"])
-    pixels = np.asarray(image.resize(size, resample)).astype(np.float64)
+    pixels = np.asarray(image.resize(size, resample)).astype(np.float64)  # [height, width, 3]
     if settings["do_rescale"]:
         pixels = pixels * settings["rescale_factor"]
     pixels = pixels.astype(np.float32)
@@ -128,13 +128,15 @@ def _check_ids(checkpoint: Checkpoint) -> None:
     for name in ("bos_token_id", "sep_token_id", "pad_token_id"):
         value = getattr(text, name)
         if not isinstance(value, int) or not 0 <= value < text.vocab_size:
-            raise ExportError(f"text_config.{name} is {value}, not an id below {text.vocab_size}")
+            limit = text.vocab_size - 1
+            raise ExportError(f"text_config.{name}: must be between 0 and {limit}, got {value}")
 
 
 def _vision(vision: Any) -> dict[str, int]:
     for name in ("image_size", "patch_size"):
-        if not isinstance(getattr(vision, name), int):
-            raise ExportError(f"vision_config.{name} must be one number, only squares are served")
+        value = getattr(vision, name)
+        if not isinstance(value, int):
+            raise ExportError(f"vision_config.{name}: must be one number (a square), got {value}")
     return {
         "image_size": vision.image_size,
         "patch_size": vision.patch_size,
@@ -154,7 +156,7 @@ def _text(text: Any) -> dict[str, int]:
         "head_dim": text.hidden_size // text.num_attention_heads,
         "max_position_embeddings": text.max_position_embeddings,
         "bos_token_id": text.bos_token_id,
-        # What generate stops on; text_config.eos_token_id is never looked at.
+        # generate stops at sep_token_id and does not read text_config.eos_token_id.
         "eos_token_id": text.sep_token_id,
         "pad_token_id": text.pad_token_id,
     }
@@ -162,15 +164,16 @@ def _text(text: Any) -> dict[str, int]:
 
 def _preprocessor(checkpoint: Checkpoint, alpha: str, resize_order: str) -> dict[str, Any]:
     settings = checkpoint.image_processor.to_dict()
-    for name, wanted in (("do_resize", True), ("do_convert_rgb", True)):
-        if settings.get(name) is not wanted:
-            raise ExportError(f"preprocessor setting {name}={settings.get(name)} is not supported")
+    for name in ("do_resize", "do_convert_rgb"):
+        if settings.get(name) is not True:
+            raise ExportError(f"preprocessor.{name}: must be true, got {settings.get(name)}")
     for name in ("do_center_crop", "do_pad"):
         if settings.get(name):
-            raise ExportError(f"preprocessor setting {name}={settings[name]} is not supported")
+            raise ExportError(f"preprocessor.{name}: must be false, got {settings[name]}")
     size, image_size = dict(settings["size"]), checkpoint.config.vision_config.image_size
-    if size != {"height": image_size, "width": image_size}:
-        raise ExportError(f"preprocessor size {size} does not match image_size {image_size}")
+    square = {"height": image_size, "width": image_size}
+    if size != square:
+        raise ExportError(f"preprocessor.size: must be {square}, the model's input, got {size}")
     return {
         "height": size["height"],
         "width": size["width"],
@@ -187,7 +190,8 @@ def _preprocessor(checkpoint: Checkpoint, alpha: str, resize_order: str) -> dict
 
 def _resample(value: Any) -> str:
     if value not in _RESAMPLE:
-        raise ExportError(f"preprocessor setting resample={value} is not supported")
+        known = ", ".join(map(str, sorted(_RESAMPLE)))
+        raise ExportError(f"preprocessor.resample: must be one of {known}, got {value}")
     return _RESAMPLE[int(value)]
 
 
@@ -195,12 +199,12 @@ def _per_channel(name: str, values: Any) -> list[float]:
     if isinstance(values, (int, float)):
         return [float(values)] * 3
     if not isinstance(values, (list, tuple)) or len(values) != 3:
-        raise ExportError(f"preprocessor setting {name}={values} is not supported")
+        raise ExportError(f"preprocessor.{name}: must be a number or three, got {values}")
     return [float(value) for value in values]
 
 
 def _generation(checkpoint: Checkpoint) -> dict[str, Any]:
-    """Defaults of the decoder's own generation config: the one that generate really uses."""
+    """Return the defaults of the decoder's generation config, which is the one generate uses."""
     settings = checkpoint.model.text_decoder.generation_config.to_dict()
     defaults = GenerationConfig().to_dict()
     defaults.update(GenerationConfig._get_default_generation_params())
@@ -209,6 +213,9 @@ def _generation(checkpoint: Checkpoint) -> dict[str, Any]:
         if value is None or name in _IGNORED_GENERATION or value == defaults.get(name):
             continue
         if name not in _SERVED_DEFAULTS:
-            raise ExportError(f"generation setting {name}={value} is not supported")
+            raise ExportError(
+                f"generation.{name}: the service does not implement this setting; must be "
+                f"transformers' default, got {value}"
+            )
         generation[name] = value
     return generation

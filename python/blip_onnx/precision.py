@@ -1,4 +1,4 @@
-"""Which precision each weight of a model is stored and multiplied in: one decision, by name."""
+"""Which precision each weight of a model is stored and multiplied in, decided by its name."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from enum import Enum
 
 PRECISIONS = ("fp32", "fp16", "int8")
-# Behind the decoder's last layer; the projection to the vocabulary makes the logits.
+# The layers after the decoder's last one; the projection to the vocabulary computes the logits.
 HEAD = "text_decoder.cls.predictions."
 VOCABULARY = f"{HEAD}decoder"
-# What runs once per image: the vision tower and the projections behind it.
+# The layers that run once per image: the vision tower and the projections after it.
 _ENCODER = re.compile(r"vision_model\.|text_decoder\..*\.crossattention\.self\.(key|value)$")
 
 
@@ -18,28 +18,28 @@ class Scheme(Enum):
     """How a linear layer is multiplied."""
 
     FLOAT = "float"
-    # int8 weights with a scale per column; activations as uint8 with one scale per run. Fastest
-    # where many rows share a weight, but the rows of a run touch each other.
+    # int8 weights with a scale per column; activations as uint8 with one scale per run. This is
+    # the fastest scheme where many rows share a weight, but the rows of a run share a scale.
     DYNAMIC = "dynamic"
-    # 8-bit weights and activations with a scale per 32 values: every row for itself.
+    # 8-bit weights and activations with a scale per 32 values: rows do not affect each other.
     BLOCKS = "blocks"
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What the graphs of one bundle are made of."""
+    """The precision of the graphs of one bundle."""
 
     precision: str = "fp32"
     # fp32 weights are stored in fp16, which holds them exactly, and cast in the graph.
-    half: bool = False
-    # Linear layers that int8 leaves alone.
+    stores_fp16: bool = False
+    # Linear layers that int8 leaves in fp32.
     kept: frozenset[str] = frozenset()
 
     def scheme(self, name: str) -> Scheme:
-        """How the linear layer `name` is multiplied."""
+        """Return how the linear layer `name` is multiplied."""
         if self.precision != "int8" or name in self.kept:
             return Scheme.FLOAT
-        # Images are encoded one at a time, so the rows of a run are one image's.
+        # Each run of the encoder has one image, so all rows of a run belong to it.
         return Scheme.DYNAMIC if is_encoder(name) else Scheme.BLOCKS
 
     def fuses_attention(self, name: str) -> bool:

@@ -1,8 +1,8 @@
-"""Writes a bundle below fp32 whose captions still are those of the fp32 graphs.
+"""Writes a bundle in fp16 or int8 whose captions agree with those of the fp32 graphs.
 
-int8 starts with every linear layer quantised. While too few captions agree, more of the encoder's
-and the head's layers stay fp32, those with the largest error first: bisection over how many. The
-decoder's own layers are always int8. fp16 has nothing to keep: it agrees or is refused.
+int8 starts with every linear layer quantised. If too few captions agree, the layers of the encoder
+and the head with the largest error stay in fp32, and a bisection finds the smallest number of them.
+The decoder's layers are always int8. fp16 keeps no layers in fp32: it agrees or raises an error.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from blip_onnx.generate import Bundle
 from blip_onnx.graphs.writer import Writer
 from blip_onnx.precision import HEAD, VOCABULARY, Plan, is_encoder
 from blip_onnx.verification import sensitivity
-from blip_onnx.verification.agreement import Agreement, Gate
+from blip_onnx.verification.agreement import Agreement, ReferenceCaptions
 
 _MOST_TRIALS = 6
 
@@ -29,19 +29,20 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class _Trials:
-    """Bundles written one after the other into one folder."""
+    """Writes bundles into one folder, each over the previous one, and measures them."""
 
     writer: Writer
     folder: Path
     manifest: dict[str, Any]
-    gate: Gate
+    references: ReferenceCaptions
+    # The layers that the bundle in the folder keeps in fp32.
     kept: list[str] = field(default_factory=list)
 
     def measure(self, kept: list[str]) -> Agreement:
         """Write the bundle that keeps these layers in fp32, and compare its captions."""
         plan = Plan(self.manifest["precision"], kept=frozenset(kept))
         self.writer.write(self.folder, plan, self.manifest)
-        agreement = self.gate.measure(Bundle(self.folder))
+        agreement = self.references.compare(Bundle(self.folder))
         self.kept = kept
         logger.info("%s, %d layers kept in fp32: %s", plan.precision, len(kept), agreement)
         return agreement
@@ -49,22 +50,23 @@ class _Trials:
 
 def write(
     writer: Writer,
-    folders: tuple[Path, Path],
+    folder: Path,
+    scratch: Path,
     manifest: dict[str, Any],
     pixels: list[np.ndarray],
     minimum: float,
 ) -> dict[str, Any]:
-    """Fill the first of `folders`; the second is for fp32 graphs to compare with.
+    """Write the bundle into `folder`, and the fp32 graphs to compare with into `scratch`.
 
-    Returns the manifest's `quantization`, or raises an `ExportError`.
+    Returns the manifest's `quantization`. Raises `ExportError` if the share of equal captions is
+    below `minimum`.
     """
-    folder, scratch = folders
     linears = writer.write(scratch, Plan(), manifest | {"precision": "fp32"})
-    gate = Gate(Bundle(scratch), writer.checkpoint.tokenizer, pixels)
-    trials = _Trials(writer, folder, manifest, gate)
+    references = ReferenceCaptions(Bundle(scratch), writer.checkpoint.tokenizer, pixels)
+    trials = _Trials(writer, folder, manifest, references)
     agreement = trials.measure([])
     if agreement.share < minimum and manifest["precision"] == "int8":
-        errors = sensitivity.rank(scratch, linears, writer.weights, gate)
+        errors = sensitivity.rank(scratch, linears, writer.state_dict, references)
         agreement = _keep_some(trials, errors, minimum)
     if agreement.share < minimum:
         raise ExportError(f"{manifest['precision']}: {agreement}, --min-agreement is {minimum}")
@@ -80,7 +82,7 @@ def write(
 
 
 def _keep_some(trials: _Trials, errors: dict[str, float], minimum: float) -> Agreement:
-    """Leave the bundle with the fewest layers kept that agrees, or else with all of them kept."""
+    """Write the bundle with the fewest kept layers that agrees, or with all of them kept."""
     for name in list(errors)[:5]:
         logger.info("most sensitive: %s, relative error %.4f", name, errors[name])
     ranked = [name for name in errors if is_encoder(name) or name.startswith(HEAD)]
@@ -91,7 +93,7 @@ def _keep_some(trials: _Trials, errors: dict[str, float], minimum: float) -> Agr
     for _ in range(_MOST_TRIALS):
         if agrees - fails <= 1:
             break
-        # The geometric middle: a few layers often are all it takes.
+        # The geometric mean, because a few layers are often enough.
         middle = min(max(math.isqrt(max(fails, 1) * agrees), fails + 1), agrees - 1)
         agreement = trials.measure(ranked[:middle])
         if agreement.share < minimum:

@@ -1,6 +1,6 @@
-"""Writes graphs, with their weights outside the protobuf and aligned for memory mapping.
+"""Writes graphs with their weights outside the protobuf, aligned for memory mapping.
 
-The weights are in `<graph>.onnx.data`, so the protobuf stays small whatever the size of the model.
+The weights are in `<graph>.onnx.data`, so the protobuf stays small for models of any size.
 """
 
 from __future__ import annotations
@@ -21,24 +21,26 @@ IR_VERSION = 9
 # A protobuf message cannot reach 2 GiB.
 PROTOBUF_LIMIT = 2**31 - 1
 
-# Smaller initializers stay inside the protobuf: bytes.
+# Initializers below this size, in bytes, stay inside the protobuf.
 INLINE_LIMIT = 1024
-# Tensors from this size on start on a page, so that they can be mapped: bytes.
+# Tensors of at least this size, in bytes, start on a page, so that they can be mapped.
 PAGE_LIMIT = 64 * 1024
 
 
 def save_graph(graph: GraphBuilder, path: Path) -> None:
-    """Write `path` and, beside it, `path`.data with the weights."""
+    """Write `path` and, beside it, `path`.data with the weights.
+
+    Raises `ExportError` if the protobuf would reach 2 GiB.
+    """
     plan = graph.plan
-    stored = np.float16 if plan.half else np.float32
     if plan.precision == "fp16":
         fp16.convert(graph)
-        stored = np.float16
+    stored = np.float16 if plan.stores_fp16 or plan.precision == "fp16" else np.float32
     initializers = list(graph.constants.values())
     with open(f"{path}.data", "wb") as data:
-        for name, array in graph.weights.items():
-            # One tensor at a time is copied, so a large model needs no second copy in memory.
-            dtype = array.dtype if name in graph.exact else stored
+        for name, array in graph.initializers.items():
+            # Tensors are copied one by one, so a large model needs no second copy in memory.
+            dtype = array.dtype if name in graph.typed else stored
             array = np.ascontiguousarray(array, dtype)
             initializers.append(write_tensor(name, array, data))
     content = helper.make_graph(graph.nodes, graph.name, graph.inputs, graph.outputs, initializers)
@@ -49,7 +51,7 @@ def save_graph(graph: GraphBuilder, path: Path) -> None:
         producer_name="blip-serve",
     )
     if model.ByteSize() > PROTOBUF_LIMIT:
-        raise ExportError(f"{path.name} does not fit into a protobuf of 2 GiB")
+        raise ExportError(f"{path.name}: must be below 2 GiB, the limit of a protobuf")
     path.write_bytes(model.SerializeToString(deterministic=True))
     onnx.checker.check_model(str(path))
 
@@ -60,7 +62,7 @@ def _opsets(graph: GraphBuilder) -> list[tuple[str, int]]:
 
 
 def write_tensor(name: str, array: np.ndarray, data: Any) -> TensorProto:
-    """The initializer `name`: inline when small, else appended to the open file `data`."""
+    """Return the initializer `name`, inline if small, else appended to the open file `data`."""
     if array.nbytes < INLINE_LIMIT:
         return numpy_helper.from_array(array, name)
     alignment = 4096 if array.nbytes >= PAGE_LIMIT else 64

@@ -2,9 +2,9 @@
 
 Inputs are the new tokens, each row's past length, which rows belong to which image, and the caches;
 outputs are the logits of the last new token and the self-attention cache with the new tokens in it.
-The service hands in the same memory for the cache before and after, so only they are written. An
-image's keys and values are read once for all its rows and never repeated. Every row is multiplied
-by kernels for one row, so its bits are the same alone and in any company.
+The service binds a cache's input and output to the same memory, so only the new entries are
+written. An image's keys and values are read once for all its rows and never repeated. Every row is
+multiplied by kernels for one row, so its bits do not depend on the other rows of the step.
 """
 
 from __future__ import annotations
@@ -25,56 +25,43 @@ _HEAD = "text_decoder.cls.predictions"
 _MASKED = float(np.finfo(np.float32).min)
 
 
-@dataclass(frozen=True)
-class _Step:
-    """Values that every layer shares."""
+def build(
+    config: Any, state_dict: dict[str, np.ndarray], plan: Plan, is_tied: bool
+) -> GraphBuilder:
+    """Build the decoder graph of a `BlipConfig`.
 
-    # [rows, 1, query, cap]: 0 where a key may be seen, the lowest float elsewhere.
-    mask: str
-    # [rows, heads, query, 3]: where the new keys and values go.
-    new_slots: str
-    # Shape [images, beams, query, 1, heads, head_dim] of a cross-attention query.
-    cross_shape: str
-    # Shape [images * beams, query, hidden].
-    slots_shape: str
-
-
-def build(config: Any, weights: dict[str, np.ndarray], plan: Plan, tied: bool) -> GraphBuilder:
-    """The decoder graph of a `BlipConfig`.
-
-    With `tied`, word embeddings and vocabulary projection are one initializer.
+    With `is_tied`, word embeddings and vocabulary projection are one initializer.
     """
-    text = config.text_config
-    graph = GraphBuilder("text_decoder", plan)
+    graph = GraphBuilder("text_decoder", plan, state_dict)
     ids = graph.input("input_ids", TensorProto.INT64, ["rows", "query"])
     past_lengths = graph.input("past_lengths", TensorProto.INT64, ["rows"])
     # The row of each beam of each image; an image with fewer beams repeats any row.
     graph.input("image_rows", TensorProto.INT64, ["images", "beams"])
-    # Where each row stands in image_rows: image * beams + beam.
+    # The position of each row in image_rows: image * beams + beam.
     graph.input("row_slots", TensorProto.INT64, ["rows"])
     _declare_caches(graph, config)
-    past = graph.op("Unsqueeze", past_lengths, graph.constant([1]))
-    query = graph.op("Shape", ids, start=1, end=2)
-    positions = graph.op("Add", past, _range(graph, query))
-    step = _step(graph, text, query, positions)
-    hidden = _embed(graph, text, weights, ids, positions)
-    for index in range(text.num_hidden_layers):
-        hidden = _layer(graph, text, weights, hidden, index, step)
-    _head(graph, text, weights, hidden, tied)
+    past = graph.op("Unsqueeze", past_lengths, graph.constant([1]))  # [rows, 1]
+    query = graph.op("Shape", ids, start=1, end=2)  # [1]
+    positions = graph.op("Add", past, _range(graph, query))  # [rows, query]
+    decoder = _Decoder.from_step(graph, config.text_config, query, positions)
+    hidden = decoder.embed(ids, positions)  # [rows, query, hidden]
+    for index in range(config.text_config.num_hidden_layers):
+        hidden = decoder.layer(hidden, index)  # [rows, query, hidden]
+    decoder.head(hidden, is_tied)
     return graph
 
 
-def packed_name(index: int) -> str:
-    """The linear layer that query, key and value of a decoder layer's self-attention become."""
+def qkv_name(index: int) -> str:
+    """Return the name of the linear layer that packs query, key and value of a self-attention."""
     return f"{_LAYER}.{index}.attention.self.qkv"
 
 
-def packed(config: Any, weights: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Weights and biases of those layers: one product instead of three."""
+def pack_qkv(config: Any, state_dict: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return the weights and biases of the packed layers: one product instead of three."""
     return {
-        f"{packed_name(index)}.{kind}": np.concatenate(
+        f"{qkv_name(index)}.{kind}": np.concatenate(
             [
-                weights[f"{_LAYER}.{index}.attention.self.{part}.{kind}"]
+                state_dict[f"{_LAYER}.{index}.attention.self.{part}.{kind}"]
                 for part in ("query", "key", "value")
             ]
         )
@@ -99,149 +86,145 @@ def _declare_caches(graph: GraphBuilder, config: Any) -> None:
             graph.input(f"past_key_values.{index}.{kind}", TensorProto.FLOAT, shape)
 
 
-def _step(graph: GraphBuilder, text: Any, query: str, positions: str) -> _Step:
-    """What the layers share; `query` is `[1]`, `positions` of the new tokens `[rows, query]`."""
-    heads = text.num_attention_heads
-    head_dim = text.hidden_size // heads
-    cap = graph.op("Shape", "past_key_values.0.decoder.key", start=2, end=3)
-    position = graph.op("Unsqueeze", positions, graph.constant([1, 3]))
-    # A token sees what lies before it, and itself.
-    seen = graph.op("LessOrEqual", _range(graph, cap), position)
-    mask = graph.op("Where", seen, graph.constant(0.0), graph.constant(_MASKED))
-    row = _range(graph, graph.op("Shape", "past_lengths"))
-    row = graph.op("Unsqueeze", row, graph.constant([1, 2, 3]))
-    head = _range(graph, graph.constant([heads]))
-    head = graph.op("Unsqueeze", head, graph.constant([0, 2, 3]))
-    total = graph.op("Add", graph.op("Add", row, head), position)
-    zeros = graph.op("Sub", total, total)
-    parts = [graph.op("Add", part, zeros) for part in (row, head, position)]
-    new_slots = graph.op("Concat", *parts, axis=-1)
-    images_beams = graph.op("Shape", "image_rows")
-    one_query = graph.constant([1, heads, head_dim])
-    cross_shape = graph.op("Concat", images_beams, query, one_query, axis=0)
-    slots_shape = graph.op(
-        "Concat", graph.constant([-1]), query, graph.constant([text.hidden_size]), axis=0
-    )
-    return _Step(mask, new_slots, cross_shape, slots_shape)
-
-
 def _range(graph: GraphBuilder, length: str) -> str:
-    """0, 1, ... below `length`, which is `[1]`."""
+    """Count 0, 1, ... below `length`, whose shape is `[1]`."""
     return graph.op("Range", graph.constant(0), graph.op("Squeeze", length), graph.constant(1))
 
 
-def _embed(
-    graph: GraphBuilder, text: Any, weights: dict[str, np.ndarray], ids: str, positions: str
-) -> str:
-    """Word plus position embeddings, normalised: `[rows, query, hidden]`."""
+@dataclass(frozen=True)
+class _Decoder:
+    """Adds the layers of a decoder to a graph, with the values that all layers share."""
 
-    def rows_of(table: str, indices: str) -> str:
-        name = f"{_EMBEDDINGS}.{table}.weight"
-        return graph.op("Gather", graph.weight(name, weights[name]), indices, axis=0)
+    graph: GraphBuilder
+    # The `BlipTextConfig`.
+    text: Any
+    # [rows, 1, query, cap]: 0 where a key is attended to, the lowest float elsewhere.
+    mask: str
+    # [rows, heads, query, 3]: indices of the new keys and values in the cache.
+    new_slots: str
+    # Shape [images, beams, query, 1, heads, head_dim] of a cross-attention query.
+    cross_shape: str
+    # Shape [images * beams, query, hidden].
+    slots_shape: str
 
-    hidden = graph.op(
-        "Add", rows_of("word_embeddings", ids), rows_of("position_embeddings", positions)
-    )
-    return graph.layer_norm(hidden, weights, f"{_EMBEDDINGS}.LayerNorm", text.layer_norm_eps)
-
-
-def _layer(
-    graph: GraphBuilder,
-    text: Any,
-    weights: dict[str, np.ndarray],
-    hidden: str,
-    index: int,
-    step: _Step,
-) -> str:
-    """Self-attention, cross-attention and feed-forward, each followed by its LayerNorm."""
-    eps = text.layer_norm_eps
-    name = f"{_LAYER}.{index}"
-
-    def finish(inner: str, residual: str, part: str) -> str:
-        dense = graph.linear(inner, weights, f"{part}.dense")
-        total = graph.op("Add", dense, residual)
-        return graph.layer_norm(total, weights, f"{part}.LayerNorm", eps)
-
-    context = _self_attention(graph, text, weights, hidden, index, step)
-    hidden = finish(context, hidden, f"{name}.attention.output")
-    context = _cross_attention(graph, text, weights, hidden, index, step)
-    hidden = finish(context, hidden, f"{name}.crossattention.output")
-    inner = graph.linear(hidden, weights, f"{name}.intermediate.dense")
-    inner = graph.activation(inner, text.hidden_act)
-    return finish(inner, hidden, f"{name}.output")
-
-
-def _self_attention(
-    graph: GraphBuilder,
-    text: Any,
-    weights: dict[str, np.ndarray],
-    hidden: str,
-    index: int,
-    step: _Step,
-) -> str:
-    """Attention over the new and the past tokens; writes the new ones into the cache."""
-    heads = text.num_attention_heads
-    head_dim = text.hidden_size // heads
-    parts = graph.split(graph.linear(hidden, weights, packed_name(index)), 3)
-    parts[0] = _scaled(graph, parts[0], head_dim)
-    query, *new = [graph.split_heads(part, (heads, head_dim), (0, 2, 1, 3)) for part in parts]
-
-    def with_new(kind: str, new: str) -> str:
-        past, present = (
-            f"{side}.{index}.decoder.{kind}" for side in ("past_key_values", "present")
+    @classmethod
+    def from_step(cls, graph: GraphBuilder, text: Any, query: str, positions: str) -> _Decoder:
+        """Compute the shared values; `query` is `[1]`, `positions` of the new tokens `[rows, query]`."""
+        heads = text.num_attention_heads
+        head_dim = text.hidden_size // heads
+        cap = graph.op("Shape", "past_key_values.0.decoder.key", start=2, end=3)  # [1]
+        # [rows, 1, query, 1]
+        position = graph.op("Unsqueeze", positions, graph.constant([1, 3]))
+        # A token attends to the tokens before it, and to itself.
+        seen = graph.op("LessOrEqual", _range(graph, cap), position)  # [rows, 1, query, cap]
+        mask = graph.op("Where", seen, graph.constant(0.0), graph.constant(_MASKED))
+        row = _range(graph, graph.op("Shape", "past_lengths"))
+        row = graph.op("Unsqueeze", row, graph.constant([1, 2, 3]))  # [rows, 1, 1, 1]
+        head = _range(graph, graph.constant([heads]))
+        head = graph.op("Unsqueeze", head, graph.constant([0, 2, 3]))  # [1, heads, 1, 1]
+        total = graph.op("Add", graph.op("Add", row, head), position)  # [rows, heads, query, 1]
+        zeros = graph.op("Sub", total, total)
+        parts = [graph.op("Add", part, zeros) for part in (row, head, position)]
+        new_slots = graph.op("Concat", *parts, axis=-1)  # [rows, heads, query, 3]
+        images_beams = graph.op("Shape", "image_rows")
+        one_query = graph.constant([1, heads, head_dim])
+        cross_shape = graph.op("Concat", images_beams, query, one_query, axis=0)
+        slots_shape = graph.op(
+            "Concat", graph.constant([-1]), query, graph.constant([text.hidden_size]), axis=0
         )
-        graph.output(present, TensorProto.FLOAT, ["rows", heads, "cap", head_dim])
-        return graph.op("ScatterND", past, step.new_slots, new, output=present)
+        return cls(graph, text, mask, new_slots, cross_shape, slots_shape)
 
-    keys = graph.op("Transpose", with_new("key", new[0]), perm=(0, 1, 3, 2))
-    scores = graph.op("MatMul", query, keys)
-    probabilities = graph.op("Softmax", graph.op("Add", scores, step.mask), axis=-1)
-    context = graph.op("MatMul", probabilities, with_new("value", new[1]))
-    context = graph.op("Transpose", context, perm=(0, 2, 1, 3))
-    return graph.op("Reshape", context, graph.constant([0, 0, text.hidden_size]))
+    def embed(self, ids: str, positions: str) -> str:
+        """Add word and position embeddings, normalised: `[rows, query, hidden]`."""
 
+        def gather(table: str, indices: str) -> str:
+            weight = self.graph.weight(f"{_EMBEDDINGS}.{table}.weight")
+            return self.graph.op("Gather", weight, indices, axis=0)
 
-def _scaled(graph: GraphBuilder, query: str, head_dim: int) -> str:
-    """The query by the scale of attention: far fewer numbers than the scores it is meant for."""
-    return graph.op("Div", query, graph.constant(math.sqrt(head_dim)))
+        words, places = gather("word_embeddings", ids), gather("position_embeddings", positions)
+        hidden = self.graph.op("Add", words, places)
+        return self._layer_norm(hidden, f"{_EMBEDDINGS}.LayerNorm")
 
+    def layer(self, hidden: str, index: int) -> str:
+        """Add self-attention, cross-attention and feed-forward, each followed by its LayerNorm."""
+        name = f"{_LAYER}.{index}"
+        context = self._self_attention(hidden, index)
+        hidden = self._residual(context, hidden, f"{name}.attention.output")
+        context = self._cross_attention(hidden, index)
+        hidden = self._residual(context, hidden, f"{name}.crossattention.output")
+        inner = self.graph.linear(hidden, f"{name}.intermediate.dense")
+        inner = self.graph.activation(inner, self.text.hidden_act)
+        return self._residual(inner, hidden, f"{name}.output")
 
-def _cross_attention(
-    graph: GraphBuilder,
-    text: Any,
-    weights: dict[str, np.ndarray],
-    hidden: str,
-    index: int,
-    step: _Step,
-) -> str:
-    """Attention over the image, without mask: all rows of an image share its keys and values."""
-    head_dim = text.hidden_size // text.num_attention_heads
-    query = graph.linear(hidden, weights, f"{_LAYER}.{index}.crossattention.self.query")
-    query = graph.op("Gather", _scaled(graph, query, head_dim), "image_rows", axis=0)
-    query = graph.op("Reshape", query, step.cross_shape)
-    # [images, heads, beams, query, 1, head_dim]: one product for each row, those of a head in a
-    # row, so that the head's keys and values stay in the cache of the processor.
-    query = graph.op("Transpose", query, perm=(0, 4, 1, 2, 3, 5))
-    keys, values = (
-        graph.op("Unsqueeze", f"past_key_values.{index}.encoder.{kind}", graph.constant([2, 3]))
-        for kind in ("key", "value")
-    )
-    probabilities = graph.op("Softmax", graph.op("MatMul", query, keys), axis=-1)
-    context = graph.op("MatMul", probabilities, values)
-    context = graph.op("Transpose", context, perm=(0, 2, 3, 4, 1, 5))
-    context = graph.op("Reshape", context, step.slots_shape)
-    return graph.op("Gather", context, "row_slots", axis=0)
+    def head(self, hidden: str, is_tied: bool) -> None:
+        """Compute the logits `[rows, vocab]` of the last query position."""
+        graph = self.graph
+        last = graph.op("Gather", hidden, graph.constant(-1), axis=1)  # [rows, hidden]
+        inner = graph.linear(last, f"{_HEAD}.transform.dense")
+        inner = graph.activation(inner, self.text.hidden_act)
+        inner = self._layer_norm(inner, f"{_HEAD}.transform.LayerNorm")
+        table = f"{_EMBEDDINGS}.word_embeddings" if is_tied else VOCABULARY
+        graph.linear(inner, VOCABULARY, table=f"{table}.weight", output="logits")
+        graph.output("logits", TensorProto.FLOAT, ["rows", self.text.vocab_size])
 
+    def _self_attention(self, hidden: str, index: int) -> str:
+        """Attend to the past and the new tokens; writes the new ones into the cache."""
+        graph, heads = self.graph, self.text.num_attention_heads
+        head_dim = self.text.hidden_size // heads
+        parts = graph.split(graph.linear(hidden, qkv_name(index)), 3)
+        parts[0] = self._scale(parts[0], head_dim)
+        # Each [rows, heads, query, head_dim].
+        query, *new = [graph.split_heads(part, heads, head_dim, (0, 2, 1, 3)) for part in parts]
 
-def _head(
-    graph: GraphBuilder, text: Any, weights: dict[str, np.ndarray], hidden: str, tied: bool
-) -> None:
-    """Logits `[rows, vocab]` of the last query position."""
-    last = graph.op("Gather", hidden, graph.constant(-1), axis=1)
-    inner = graph.linear(last, weights, f"{_HEAD}.transform.dense")
-    inner = graph.activation(inner, text.hidden_act)
-    name = f"{_HEAD}.transform.LayerNorm"
-    inner = graph.layer_norm(inner, weights, name, text.layer_norm_eps)
-    table = f"{_EMBEDDINGS}.word_embeddings" if tied else VOCABULARY
-    graph.linear(inner, weights, VOCABULARY, table=f"{table}.weight", output="logits")
-    graph.output("logits", TensorProto.FLOAT, ["rows", text.vocab_size])
+        def append(kind: str, new: str) -> str:
+            past, present = (
+                f"{side}.{index}.decoder.{kind}" for side in ("past_key_values", "present")
+            )
+            graph.output(present, TensorProto.FLOAT, ["rows", heads, "cap", head_dim])
+            return graph.op("ScatterND", past, self.new_slots, new, output=present)
+
+        keys = append("key", new[0])
+        keys = graph.op("Transpose", keys, perm=(0, 1, 3, 2))  # [rows, heads, head_dim, cap]
+        scores = graph.op("MatMul", query, keys)  # [rows, heads, query, cap]
+        probabilities = graph.op("Softmax", graph.op("Add", scores, self.mask), axis=-1)
+        values = append("value", new[1])  # [rows, heads, cap, head_dim]
+        context = graph.op("MatMul", probabilities, values)  # [rows, heads, query, head_dim]
+        context = graph.op("Transpose", context, perm=(0, 2, 1, 3))
+        size = graph.constant([0, 0, self.text.hidden_size])
+        return graph.op("Reshape", context, size)  # [rows, query, hidden]
+
+    def _cross_attention(self, hidden: str, index: int) -> str:
+        """Attend to the image, without a mask: all rows of an image share its keys and values."""
+        graph = self.graph
+        head_dim = self.text.hidden_size // self.text.num_attention_heads
+        query = graph.linear(hidden, f"{_LAYER}.{index}.crossattention.self.query")
+        # [images, beams, query, hidden]
+        query = graph.op("Gather", self._scale(query, head_dim), "image_rows", axis=0)
+        # [images, beams, query, 1, heads, head_dim]
+        query = graph.op("Reshape", query, self.cross_shape)
+        # [images, heads, beams, query, 1, head_dim]: one product for each row, those of a head one
+        # after the other, so that the head's keys and values stay in the processor's cache.
+        query = graph.op("Transpose", query, perm=(0, 4, 1, 2, 3, 5))
+        # [images, heads, 1, 1, head_dim, tokens] and [images, heads, 1, 1, tokens, head_dim]
+        keys, values = (
+            graph.op("Unsqueeze", f"past_key_values.{index}.encoder.{kind}", graph.constant([2, 3]))
+            for kind in ("key", "value")
+        )
+        probabilities = graph.op("Softmax", graph.op("MatMul", query, keys), axis=-1)
+        # [images, heads, beams, query, 1, head_dim]
+        context = graph.op("MatMul", probabilities, values)
+        context = graph.op("Transpose", context, perm=(0, 2, 3, 4, 1, 5))
+        # [images * beams, query, hidden]
+        context = graph.op("Reshape", context, self.slots_shape)
+        return graph.op("Gather", context, "row_slots", axis=0)  # [rows, query, hidden]
+
+    def _scale(self, query: str, head_dim: int) -> str:
+        """Scale the query rather than the scores, which are far more numbers."""
+        return self.graph.op("Div", query, self.graph.constant(math.sqrt(head_dim)))
+
+    def _residual(self, inner: str, hidden: str, name: str) -> str:
+        dense = self.graph.linear(inner, f"{name}.dense")
+        return self._layer_norm(self.graph.op("Add", dense, hidden), f"{name}.LayerNorm")
+
+    def _layer_norm(self, hidden: str, name: str) -> str:
+        return self.graph.layer_norm(hidden, name, self.text.layer_norm_eps)

@@ -1,1 +1,1 @@
-"""Comparisons of a bundle with transformers, and of int8 and fp16 with fp32."""
+"""Compares a bundle with transformers, and int8 and fp16 with fp32."""

@@ -1,4 +1,4 @@
-"""How many captions of a bundle are those of the fp32 graphs: what lower precisions are held to."""
+"""Measures how many captions of an fp16 or int8 bundle equal those of the fp32 graphs."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from blip_onnx.generate import Bundle, CachedDecoder, SearchConfig, greedy
+from blip_onnx.generate import Bundle, CachedDecoder, SearchConfig, greedy_search
 from blip_onnx.manifest import prompt_ids
 from blip_onnx.verification.cider import cider
 from blip_onnx.verification.verify import NEW_TOKENS, PROMPTS
@@ -15,12 +15,12 @@ from blip_onnx.verification.verify import NEW_TOKENS, PROMPTS
 
 @dataclass(frozen=True)
 class Agreement:
-    """Captions compared, and how alike they are."""
+    """The number of captions compared, and their similarity."""
 
     captions: int
     equal: int
     cider: float
-    # What the fp32 captions score against themselves: short captions miss the full 10.
+    # The score of the fp32 captions against themselves, below 10 if some of them are short.
     full_cider: float
 
     @property
@@ -35,27 +35,27 @@ class Agreement:
         )
 
 
-class Gate:
-    """The fp32 captions of the images, greedy, with and without a prompt."""
+class ReferenceCaptions:
+    """The fp32 captions of some images, greedy, with and without a prompt."""
 
     def __init__(self, reference: Bundle, tokenizer: Any, pixels: list[np.ndarray]) -> None:
         self.pixels = pixels
         self._tokenizer = tokenizer
         self._reference = self.caption(reference, pixels)
 
-    def measure(self, bundle: Bundle) -> Agreement:
+    def compare(self, bundle: Bundle) -> Agreement:
         """Caption all images with `bundle` and compare."""
-        ours = self.caption(bundle, self.pixels)
-        texts, references = self._texts(ours), self._texts(self._reference)
+        captions = self.caption(bundle, self.pixels)
+        texts, references = self._decode(captions), self._decode(self._reference)
         return Agreement(
-            captions=len(ours),
-            equal=sum(mine == fp32 for mine, fp32 in zip(ours, self._reference, strict=True)),
+            captions=len(captions),
+            equal=sum(a == b for a, b in zip(captions, self._reference, strict=True)),
             cider=cider(texts, references),
             full_cider=cider(references, references),
         )
 
     def caption(self, bundle: Bundle, pixels: list[np.ndarray]) -> list[list[int]]:
-        """New tokens of each image and prompt; one image at a time, as the service encodes."""
+        """Return the new tokens of each image and prompt; each run of the encoder has one image."""
         text = bundle.manifest["text"]
         captions = []
         for image in pixels:
@@ -65,8 +65,8 @@ class Gate:
                 new_tokens = min(NEW_TOKENS, text["max_position_embeddings"] - len(ids))
                 config = SearchConfig(text["eos_token_id"], max_new_tokens=new_tokens)
                 decoder = CachedDecoder(bundle, cross, len(ids) + new_tokens)
-                captions.append(greedy(decoder, ids, config)[len(ids) :])
+                captions.append(greedy_search(decoder, ids, config)[len(ids) :])
         return captions
 
-    def _texts(self, captions: list[list[int]]) -> list[str]:
+    def _decode(self, captions: list[list[int]]) -> list[str]:
         return self._tokenizer.batch_decode(captions, skip_special_tokens=True)

@@ -1,10 +1,10 @@
-"""CIDEr-D, how much captions say the same as reference captions: 0, or up to 10 for equal ones.
+"""CIDEr-D, the similarity of captions to reference captions, from 0 to 10.
 
 R. Vedantam, C. L. Zitnick, D. Parikh, "CIDEr: Consensus-based Image Description Evaluation",
-CVPR 2015, in its variant CIDEr-D and with one reference an image: n-grams of 1 to 4 words weighed by how
-few images have them, cosine with counts clipped to the reference's, times a Gaussian of the
-difference in length, mean over n, times 10. Constants are those of the authors' code (coco-caption).
-A caption below 4 words cannot reach 10, nor one whose words are every image's.
+CVPR 2015, in its variant CIDEr-D and with one reference per image: n-grams of 1 to 4 words weighted
+by inverse document frequency, cosine with counts clipped to those of the reference, times a Gaussian
+of the difference in length, mean over n, times 10. The constants are those of coco-caption. A
+caption of fewer than 4 words cannot reach 10, nor one whose words occur in every reference.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from collections import Counter
 _LONGEST = 4
 _SIGMA = 6.0
 
-# Per length of n-gram, how often each occurs.
+# The number of occurrences of each n-gram, for each n from 1.
 _Counts = list[Counter[tuple[str, ...]]]
 
 
 def cider(captions: list[str], references: list[str]) -> float:
-    """Mean over the images; `references` also say how common an n-gram is."""
+    """Return the mean over the images; document frequencies are those of `references`."""
     counts = [_count(reference) for reference in references]
     frequency = Counter(gram for lengths in counts for grams in lengths for gram in grams)
     total = sum(
@@ -41,15 +41,15 @@ def _count(caption: str) -> _Counts:
 def _similarity(
     caption: _Counts, reference: _Counts, frequency: Counter, log_images: float
 ) -> float:
-    """Mean over the lengths of n-gram."""
-    apart = caption[0].total() - reference[0].total()
+    """Return the mean over the lengths of n-grams."""
+    difference = caption[0].total() - reference[0].total()
     total = 0.0
-    for theirs, ours in zip(caption, reference, strict=True):
-        weight = {gram: log_images - math.log(max(1, frequency[gram])) for gram in theirs | ours}
-        dot = sum(min(theirs[g], ours[g]) * ours[g] * weight[g] ** 2 for g in theirs)
-        norms = _norm(theirs, weight) * _norm(ours, weight)
+    for found, expected in zip(caption, reference, strict=True):
+        weight = {g: log_images - math.log(max(1, frequency[g])) for g in found | expected}
+        dot = sum(min(found[g], expected[g]) * expected[g] * weight[g] ** 2 for g in found)
+        norms = _norm(found, weight) * _norm(expected, weight)
         total += dot / norms if norms else 0.0
-    return total / _LONGEST * math.exp(-(apart**2) / (2 * _SIGMA**2))
+    return total / _LONGEST * math.exp(-(difference**2) / (2 * _SIGMA**2))
 
 
 def _norm(grams: Counter, weight: dict[tuple[str, ...], float]) -> float:

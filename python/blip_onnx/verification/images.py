@@ -1,7 +1,4 @@
-"""The pictures a bundle is verified with: a folder's, or synthetic ones.
-
-Nothing here knows the model beyond the side of its square.
-"""
+"""The images a bundle is verified with: those of a folder, or synthetic ones."""
 
 from __future__ import annotations
 
@@ -20,7 +17,10 @@ logger = logging.getLogger(__name__)
 
 
 def read_images(folder: Path | None, image_size: int, alpha: str) -> Iterator[PIL.Image.Image]:
-    """The readable images of `folder` in name order, or synthetic ones; never none."""
+    """Yield the readable images of `folder` in the order of their names, or synthetic ones.
+
+    Raises `ExportError` if the folder has no readable image.
+    """
     if folder is None:
         yield from (_synthetic(seed, image_size) for seed in range(_SYNTHETIC_IMAGES))
         return
@@ -35,11 +35,11 @@ def read_images(folder: Path | None, image_size: int, alpha: str) -> Iterator[PI
         count += 1
         yield image.convert("RGB") if alpha == "drop" else image
     if not count:
-        raise ExportError(f"--images {folder} holds no readable image")
+        raise ExportError(f"--images: {folder} has no readable image")
 
 
 def _synthetic(seed: int, image_size: int) -> PIL.Image.Image:
-    """Coloured blocks under noise, never of the model's own size."""
+    """Draw coloured blocks with noise, larger than the model's input."""
     rng = np.random.default_rng(seed)
     height, width = (int(image_size * factor) for factor in rng.uniform(1.1, 1.8, 2))
     blocks = rng.integers(0, 256, (*rng.integers(2, 9, 2), 3), np.uint8)

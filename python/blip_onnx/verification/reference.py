@@ -1,4 +1,4 @@
-"""transformers as the oracle: its captions, its logits, and how sure it was of a decision."""
+"""transformers as the oracle: its captions, its logits and the margin of its decisions."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from blip_onnx import generate
 from blip_onnx.checkpoint import Checkpoint
 from blip_onnx.generate import Decision, Decoder, SearchConfig
 
-# The loops in `generate` know no logits processors, so the oracle must run without any,
+# The searches in `generate` apply no logits processors, so the oracle must run without them,
 # whatever the checkpoint's defaults are.
-_PLAIN: dict[str, Any] = {
+_NO_PROCESSORS: dict[str, Any] = {
     "do_sample": False,
     "min_length": 0,
     "min_new_tokens": None,
@@ -28,18 +28,18 @@ _PLAIN: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class OracleCaption:
-    """What generate answered for one image."""
+    """The result of generate for one image."""
 
-    # Prompt and new tokens, the end token included, fill removed.
+    # Prompt and new tokens, with the end token and without padding.
     ids: list[int]
-    # Raw logits of beam 0 behind each new token, [new tokens, vocab].
+    # [new tokens, vocab]: the logits of beam 0 that each new token was chosen from.
     logits: np.ndarray
 
 
 def caption(
     checkpoint: Checkpoint, pixels: np.ndarray, prompt: str | None, config: SearchConfig
 ) -> OracleCaption:
-    """Caption `[1, 3, H, W]` pixels with `BlipForConditionalGeneration.generate` itself."""
+    """Caption `[1, 3, height, width]` pixels with `BlipForConditionalGeneration.generate`."""
     encoded = checkpoint.tokenizer(prompt, return_tensors="pt").input_ids if prompt else None
     start = encoded.shape[1] - 1 if prompt else 1
     with torch.inference_mode():
@@ -50,7 +50,7 @@ def caption(
             max_new_tokens=config.max_new_tokens,
             output_logits=True,
             return_dict_in_generate=True,
-            **_PLAIN,
+            **_NO_PROCESSORS,
         )
     ids = output.sequences[0].tolist()
     if config.eos_token_id in ids[start:]:
@@ -62,33 +62,35 @@ def caption(
 def search(
     decoder: Decoder, prompt: list[int], config: SearchConfig, trace: list[Decision] | None = None
 ) -> list[int]:
-    """Greedy or beam search, as `config` says."""
+    """Run greedy or beam search, depending on `config.num_beams`."""
     if config.num_beams == 1:
-        return generate.greedy(decoder, prompt, config, trace)
-    return generate.beam(decoder, prompt, config, trace)[0]
+        return generate.greedy_search(decoder, prompt, config, trace)
+    return generate.beam_search(decoder, prompt, config, trace)[0]
 
 
-def margin(
+def find_margin(
     checkpoint: Checkpoint,
     pixels: np.ndarray,
-    ours: Decoder,
+    decoder: Decoder,
     prompt: list[int],
     config: SearchConfig,
 ) -> float:
-    """The oracle's margin at the first decision that `ours` takes differently."""
-    traces: tuple[list[Decision], list[Decision]] = ([], [])
-    for decoder, trace in zip((ours, _decoder(checkpoint, pixels)), traces, strict=True):
-        search(decoder, prompt, config, trace)
-    for mine, theirs in zip(*traces, strict=False):
-        if mine.state != theirs.state:
-            return theirs.margin
-    # The search loop itself disagrees with generate: no rounding excuses that.
-    return float("inf")
+    """Return the oracle's margin at the first decision that differs from that of `decoder`.
+
+    It is infinite if the decisions are equal: then the search differs from generate.
+    """
+    ours: list[Decision] = []
+    theirs: list[Decision] = []
+    search(decoder, prompt, config, ours)
+    search(_oracle_decoder(checkpoint, pixels), prompt, config, theirs)
+    differing = (b.margin for a, b in zip(ours, theirs, strict=False) if a.state != b.state)
+    return next(differing, float("inf"))
 
 
-def _decoder(checkpoint: Checkpoint, pixels: np.ndarray) -> Decoder:
-    """transformers behind our search loop, without a cache."""
+def _oracle_decoder(checkpoint: Checkpoint, pixels: np.ndarray) -> Decoder:
+    """Return transformers' model as a `Decoder` without a cache."""
     with torch.inference_mode():
+        # [1, tokens, hidden]
         hidden = checkpoint.model.vision_model(torch.from_numpy(pixels))[0]
 
     def decode(sequences: np.ndarray, _parents: np.ndarray | None) -> np.ndarray:
@@ -97,6 +99,6 @@ def _decoder(checkpoint: Checkpoint, pixels: np.ndarray) -> Decoder:
                 torch.from_numpy(sequences),
                 encoder_hidden_states=hidden.expand(len(sequences), -1, -1),
             )
-        return output.logits[:, -1].numpy()
+        return output.logits[:, -1].numpy()  # [rows, vocab]
 
     return decode

@@ -14,7 +14,7 @@ from transformers import AutoTokenizer, BlipForConditionalGeneration
 from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
 
 from bench.settings import FORCED, NEW_TOKENS
-from blip_onnx.generate import Bundle, CachedDecoder, SearchConfig, greedy
+from blip_onnx.generate import Bundle, CachedDecoder, SearchConfig, greedy_search
 
 transformers.utils.logging.set_verbosity_error()
 transformers.utils.logging.disable_progress_bar()
@@ -52,7 +52,9 @@ class RawSessions:
         """Token ids of a caption of the forced length."""
         cross = self.bundle.encode(pixel_values(self.processor, image).numpy())
         decoder = CachedDecoder(self.bundle, cross, len(self._start) + NEW_TOKENS)
-        return greedy(decoder, self._start, SearchConfig(_NO_TOKEN, max_new_tokens=NEW_TOKENS))
+        return greedy_search(
+            decoder, self._start, SearchConfig(_NO_TOKEN, max_new_tokens=NEW_TOKENS)
+        )
 
 
 def pixel_values(processor: Any, image: bytes) -> torch.Tensor:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import BlipForConditionalGeneration
 
-from blip_onnx.generate import Bundle, CachedDecoder, SearchConfig, beam, greedy
+from blip_onnx.generate import Bundle, CachedDecoder, SearchConfig, beam_search, greedy_search
 from support.exporting import TINY
 
 EOS = 102
@@ -52,7 +52,7 @@ def pixels_of(image: int) -> np.ndarray:
 def test_greedy_search_equals_generate(model: BlipForConditionalGeneration, loaded: Bundle) -> None:
     for image in range(4):
         decoder = CachedDecoder(loaded, loaded.encode(pixels_of(image)), 16)
-        ours = greedy(decoder, [30522], SearchConfig(EOS, max_new_tokens=12))
+        ours = greedy_search(decoder, [30522], SearchConfig(EOS, max_new_tokens=12))
         assert ours == oracle(model, pixels_of(image))[0]
 
 
@@ -68,7 +68,7 @@ def test_beam_search_equals_generate(
     config = SearchConfig(EOS, num_beams, 12, length_penalty, early_stopping)
     for image in range(3):
         decoder = CachedDecoder(loaded, loaded.encode(pixels_of(image)), 16)
-        ids, score = beam(decoder, [30522], config)
+        ids, score = beam_search(decoder, [30522], config)
         expected_ids, expected_score = oracle(
             model,
             pixels_of(image),

@@ -30,9 +30,9 @@ def linear(name: str, inner: int, outer: int) -> dict[str, np.ndarray]:
 def session(folder: Path, plan: Plan, name: str, weights: dict) -> onnxruntime.InferenceSession:
     """The layer as a graph of its own."""
     outer, inner = weights[f"{name}.weight"].shape
-    graph = GraphBuilder("linear", plan)
+    graph = GraphBuilder("linear", plan, weights)
     x = graph.input("x", TensorProto.FLOAT, ["rows", "length", inner])
-    graph.op("Identity", graph.linear(x, weights, name), output="y")
+    graph.op("Identity", graph.linear(x, name), output="y")
     graph.output("y", TensorProto.FLOAT, ["rows", "length", outer])
     save_graph(graph, folder / "linear.onnx")
     return onnxruntime.InferenceSession(folder / "linear.onnx", session_options())
@@ -47,10 +47,10 @@ def test_numpy_sees_what_the_kernels_see(tmp_path: Path, inner: int, outer: int)
         ours = session(tmp_path, Plan("int8"), name, weights).run(None, {"x": x})[0][0]
         matrix, bias = weights[f"{name}.weight"], weights[f"{name}.bias"]
         if name == ENCODER:
-            seen = int8.seen_per_tensor(flat, float(x.min()), float(x.max()))
-            expected = seen @ int8.seen_per_column(matrix.T)
+            seen = int8.fake_quantize_per_tensor(flat, float(x.min()), float(x.max()))
+            expected = seen @ int8.fake_quantize_per_column(matrix.T)
         else:
-            expected = int8.seen_in_blocks(flat) @ int8.seen_in_blocks(matrix).T
+            expected = int8.fake_quantize_in_blocks(flat) @ int8.fake_quantize_in_blocks(matrix).T
         np.testing.assert_allclose(ours, expected + bias, atol=2e-5)
         error = np.abs(ours - (flat @ matrix.T + bias)).max()
         assert 1e-4 < error < 0.1
@@ -119,7 +119,7 @@ def test_a_mask_hides_in_fp16_what_it_hides_in_fp32(tmp_path: Path) -> None:
 def test_a_weight_that_fp16_cannot_hold_is_refused(tmp_path: Path) -> None:
     weights = linear(ENCODER, 8, 8)
     weights[f"{ENCODER}.bias"][0] = 7e4
-    with pytest.raises(ExportError, match="layer.bias does not fit into fp16"):
+    with pytest.raises(ExportError, match="layer.bias: does not fit into fp16"):
         session(tmp_path, Plan("fp16"), ENCODER, weights)
 
 

@@ -149,15 +149,15 @@ def test_refuses_flags_that_make_no_sense(
 def test_refuses_to_judge_a_lower_precision_by_few_pictures(
     refuses: Callable[..., str], exporter: Exporter, tiny: Path, tmp_path: Path, precision: str
 ) -> None:
-    wanted = f"--precision {precision} is judged by captions of at least 32 pictures"
-    assert f"{wanted}, --images has 0 (--min-agreement 0" in refuses(tiny, "--precision", precision)
+    wanted = f"--images: --precision {precision} needs at least 32 images, got"
+    assert f"{wanted} 0 (--min-agreement 0" in refuses(tiny, "--precision", precision)
     flags = ("--precision", precision, "--images")
-    assert f"{wanted}, --images has 2" in refuses(tiny, *flags, str(exporter.pictures))
+    assert f"{wanted} 2 (" in refuses(tiny, *flags, str(exporter.pictures))
     # Files that are no pictures do not count.
     folder = Path(shutil.copytree(exporter.pictures, tmp_path / "pictures"))
     for index in range(40):
         (folder / f"{index}.txt").write_text("no picture")
-    assert f"{wanted}, --images has 2" in refuses(tiny, *flags, str(folder))
+    assert f"{wanted} 2 (" in refuses(tiny, *flags, str(folder))
 
 
 @pytest.fixture

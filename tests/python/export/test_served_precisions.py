@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from blip_onnx.generate import Bundle, CachedDecoder, SearchConfig, beam, greedy
+from blip_onnx.generate import Bundle, CachedDecoder, SearchConfig, beam_search, greedy_search
 from blip_onnx.manifest import preprocess
 from oracle import random_checkpoint
 from service import Service, models_toml
@@ -48,9 +48,9 @@ def test_tokens_are_those_of_a_plain_loop_in_every_precision(bundles: Path) -> N
                     decoder = CachedDecoder(bundle, cross, NEW_TOKENS + 1)
                     prompt = [bundle.manifest["text"]["bos_token_id"]]
                     if beams == 1:
-                        expected = greedy(decoder, prompt, config)
+                        expected = greedy_search(decoder, prompt, config)
                     else:
-                        expected, _ = beam(decoder, prompt, config)
+                        expected, _ = beam_search(decoder, prompt, config)
                     parameters = {"num_beams": beams, "max_new_tokens": NEW_TOKENS}
                     reply = service.caption(file.getvalue(), None, parameters, precision)
                     assert list(reply[0].token_ids) == expected, (precision, beams)
