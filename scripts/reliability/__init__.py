@@ -1,1 +1,1 @@
-"""The service under load, faults, overload and damaged input."""
+"""Tests of the service under load, faults, overload and damaged input."""

@@ -1,6 +1,6 @@
-"""Faults, one module each: `TITLE`, and `run`, which brings it about and says what was lost.
+"""Faults, one module each, with a `TITLE` and a function `run` that causes the fault and checks.
 
-Nothing may be: every request gets the right caption, or a refusal that says what to do. Where a
-connection itself must break (the process is killed), its client sees that and its next attempt is
+No request may be lost: each gets the right caption, or an error that says what to do. Where a
+connection must break (the process is killed), its client gets an error and its next attempt is
 answered.
 """

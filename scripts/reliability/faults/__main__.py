@@ -1,9 +1,9 @@
-"""Faults brought about under load, against the release binary: `make faults`.
+"""Causes faults while the release binary is under load: `make faults`.
 
     python -m reliability.faults [--only FAULT ...] [--short] [--json FILE]
 
-Each fault says in its module's docstring what it proves, and prints what was lost. Exit status 0:
-nothing was.
+The docstring of each fault's module says what it proves. The exit status is 0 if no request was
+lost.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from reliability.faults.stage import run_fault
+from reliability.faults.context import run_fault
 from reliability.load.report import conclude
 
 FAULTS = (

@@ -1,19 +1,20 @@
-"""Builds the fuzz targets of `fuzz/` and runs them, two at a time.
+"""Builds the fuzz targets of `fuzz/` and runs two of them in parallel.
 
     PYTHONPATH=scripts python3 -m reliability.fuzzing --targets image,url --runs 1000000 --seconds 1200
     PYTHONPATH=scripts python3 -m reliability.fuzzing --quick --seconds 60
     PYTHONPATH=scripts python3 -m reliability.fuzzing --minimise
 
-libFuzzer with AddressSanitizer, in all libraries, also those in C. No nightly compiler is needed:
-the stable one carries the sanitizer and takes its flag under RUSTC_BOOTSTRAP. That build takes ten
-minutes on two cores. `--quick` takes the libraries that `make build` left and instruments the
-service alone, without the sanitizer, as it is safe Rust: that finds panics and broken promises.
+libFuzzer runs with AddressSanitizer in all libraries, including those in C. It does not need a
+nightly compiler: the stable one contains the sanitizer and accepts its flag with RUSTC_BOOTSTRAP.
+That build takes ten minutes on two cores. `--quick` uses the libraries built by `make build` and
+instruments only the service, without the sanitizer, because it is safe Rust: this finds panics and
+failed assertions.
 
-New inputs are kept in fuzz/found; `--minimise` merges what they reach into fuzz/corpus, which is
-committed.
+New inputs are kept in fuzz/found; `--minimise` merges those that add coverage into fuzz/corpus,
+which is committed.
 
-Exits with 1 if a target crashed; its input is in fuzz/artifacts, and running the target's binary
-with that file as its argument repeats it.
+The exit status is 1 if a target crashed. Its input is in fuzz/artifacts; run the target's binary
+with that file as its argument to reproduce the crash.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ COVERAGE = [
         f"-Cllvm-args=-sanitizer-coverage-{flag}"
         for flag in ("level=3", "inline-8bit-counters", "pc-table", "trace-compares")
     ),
-    # Conditions that LLVM would fold into one branch stay apart.
+    # Keeps the branches of conditions that LLVM would fold into one.
     "-Cllvm-args=-simplifycfg-branch-fold-threshold=0",
     "--cfg=fuzzing",
 ]
@@ -54,9 +55,11 @@ PROGRESS = re.compile(r"cov: (\d+) ft: \d+ corp: (\d+)/")
 
 @dataclass(frozen=True)
 class Target:
-    """A fuzz target and how libFuzzer is to run it."""
+    """A fuzz target with its libFuzzer options."""
 
+    # Bytes of an input.
     max_len: int
+    # The name of a file in fuzz/dictionaries.
     dictionary: str | None = None
 
 
@@ -75,7 +78,7 @@ TARGETS = {
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run of a target came to."""
+    """The result of a run of a target."""
 
     name: str
     seconds: float
@@ -84,7 +87,7 @@ class Outcome:
 
     @property
     def row(self) -> list[str]:
-        """A line of the table."""
+        """Return a row of the table."""
         executions = int(_last(EXECUTIONS, self.output, "0"))
         coverage, corpus = (PROGRESS.findall(self.output) or [("0", "0")])[-1]
         rate = executions / self.seconds if self.seconds else 0
@@ -100,24 +103,27 @@ def _last(pattern: re.Pattern[str], text: str, default: str) -> str:
     return (pattern.findall(text) or [default])[-1]
 
 
-def host() -> str:
-    """The machine's target triple; only with one named are build scripts left alone."""
+def host_triple() -> str:
+    """Return this machine's target triple.
+
+    With an explicit target, cargo does not apply RUSTFLAGS to build scripts.
+    """
     version = subprocess.run(["rustc", "-vV"], check=True, capture_output=True, text=True).stdout
     return next(line.split()[1] for line in version.splitlines() if line.startswith("host:"))
 
 
-def take_versions() -> None:
-    """The service's own libraries in the same versions; cargo adds the few that only fuzzing needs."""
+def copy_lock_file() -> None:
+    """Use the service's versions of its libraries; cargo adds those that only fuzzing needs."""
     ours, theirs = ROOT / "Cargo.lock", FUZZ / "Cargo.lock"
     if not theirs.exists() or theirs.stat().st_mtime < ours.stat().st_mtime:
         shutil.copyfile(ours, theirs)
 
 
 def build(names: list[str], quick: bool) -> Path:
-    """Builds the targets; the folder of their binaries."""
+    """Build the targets and return the folder of their binaries."""
     if not (shutil.which("c++") or os.environ.get("CXX")):
         sys.exit("error: libFuzzer needs a C++ compiler (Debian: apt-get install g++)")
-    take_versions()
+    copy_lock_file()
     command = ["cargo", "build", "--quiet", f"--manifest-path={FUZZ / 'Cargo.toml'}"]
     command += [f"--bin={name}" for name in names]
     if quick:
@@ -125,7 +131,7 @@ def build(names: list[str], quick: bool) -> Path:
         command += ["--release", f"--config=build.build-dir='{ROOT / 'target'}'"]
         flags = {"RUSTC_WRAPPER": str(FUZZ / "rustc.sh"), "FUZZ_RUSTFLAGS": " ".join(COVERAGE)}
     else:
-        triple = host()
+        triple = host_triple()
         folder = Path(triple, "fuzz")
         command += ["--profile=fuzz", f"--target={triple}"]
         flags = {
@@ -136,13 +142,13 @@ def build(names: list[str], quick: bool) -> Path:
     start = time.monotonic()
     built = subprocess.run(command, cwd=ROOT, env=os.environ | flags, timeout=BUILD_SECONDS)
     if built.returncode:
-        sys.exit("error: the targets cannot be built")
+        sys.exit("error: the build of the fuzz targets failed")
     print(f"built in {time.monotonic() - start:.0f} s", flush=True)
     return FUZZ / "target" / folder
 
 
 def fuzz(binaries: Path, name: str, runs: int, seconds: int) -> Outcome:
-    """Runs one target until it has had enough, or crashes."""
+    """Run one target until it reaches `runs` or `seconds`, or crashes."""
     target, artifacts = TARGETS[name], FUZZ / "artifacts" / name
     found, corpus = FUZZ / "found" / name, FUZZ / "corpus" / name
     for folder in (artifacts, found):
@@ -150,7 +156,7 @@ def fuzz(binaries: Path, name: str, runs: int, seconds: int) -> Outcome:
     command = [str(binaries / name), str(found), str(corpus), f"-runs={runs}"]
     command += [f"-max_total_time={seconds}", f"-max_len={target.max_len}"]
     command += [f"-artifact_prefix={artifacts}/", "-print_final_stats=1"]
-    # No input may need more: those of image have at most 65,536 pixels.
+    # The limits of every input; the target `image` decodes at most 65,536 pixels.
     command += ["-timeout=20", "-rss_limit_mb=1536", "-malloc_limit_mb=64"]
     if target.dictionary:
         command.append(f"-dict={FUZZ / 'dictionaries' / target.dictionary}.dict")
@@ -161,7 +167,7 @@ def fuzz(binaries: Path, name: str, runs: int, seconds: int) -> Outcome:
 
 
 def minimise(binaries: Path, name: str) -> Outcome:
-    """Replaces the corpus by the fewest inputs that reach as much."""
+    """Replace the corpus by the smallest set of inputs with the same coverage."""
     corpus, merged = FUZZ / "corpus" / name, FUZZ / "found" / f"{name}.merged"
     shutil.rmtree(merged, ignore_errors=True)
     merged.mkdir(parents=True)
@@ -177,7 +183,7 @@ def minimise(binaries: Path, name: str) -> Outcome:
 
 
 def execute(command: list[str], seconds: float) -> tuple[int, str]:
-    """Exit status and output of a target, which is ended if it does not end by itself."""
+    """Return exit status and output of a target, which is killed after `seconds`."""
     environment = os.environ | {"ASAN_OPTIONS": ASAN_OPTIONS, "RUST_BACKTRACE": "1"}
     try:
         process = subprocess.run(
@@ -194,7 +200,7 @@ def execute(command: list[str], seconds: float) -> tuple[int, str]:
 
 
 def table(rows: list[list[str]]) -> str:
-    """Columns as wide as their widest cell."""
+    """Align the columns of a text table."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = []
     for row in rows:
@@ -203,35 +209,35 @@ def table(rows: list[list[str]]) -> str:
     return "\n".join(lines)
 
 
-def arguments() -> argparse.Namespace:
+def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--targets", default=",".join(TARGETS), help="separated by commas")
     parser.add_argument("--runs", type=int, default=1_000_000, help="executions of each target")
-    parser.add_argument("--seconds", type=int, default=1200, help="for each target, at most")
-    parser.add_argument("--jobs", type=int, default=2, help="targets at the same time")
+    parser.add_argument("--seconds", type=int, default=1200, help="time limit of each target")
+    parser.add_argument("--jobs", type=int, default=2, help="targets that run in parallel")
     parser.add_argument("--quick", action="store_true", help="instrument the service alone")
-    parser.add_argument("--minimise", action="store_true", help="merge what was found into corpus")
+    parser.add_argument("--minimise", action="store_true", help="merge fuzz/found into fuzz/corpus")
     parsed = parser.parse_args()
     parsed.targets = parsed.targets.split(",")
     unknown = [name for name in parsed.targets if name not in TARGETS]
     if unknown:
-        parser.error(f"no such target: {', '.join(unknown)}")
+        parser.error(f"--targets: unknown {', '.join(unknown)}, must be of {', '.join(TARGETS)}")
     return parsed
 
 
 def main() -> int:
-    asked = arguments()
-    binaries = build(asked.targets, asked.quick)
+    arguments = parse_arguments()
+    binaries = build(arguments.targets, arguments.quick)
 
     def run(name: str) -> Outcome:
-        if asked.minimise:
+        if arguments.minimise:
             return minimise(binaries, name)
-        return fuzz(binaries, name, asked.runs, asked.seconds)
+        return fuzz(binaries, name, arguments.runs, arguments.seconds)
 
-    with ThreadPoolExecutor(asked.jobs) as pool:
-        outcomes = list(pool.map(run, asked.targets))
+    with ThreadPoolExecutor(arguments.jobs) as pool:
+        outcomes = list(pool.map(run, arguments.targets))
     failed = [outcome for outcome in outcomes if outcome.status]
     for outcome in failed:
         print(f"=== {outcome.name} failed ({outcome.status})\n{outcome.output[-6000:]}")

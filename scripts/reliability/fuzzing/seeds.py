@@ -1,9 +1,9 @@
-"""Writes the first inputs of the fuzz targets to fuzz/corpus: real requests and files, few bytes each.
+"""Writes the seeds of the fuzz targets to fuzz/corpus: real requests and files of few bytes.
 
     python -m reliability.fuzzing.seeds
 
-A seed says in its name what it is. `make fuzz-minimise` replaces seeds and finds by the
-fewest inputs that reach as much, named by their hash; this script adds to them.
+The file name of a seed describes it. `make fuzz-minimise` replaces seeds and found inputs by the
+smallest set with the same coverage, named by their hash; this script adds seeds to that set.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ CORPUS = ROOT / "fuzz" / "corpus"
 GOLDEN = ROOT / "tests" / "golden"
 SEED = 5
 MAX_SEED_BYTES = 4000
-"""Of a seed: the larger, the rarer a mutation that matters."""
+"""Larger files are left out, because few mutations of them change the coverage."""
 
 PICTURE = bytes.fromhex("47494638376101000100800000ff0000ffffff2c00000000010001000002024401003b")
 BASE64 = b64encode(PICTURE).decode()
@@ -102,7 +102,7 @@ Seeds = Iterator[tuple[str, bytes]]
 
 
 def image() -> Seeds:
-    """Every kind of file that the service reads or refuses, as small pictures."""
+    """Yield small files of every kind that the service reads or refuses."""
     for jpeg in json.loads((GOLDEN / "images.json").read_text())["jpegs"]:
         yield jpeg["name"], b64decode(jpeg["file"])
     samples = (ROOT / "crates/image-processor/src/decode/samples.txt").read_text().splitlines()
@@ -120,7 +120,7 @@ def oip_json() -> Seeds:
 
 
 def oip_binary() -> Seeds:
-    """The JSON, a NUL, the blobs; or the header's text and any body."""
+    """Yield the JSON, a NUL and the tensors' bytes; or the header's text and any body."""
     for name, body in INFERENCES.items():
         head, blobs = json.loads(json.dumps(body)), b""
         for entry in head["inputs"]:
@@ -132,7 +132,7 @@ def oip_binary() -> Seeds:
         yield name, json.dumps(head).encode() + b"\0" + blobs
     yield "picture-alone", b"0\n" + PICTURE
     yield "no-number", b"x\n{}"
-    yield from made_up("s", 12)
+    yield from random_bytes("s", 12)
 
 
 def grpc_raw() -> Seeds:
@@ -151,14 +151,14 @@ def grpc_raw() -> Seeds:
         for key, value in (GREEDY | BEAMS | SAMPLING).items():
             setattr(request.parameters, key, value)
         yield f"caption-{name}", b"c" + request.SerializeToString()
-    yield from made_up("s", 12)
+    yield from random_bytes("s", 12)
 
 
 KINDS = {bool: "bool_param", int: "int64_param", float: "double_param", str: "string_param"}
 
 
 def binary(entry: Json) -> bytes:
-    """The elements of a tensor as bytes."""
+    """Encode the elements of a tensor as bytes."""
     if entry["datatype"] != "BYTES":
         kind = {"INT32": "<i", "FP32": "<f"}[entry["datatype"]]
         return b"".join(struct.pack(kind, value) for value in entry["data"])
@@ -204,16 +204,16 @@ def prompt() -> Seeds:
         yield f"text-{number}", case["prompt"].encode()
     for number, case in enumerate(golden["texts"]):
         ids = [id_ % 65_536 for id_ in case["ids"]]
-        # Bytes that are no UTF-8 are read as ids.
+        # The target reads bytes that are not valid UTF-8 as ids.
         yield f"ids-{number}", struct.pack(f"<{len(ids) + 1}H", *ids, 0xFFFF)
 
 
 def beam_search() -> Seeds:
-    yield from made_up("", 60)
+    yield from random_bytes("", 60)
 
 
-def made_up(letter: str, count: int) -> Seeds:
-    """For targets that make their input up from bytes."""
+def random_bytes(letter: str, count: int) -> Seeds:
+    """Yield random bytes, for targets that derive their input from them."""
     rng = random.Random(SEED)
     for number in range(count):
         yield f"made-up-{number}", letter.encode() + rng.randbytes(40 + 8 * number)
@@ -223,7 +223,7 @@ TARGETS = [image, oip_json, oip_binary, grpc_raw, friendly, url, bundle, prompt,
 
 
 def write(folder: Path, seeds: Seeds) -> int:
-    """Writes the seeds that are small; how many bytes."""
+    """Write the seeds up to MAX_SEED_BYTES and return the number of bytes written."""
     folder.mkdir(parents=True, exist_ok=True)
     total = 0
     for name, data in seeds:
@@ -234,7 +234,7 @@ def write(folder: Path, seeds: Seeds) -> int:
 
 
 def main() -> None:
-    """Command line."""
+    """Write the seeds of all targets."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     for target in TARGETS:
         total = write(CORPUS / target.__name__, target())

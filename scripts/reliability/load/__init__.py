@@ -1,1 +1,1 @@
-"""What the suites of reliability share: questions, clients, loads, a service under test, a report."""
+"""Shared by the reliability suites: requests, clients, loads, a service under test and a report."""

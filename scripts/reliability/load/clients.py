@@ -1,4 +1,4 @@
-"""Clients of both transports: one question, one outcome, whatever happens on the way."""
+"""Clients of both transports. Each request has one outcome; failures do not raise."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ import grpc
 from google.rpc import error_details_pb2, status_pb2
 
 from reliability.load.outcome import LATE, LOST, OK, WRONG, Outcome, kind_of
-from reliability.load.test_requests import Question
+from reliability.load.test_requests import SampleRequest
 from service import Service, stubs
 
 GIVE_UP = 120
-"""Seconds after which an answer that has not come counts as lost."""
+"""Seconds after which a request without a response counts as lost."""
 _CAPTION = "/blip.v1.CaptionService/Caption"
 _DETAILS = "grpc-status-details-bin"
-# Neither the environment's proxies nor a connection that another test made.
+# Without the environment's proxies and without connections shared with other channels.
 _OPTIONS = (("grpc.enable_http_proxy", 0), ("grpc.use_local_subchannel_pool", 1))
 _RECONNECT = (
     ("grpc.initial_reconnect_backoff_ms", 50),
@@ -30,33 +30,33 @@ _RECONNECT = (
 
 
 class Client(Protocol):
-    """One side of a connection."""
+    """A client of one transport."""
 
-    async def ask(self, question: Question, timeout: float | None = None) -> Outcome:
-        """The outcome; `timeout` is what the server is told, in seconds."""
+    async def send(self, request: SampleRequest, timeout: float | None = None) -> Outcome:
+        """Send the request with `timeout` in seconds as its deadline."""
         ...
 
     async def close(self) -> None:
-        """Closes the connections."""
+        """Close the connections."""
         ...
 
 
 class Clients(Protocol):
     """Several clients that take turns."""
 
-    async def ask(
-        self, questions: Sequence[Question], number: int, timeout: float | None = None
+    async def send(
+        self, requests: Sequence[SampleRequest], number: int, timeout: float | None = None
     ) -> Outcome:
-        """The outcome of the question whose turn it is."""
+        """Send the request with this number, over the transport whose turn it is."""
         ...
 
     async def close(self) -> None:
-        """Closes all connections."""
+        """Close all connections."""
         ...
 
 
-class Rest:
-    """`POST /v1/captions` over HTTP/1.1, with as many connections as are needed at once."""
+class RestClient:
+    """Sends `POST /v1/captions` over HTTP/1.1, with a connection for each concurrent request."""
 
     def __init__(self, url: str, key: str = "") -> None:
         headers = {"content-type": "application/json"}
@@ -68,15 +68,15 @@ class Rest:
             timeout=aiohttp.ClientTimeout(GIVE_UP),
         )
 
-    async def ask(self, question: Question, timeout: float | None = None) -> Outcome:
-        """The outcome of a question."""
+    async def send(self, request: SampleRequest, timeout: float | None = None) -> Outcome:
+        """Send the request with `timeout` in seconds as its deadline."""
         headers = {"x-request-timeout-ms": str(round(timeout * 1000))} if timeout else {}
-        return await self.post("/v1/captions", question.json, headers, question.expected)
+        return await self.post("/v1/captions", request.json, headers, request.expected)
 
     async def post(
         self, path: str, body: Any, headers: dict[str, str] | None = None, expected: str = ""
     ) -> Outcome:
-        """The outcome of any request that is answered with JSON; `body` is whatever aiohttp sends."""
+        """Send any request whose response is JSON; `body` is any type that aiohttp accepts."""
         sent = time.perf_counter()
         try:
             async with self._session.post(self._url + path, data=body, headers=headers) as reply:
@@ -86,17 +86,18 @@ class Rest:
         ended = time.perf_counter()
         code, advice = str(reply.status), "retry-after" in reply.headers
         text = caption_of(answer) if reply.status == 200 else str(answer.get("error"))
-        return Outcome(judged(kind_of(code), text, expected), code, sent, ended, text, advice)
+        kind = check_caption(kind_of(code), text, expected)
+        return Outcome(kind, code, sent, ended, text, advice)
 
     async def get(self, path: str) -> Outcome:
-        """The outcome of asking for something that is there."""
+        """Send a GET request."""
         sent = time.perf_counter()
         code, content = await self.read(path)
         kind = kind_of(code) if code.isdigit() else LOST
         return Outcome(kind, code, sent, time.perf_counter(), content[:200])
 
     async def read(self, path: str, body: bytes | None = None) -> tuple[str, str]:
-        """Status and content, to the end; what broke, if that did not come."""
+        """Return status and content of the whole response, or name and text of the error."""
         method = "GET" if body is None else "POST"
         try:
             async with self._session.request(method, self._url + path, data=body) as reply:
@@ -108,8 +109,8 @@ class Rest:
         await self._session.close()
 
 
-class Grpc:
-    """`blip.v1.CaptionService/Caption`, all on one channel."""
+class GrpcClient:
+    """Calls `blip.v1.CaptionService/Caption` on one channel."""
 
     def __init__(
         self, target: str, key: str = "", options: Sequence[tuple[str, Any]] = _RECONNECT
@@ -121,43 +122,43 @@ class Grpc:
             _CAPTION, response_deserializer=messages.CaptionResponse.FromString
         )
 
-    async def ask(self, question: Question, timeout: float | None = None) -> Outcome:
-        """The outcome of a question."""
+    async def send(self, request: SampleRequest, timeout: float | None = None) -> Outcome:
+        """Send the request with `timeout` in seconds as its deadline."""
         sent = time.perf_counter()
         limit = timeout or GIVE_UP
         try:
-            answer = await self._caption(question.message, timeout=limit, metadata=self._metadata)
+            answer = await self._caption(request.message, timeout=limit, metadata=self._metadata)
         except grpc.RpcError as error:
-            return of_error(error, sent, was_asked=timeout is not None)
+            return outcome_from_error(error, sent, has_deadline=timeout is not None)
         ended = time.perf_counter()
         if answer is None and timeout is not None and ended - sent >= timeout:
-            # The library, if its own deadline passes while the answer comes: good status, no message.
+            # grpc returns OK without a message if the deadline passes while it reads the response.
             return Outcome(LATE, "DEADLINE_EXCEEDED", sent, ended)
         text = answer.captions[0].text
-        return Outcome(judged(OK, text, question.expected), "OK", sent, ended, text)
+        return Outcome(check_caption(OK, text, request.expected), "OK", sent, ended, text)
 
     async def close(self) -> None:
         await self.channel.close()
 
 
-def of_error(error: Any, sent: float, was_asked: bool = False) -> Outcome:
-    """The outcome of a call that failed. What the library made up itself is no answer."""
+def outcome_from_error(error: Any, sent: float, has_deadline: bool = False) -> Outcome:
+    """Return the outcome of a failed call; a status set by the grpc library counts as lost."""
     ended = time.perf_counter()
     code = error.code().name
     details = dict(error.trailing_metadata() or ()).get(_DETAILS)
-    # A deadline is kept by the client, too; who sets one may hear of it from either side.
-    if details is None and not (was_asked and code == "DEADLINE_EXCEEDED"):
+    # Client and server both enforce a deadline, so either may report that it has passed.
+    if details is None and not (has_deadline and code == "DEADLINE_EXCEEDED"):
         return Outcome(LOST, code, sent, ended, error.details() or "")
     return Outcome(kind_of(code), code, sent, ended, error.details() or "", _has_advice(details))
 
 
-def judged(kind: str, text: str, expected: str) -> str:
-    """`kind`, unless a caption came that is not the right one."""
+def check_caption(kind: str, text: str, expected: str) -> str:
+    """Return `kind`, or WRONG for a caption that differs from `expected`."""
     return WRONG if kind == OK and expected and text != expected else kind
 
 
 def caption_of(answer: dict[str, Any]) -> str:
-    """The first caption of an answer of `/v1/captions`, `infer` or `generate`."""
+    """Return the first caption of a response of `/v1/captions`, `infer` or `generate`."""
     if "captions" in answer:
         return answer["captions"][0]["text"]
     if "outputs" in answer:
@@ -165,10 +166,12 @@ def caption_of(answer: dict[str, Any]) -> str:
     return answer["text_output"]
 
 
-async def until_answered(client: Client, question: Question, within: float = GIVE_UP) -> Outcome:
-    """The first outcome that is a caption; the last one, if none comes in time."""
+async def send_until_answered(
+    client: Client, request: SampleRequest, within: float = GIVE_UP
+) -> Outcome:
+    """Repeat the request until it gets a caption, or for `within` seconds; the last outcome."""
     end = time.perf_counter() + within
-    while (outcome := await client.ask(question)).kind not in (OK, WRONG):
+    while (outcome := await client.send(request)).kind not in (OK, WRONG):
         if time.perf_counter() > end:
             break
         await asyncio.sleep(0.01)
@@ -183,11 +186,11 @@ def _has_advice(details: bytes | str | None) -> bool:
     return any(detail.Unpack(advice) for detail in status.details)
 
 
-class Both:
-    """REST and gRPC in turn: `async with Both(service) as clients`."""
+class BothTransports:
+    """A REST and a gRPC client that take turns: `async with Both(service) as clients`."""
 
     def __init__(self, service: Service, key: str = "") -> None:
-        self.rest, self.grpc = Rest(service.url, key), Grpc(service.address, key)
+        self.rest, self.grpc = RestClient(service.url, key), GrpcClient(service.address, key)
 
     async def __aenter__(self) -> Self:
         return self
@@ -201,17 +204,13 @@ class Both:
         await self.close()
 
     async def close(self) -> None:
-        """Closes all connections."""
+        """Close all connections."""
         await self.rest.close()
         await self.grpc.close()
 
-    def of(self, number: int) -> Client:
-        """Whose turn it is."""
-        return self.grpc if number % 2 else self.rest
-
-    async def ask(
-        self, questions: Sequence[Question], number: int, timeout: float | None = None
+    async def send(
+        self, requests: Sequence[SampleRequest], number: int, timeout: float | None = None
     ) -> Outcome:
-        """The outcome of the question whose turn it is."""
-        # Each transport gets each question.
-        return await self.of(number).ask(questions[number // 2 % len(questions)], timeout)
+        """Send the request with this number, each request over both transports in turn."""
+        client = self.grpc if number % 2 else self.rest
+        return await client.send(requests[number // 2 % len(requests)], timeout)

@@ -10,13 +10,15 @@ from typing import TypeVar
 
 T = TypeVar("T")
 Call = Callable[[int], Awaitable[T]]
-"""The call of this number."""
+"""Makes the call with this number."""
 
 
-async def closed(call: Call[T], at_once: int, seconds: float, least: int = 0) -> list[T]:
-    """So many callers, each calls again when it has its answer.
+async def run_closed_loop(
+    call: Call[T], concurrency: int, seconds: float, least: int = 0
+) -> list[T]:
+    """Run a closed loop: each of `concurrency` callers calls again when it has its result.
 
-    None begins after `seconds`, unless there are fewer than `least` calls.
+    No call starts after `seconds`, unless there were fewer than `least` calls.
     """
     end = time.perf_counter() + seconds
     results: list[T] = []
@@ -28,36 +30,39 @@ async def closed(call: Call[T], at_once: int, seconds: float, least: int = 0) ->
             number += 1
             results.append(await call(number))
 
-    await asyncio.gather(*(caller() for _ in range(at_once)))
+    await asyncio.gather(*(caller() for _ in range(concurrency)))
     return results
 
 
-async def at_rate(call: Call[T], rate: float, seconds: float) -> list[T]:
-    """Calls at a fixed rate, whether or not earlier ones are answered; results as they came."""
+async def run_open_loop(call: Call[T], rate: float, seconds: float) -> list[T]:
+    """Run an open loop: call `rate` times per second, whether or not earlier calls have ended.
+
+    Returns the results in the order in which the calls ended.
+    """
     results: list[T] = []
 
     async def one(number: int) -> None:
         results.append(await call(number))
 
-    await paced(one, rate, seconds)
+    await run_paced(one, rate, seconds)
     return results
 
 
-async def paced(call: Call[None], rate: float, seconds: float, most: int | None = None) -> None:
-    """The same without results, for loads that last.
+async def run_paced(call: Call[None], rate: float, seconds: float, most: int | None = None) -> None:
+    """Run an open loop without results, with at most `most` concurrent calls.
 
-    With `most` calls under way the next one waits, and what was not called meanwhile is not made up
-    for: a machine that gets slower is not flooded.
+    At that limit the next call waits, and the calls skipped meanwhile are not made later, so that a
+    machine that slows down is not overloaded.
     """
     start = due = time.perf_counter()
-    places = asyncio.Semaphore(most or sys.maxsize)
+    permits = asyncio.Semaphore(most or sys.maxsize)
     number = 0
     async with asyncio.TaskGroup() as group:
         while due < start + seconds:
             await asyncio.sleep(max(0.0, due - time.perf_counter()))
-            was_full = places.locked()
-            await places.acquire()
+            was_full = permits.locked()
+            await permits.acquire()
             task = group.create_task(call(number))
-            task.add_done_callback(lambda _: places.release())
+            task.add_done_callback(lambda _: permits.release())
             number += 1
             due = time.perf_counter() if was_full else due + 1 / rate

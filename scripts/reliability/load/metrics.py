@@ -1,4 +1,4 @@
-"""What `GET /metrics` says: the Prometheus text format, by name and labels."""
+"""Reads `GET /metrics`, in the Prometheus text format, by name and labels."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ IN_FLIGHT = "blip_requests_in_flight"
 
 
 def metric(service: Service, name: str, **labels: str) -> float:
-    """The sum of the samples of this name that have these labels."""
+    """Return the sum of the service's samples of this name that have these labels."""
     with direct(f"{service.url}/metrics", timeout=_SECONDS) as reply:
         return metric_in(reply.read().decode(), name, **labels)
 
 
 def metric_in(text: str, name: str, **labels: str) -> float:
-    """The same from the text."""
+    """Return the sum of the samples of this name in `text` that have these labels."""
     total = 0.0
     for found, described, value in _SAMPLE.findall(text):
         if found == name and labels.items() <= dict(_LABEL.findall(described)).items():
@@ -31,8 +31,8 @@ def metric_in(text: str, name: str, **labels: str) -> float:
     return total
 
 
-async def until(holds: Callable[[], bool], what: str, within: float = _SECONDS) -> None:
-    """Waits for something that can only be looked at."""
+async def wait_until(holds: Callable[[], bool], what: str, within: float = _SECONDS) -> None:
+    """Poll a condition until it holds; raises TimeoutError after `within` seconds."""
     end = time.perf_counter() + within
     while not await asyncio.to_thread(holds):
         if time.perf_counter() > end:
@@ -40,12 +40,12 @@ async def until(holds: Callable[[], bool], what: str, within: float = _SECONDS) 
         await asyncio.sleep(0.01)
 
 
-async def until_arrived(service: Service, tasks: Collection[asyncio.Task[Any]]) -> None:
-    """Waits until the service has each of these requests, or has answered it."""
+async def wait_until_received(service: Service, tasks: Collection[asyncio.Task[Any]]) -> None:
+    """Wait until the service has received each of these requests, or has answered it."""
 
     def have_arrived() -> bool:
-        # In this order: what is answered in between counts twice, and not never.
+        # In this order, so that a request answered in between counts twice rather than not at all.
         in_flight = metric(service, IN_FLIGHT)
         return in_flight + sum(task.done() for task in tasks) >= len(tasks)
 
-    await until(have_arrived, f"{len(tasks)} requests in flight")
+    await wait_until(have_arrived, f"{len(tasks)} requests in flight")

@@ -1,4 +1,4 @@
-"""What one request came to, and what many came to."""
+"""The outcome of a request, and counts of many outcomes."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from statistics import quantiles
 
 OK = "ok"
 WRONG = "wrong"
-"""An answer that is not the one that is right: must never be."""
+"""A caption that is not the expected one; it must never occur."""
 OVERLOADED = "overloaded"
 LATE = "late"
 UNAVAILABLE = "unavailable"
 REFUSED = "refused"
-"""The request is at fault."""
+"""A client error."""
 FAILED = "failed"
-"""The server is at fault."""
+"""A server error."""
 LOST = "lost"
-"""No answer: no connection, or one that ended."""
+"""No response: the connection failed or was closed."""
 
 _STATUSES = {"200": OK, "429": OVERLOADED, "503": UNAVAILABLE, "504": LATE}
 _CODES = {
@@ -34,7 +34,7 @@ _CODES = {
 
 
 def kind_of(code: str) -> str:
-    """The kind of an HTTP status or of the name of a gRPC code."""
+    """Return the kind of an HTTP status or of the name of a gRPC code."""
     if code.isdigit():
         return _STATUSES.get(code, REFUSED if code.startswith("4") else FAILED)
     return _CODES.get(code, REFUSED)
@@ -42,54 +42,54 @@ def kind_of(code: str) -> str:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one request came to; times by `time.perf_counter`."""
+    """The outcome of one request; times are those of `time.perf_counter`, in seconds."""
 
     kind: str
     code: str
-    """HTTP status or name of the gRPC code; what broke, if nothing came."""
+    """HTTP status or name of the gRPC code; without a response, the name of the error."""
     sent: float
     ended: float
     text: str = ""
     """The caption, or the error."""
     has_retry_advice: bool = False
-    """Retry-After, or RetryInfo."""
+    """Whether the response has Retry-After or RetryInfo."""
 
     @property
     def seconds(self) -> float:
-        """From sending to the last byte."""
+        """Return the time from sending to the last byte."""
         return self.ended - self.sent
 
 
 class Tally:
-    """Outcomes, counted."""
+    """Counts outcomes by kind."""
 
     def __init__(self, outcomes: Iterable[Outcome] = ()) -> None:
         self.outcomes = list(outcomes)
         self.kinds = Counter(outcome.kind for outcome in self.outcomes)
 
-    def of(self, *kinds: str) -> list[Outcome]:
-        """Those of these kinds."""
+    def of_kind(self, *kinds: str) -> list[Outcome]:
+        """Return the outcomes of these kinds."""
         return [outcome for outcome in self.outcomes if outcome.kind in kinds]
 
-    def beside(self, *kinds: str) -> list[Outcome]:
-        """Those of any other kind."""
+    def other_than(self, *kinds: str) -> list[Outcome]:
+        """Return the outcomes of all other kinds."""
         return [outcome for outcome in self.outcomes if outcome.kind not in kinds]
 
     def latency(self, kind: str, percent: int) -> float:
-        """A percentile of the seconds that outcomes of a kind took; 0 without any."""
-        seconds = [outcome.seconds for outcome in self.of(kind)]
+        """Return a percentile of the seconds of one kind; 0 if there are none."""
+        seconds = [outcome.seconds for outcome in self.of_kind(kind)]
         if len(seconds) < 2:
             return sum(seconds)
         return quantiles(seconds, n=100, method="inclusive")[percent - 1]
 
     def rate(self, kind: str, start: float, end: float) -> float:
-        """How many of a kind ended per second between two times."""
-        return sum(start <= outcome.ended < end for outcome in self.of(kind)) / (end - start)
+        """Return the outcomes of one kind per second that ended between two times."""
+        return sum(start <= outcome.ended < end for outcome in self.of_kind(kind)) / (end - start)
 
     def __str__(self) -> str:
         return ", ".join(f"{count} {kind}" for kind, count in self.kinds.most_common()) or "none"
 
 
 def examples(outcomes: Iterable[Outcome], most: int = 3) -> str:
-    """Some outcomes in words, for a report of what should not be."""
+    """Describe the first outcomes, for a report of unexpected ones."""
     return "; ".join(f"{each.kind} {each.code} {each.text[:120]}" for each in list(outcomes)[:most])

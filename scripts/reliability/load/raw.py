@@ -1,4 +1,4 @@
-"""HTTP/1.1 by hand, for clients that do not do what a library would."""
+"""HTTP/1.1 without a library, for clients that break the protocol."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _LINGER = struct.pack("ii", 1, 0)
 
 
 async def begin_post(service: Service, path: str, body: bytes, sent: bytes) -> Connection:
-    """A request for `body`, of which only `sent` is sent."""
+    """Begin a POST request with the length of `body`, and send only `sent`."""
     reader, writer = await asyncio.open_connection("127.0.0.1", service.port)
     head = f"POST {path} HTTP/1.1\r\nhost: {service.address}\r\n"
     head += f"content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
@@ -24,5 +24,5 @@ async def begin_post(service: Service, path: str, body: bytes, sent: bytes) -> C
 
 
 def reset(writer: asyncio.StreamWriter) -> None:
-    """Closing will reset the connection, as when a machine goes away."""
+    """Let closing reset the connection, as the loss of a machine does."""
     writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER)

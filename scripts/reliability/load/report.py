@@ -1,4 +1,4 @@
-"""What a suite claims, whether it holds, and the numbers behind it."""
+"""The claims of a suite, whether they hold, and the numbers behind them."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ class Check:
 
     claim: str
     holds: bool
-    seen: str
+    observed: str
 
 
 @dataclass
 class Report:
-    """The claims of one suite or of one part of it."""
+    """The claims of one suite, or of one part of a suite."""
 
     title: str
     checks: list[Check] = field(default_factory=list)
     notes: dict[str, Any] = field(default_factory=dict)
 
-    def check(self, claim: str, holds: bool, seen: Any = "") -> None:
-        """A claim; `seen` is what speaks for or against it."""
-        self.checks.append(Check(claim, bool(holds), str(seen)))
+    def check(self, claim: str, holds: bool, observed: Any = "") -> None:
+        """Add a claim; `observed` is the evidence."""
+        self.checks.append(Check(claim, bool(holds), str(observed)))
 
     def note(self, **values: Any) -> None:
-        """Numbers that are reported, whatever they are."""
+        """Add numbers to the report that are not checked."""
         self.notes |= values
 
     @property
     def holds(self) -> bool:
-        """Whether something was claimed and nothing is wrong."""
+        """Whether there are claims and all of them hold."""
         return bool(self.checks) and all(check.holds for check in self.checks)
 
     def __str__(self) -> str:
@@ -44,21 +44,23 @@ class Report:
         lines += [f"    {name.replace('_', ' ')}: {value}" for name, value in self.notes.items()]
         for check in self.checks:
             mark = "ok  " if check.holds else "FAIL"
-            lines.append(f"  {mark} {check.claim}" + (f" ({check.seen})" if check.seen else ""))
+            lines.append(
+                f"  {mark} {check.claim}" + (f" ({check.observed})" if check.observed else "")
+            )
         return "\n".join(lines)
 
     def json(self) -> dict[str, Any]:
-        """For the result file."""
+        """Return the report for the result file."""
         return asdict(self) | {"holds": self.holds}
 
 
 def conclude(reports: list[Report], output: Path | None) -> int:
-    """Writes the result file if one is wanted; the exit status."""
+    """Write the result file if `output` is given, and return the exit status."""
     if output:
         output.parent.mkdir(parents=True, exist_ok=True)
         content = [report.json() for report in reports]
         output.write_text(json.dumps(content, indent=2) + "\n", "utf-8")
     failed = [report.title for report in reports if not report.holds]
-    verdict = f"FAILED: {', '.join(failed)}" if failed or not reports else "all holds"
+    verdict = f"FAILED: {', '.join(failed)}" if failed or not reports else "all hold"
     sys.stdout.write(f"{len(reports) - len(failed)} of {len(reports)} parts: {verdict}\n")
     return 1 if failed or not reports else 0

@@ -1,4 +1,4 @@
-"""The resident memory of a process, sampled."""
+"""Samples the resident memory of a process."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ _PAGE = os.sysconf("SC_PAGE_SIZE")
 MIB = 1 << 20
 
 
-def resident(pid: int) -> int:
-    """Bytes that are in memory now."""
+def resident_bytes(pid: int) -> int:
+    """Return the bytes of the process that are in memory."""
     return int(Path(f"/proc/{pid}/statm").read_text("ascii").split()[1]) * _PAGE
 
 
 def status_bytes(pid: int, name: str) -> int:
-    """A size of /proc/<pid>/status, such as VmHWM or VmData, in bytes."""
+    """Return a size of /proc/<pid>/status, such as VmHWM or VmData, in bytes."""
     lines = Path(f"/proc/{pid}/status").read_text("ascii").splitlines()
     line = next(line for line in lines if line.startswith(f"{name}:"))
     return int(line.split()[1]) * 1024
 
 
-class Sampled:
-    """`async with Sampled(pid) as memory`: looks all the time."""
+class MemorySampler:
+    """Samples every `every` seconds: `async with MemorySampler(pid) as memory`."""
 
     def __init__(self, pid: int, every: float = 0.05) -> None:
         self._pid, self._every = pid, every
         self.samples: list[tuple[float, int]] = []
-        """When, by `time.perf_counter`, and how many bytes."""
+        """Time by `time.perf_counter`, and bytes."""
 
     async def __aenter__(self) -> Self:
         self._task = asyncio.create_task(self._sample())
@@ -51,7 +51,7 @@ class Sampled:
 
     @property
     def peak(self) -> int:
-        """The most that was seen."""
+        """Return the largest sample in bytes."""
         return max(size for _, size in self.samples)
 
     async def _sample(self) -> None:
@@ -60,6 +60,6 @@ class Sampled:
             await asyncio.sleep(self._every)
 
     def _take(self) -> None:
-        # The process may be gone: that is for others to find out.
+        # The process may have ended; other checks report that.
         with suppress(OSError):
-            self.samples.append((time.perf_counter(), resident(self._pid)))
+            self.samples.append((time.perf_counter(), resident_bytes(self._pid)))

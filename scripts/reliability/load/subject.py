@@ -1,4 +1,4 @@
-"""The service under test: on its own core, with a model that is as slow as wanted, and what it counts."""
+"""The service under test on one core, without caches, and its counters."""
 
 from __future__ import annotations
 
@@ -18,27 +18,27 @@ BUNDLE = ROOT / "models" / MODEL
 
 
 @contextmanager
-def serving(
+def start_service(
     *flags: str, bundle: Path = BUNDLE, cores: set[int] | None = None, **how: Any
 ) -> Iterator[Service]:
-    """A running service that computes every request; `how` is for `Service`."""
+    """Run a service without caches; `how` is passed to `Service`."""
     with tempfile.TemporaryDirectory(prefix="load-") as folder:
-        service = described(Path(folder), *flags, bundle=bundle, cores=cores, **how)
+        service = make_service(Path(folder), *flags, bundle=bundle, cores=cores, **how)
         with service:
             yield service
 
 
-def described(
+def make_service(
     folder: Path,
     *flags: str,
     bundle: Path = BUNDLE,
     cores: set[int] | None = None,
     **how: Any,
 ) -> Service:
-    """A service to be entered; its files are in `folder`."""
+    """Return a service to start, with its files in `folder`."""
     models = folder / "models.toml"
     models.write_text(models_toml({MODEL: bundle}, OFF), "utf-8")
-    # In front of a prefix of the caller's: its shell runs there, too.
+    # In front of the caller's prefix, so that its shell runs on the same cores.
     pinned = ("taskset", "--cpu-list", ",".join(map(str, sorted(cores)))) if cores else ()
     prefix = (*pinned, *how.pop("prefix", ()))
     log = how.pop("log", folder / "service.log")
@@ -47,28 +47,28 @@ def described(
 
 
 def counters(service: Service) -> Counters:
-    """What the model has done so far, once it rests."""
+    """Return the model's counters, once it is idle."""
     return Counters.read(service, MODEL)
 
 
 def encoder_runs(service: Service) -> int:
-    """Images that the encoder ran for so far."""
+    """Return the number of images that the encoder has run for."""
     runs = counters(service).encoder
     if runs is None:
-        raise RuntimeError("the service does not count its encoder's runs")
+        raise RuntimeError("the service does not report the runs of its encoder")
     return runs.count
 
 
 def decoder_runs(service: Service) -> int:
-    """Runs of the decoder so far, however many rows they had."""
+    """Return the number of runs of the decoder, with any number of rows."""
     return sum(runs.count for runs in counters(service).decoder.values())
 
 
 @cache
 def split_cores() -> tuple[set[int], set[int]]:
-    """One core for the service, the others for the load; the same one if there is no other.
+    """Return one core for the service and the others for the load, or the same core for both.
 
-    The first answer stays: who moves to the load's cores asks before.
+    The result is cached, so call it before the process is moved to the load's cores.
     """
     first, *others = sorted(os.sched_getaffinity(0))
     return {first}, set(others) or {first}

@@ -1,4 +1,4 @@
-"""Questions with the answers that are right: sample pictures, in the bytes of each transport."""
+"""Requests for the sample images with their expected captions, encoded for each transport."""
 
 from __future__ import annotations
 
@@ -17,57 +17,57 @@ PICTURES = ("cats.jpg", "dog-house.png", "tree-cat.png", "umbrella-guitar.jpg")
 
 
 class WrongCaptionError(RuntimeError):
-    """The service does not answer as it should even when nothing is wrong."""
+    """The service gives a wrong caption without load or faults."""
 
 
 @dataclass(frozen=True)
-class Question:
-    """One picture with parameters."""
+class SampleRequest:
+    """A request for the caption of one image."""
 
     name: str
     json: bytes
-    """Of `POST /v1/captions`."""
+    """The body of `POST /v1/captions`."""
     message: bytes
-    """A `blip.v1.CaptionRequest`."""
+    """A serialised `blip.v1.CaptionRequest`."""
     expected: str = ""
 
 
-def question(
+def make_request(
     name: str, image: bytes, prompt: str | None = None, parameters: dict[str, Any] | None = None
-) -> Question:
-    """A file's bytes and how to caption it."""
+) -> SampleRequest:
+    """Encode a request for the caption of an image file."""
     parameters = parameters or {}
     body = {"image": base64.b64encode(image).decode(), "parameters": parameters}
     body |= {"prompt": prompt} if prompt is not None else {}
     messages, _ = stubs()
     message = messages.CaptionRequest(image=image, prompt=prompt, parameters=parameters)
-    return Question(name, json.dumps(body).encode(), message.SerializeToString())
+    return SampleRequest(name, json.dumps(body).encode(), message.SerializeToString())
 
 
-def learn(
+def prepare_requests(
     service: Service,
     prompt: str | None = None,
     parameters: dict[str, Any] | None = None,
     names: Sequence[str] = PICTURES,
-) -> list[Question]:
-    """Questions about sample pictures, and what the undisturbed service says to each.
+) -> list[SampleRequest]:
+    """Return requests for sample images with the captions of the service without load.
 
-    That must be transformers' caption wherever tests/golden has one.
+    Raises `WrongCaptionError` if a caption differs from transformers' in tests/golden.
     """
     learned = []
     for name in names:
         image = (IMAGES / name).read_bytes()
         text = service.caption(image, prompt, parameters)[0].text
-        wanted = _golden().get(_key(name, prompt, parameters), text)
-        if text != wanted:
-            raise WrongCaptionError(f"{name}: {text!r} instead of {wanted!r}")
-        learned.append(replace(question(name, image, prompt, parameters), expected=text))
+        expected = _golden().get(_key(name, prompt, parameters), text)
+        if text != expected:
+            raise WrongCaptionError(f"{name}: {text!r} instead of {expected!r}")
+        learned.append(replace(make_request(name, image, prompt, parameters), expected=text))
     return learned
 
 
 @cache
 def _golden() -> dict[str, str]:
-    """transformers' first caption of each case of tests/golden/captions.json."""
+    """Return transformers' first caption of each case of tests/golden/captions.json."""
     path = ROOT / "tests" / "golden" / "captions.json"
     cases = json.loads(path.read_text("utf-8"))["cases"]
     return {

@@ -1,1 +1,1 @@
-"""Requests with one field changed, as JSON and as protobuf messages."""
+"""Requests with one mutated field, as JSON and as protobuf messages."""

@@ -1,4 +1,4 @@
-"""Protobuf messages with one field mutated, up to bytes that no client library would send."""
+"""Protobuf messages with one mutated field, including bytes that no client library would send."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from reliability.mutations.requests import (
 EMPTY = "(empty)"
 TWICE = "(twice)"
 WRONG_WIRE_TYPE = "(wrong wire type)"
-NO_UTF_8 = "(no UTF-8)"
+INVALID_UTF_8 = "(invalid UTF-8)"
 FLOATS = (0.0, -1.0, float("nan"), float("inf"), float("-inf"))
 VALUES: dict[int, tuple[Any, ...]] = {
     Field.TYPE_STRING: ("", "x", "né 犬 \U0001f415", CONTROL, LONG, WORDS),
@@ -38,11 +38,11 @@ VALUES: dict[int, tuple[Any, ...]] = {
 VARINT, LENGTH, FIXED_32 = 0, 2, 5
 
 Step = tuple[Field, int | str | None]
-"""A field, and the index or key in it."""
+"""A field, and the index or key of an entry in it."""
 
 
 def mutants(message: Message) -> Iterator[Mutant]:
-    """All mutants of a message; their requests are bytes."""
+    """Yield all mutants of a message, with serialised requests."""
     yield from _of_message(message, message, ())
     for name, data in [("byte", b"\xff"), ("open group", b"\x0b"), ("field 0", b"\x00\x00")]:
         yield Mutant("bytes at the end", name, message.SerializeToString() + data, {"message"})
@@ -88,7 +88,7 @@ def _mutant(
 ) -> Mutant:
     request = copy.deepcopy(whole)
     message = _at(request, path)
-    is_gone = value in (REMOVED, RENAMED, EMPTY)
+    is_removed = value in (REMOVED, RENAMED, EMPTY)
     holder = getattr(message, field.name)
     if index is None and value in (REMOVED, EMPTY):
         message.ClearField(field.name)
@@ -108,7 +108,7 @@ def _mutant(
     else:
         holder[index] = value
     steps = (*path, (field, index))
-    accepted = _names(whole, steps, is_gone)
+    accepted = _names(whole, steps, is_removed)
     if value == RENAMED:
         accepted.add(UNKNOWN_KEY)
     return Mutant(_place(whole, steps), value, request.SerializeToString(), accepted)
@@ -123,7 +123,7 @@ def _at(message: Message, path: tuple[Step, ...]) -> Any:
 
 
 def _place(whole: Message, path: tuple[Step, ...]) -> str:
-    """`inputs[text].shape[0]`, `parameters.num_beams.int64_param`."""
+    """Format a path as `inputs[text].shape[0]` or `parameters.num_beams.int64_param`."""
     place = ""
     for length, (field, index) in enumerate(path, 1):
         place += f".{field.name}" if place else field.name
@@ -135,8 +135,12 @@ def _place(whole: Message, path: tuple[Step, ...]) -> str:
     return place
 
 
-def _names(whole: Message, path: tuple[Step, ...], is_gone: bool) -> set[str]:
-    """The field, the keys and names of the entries it is in; of a field that is gone, also what held it and what it held."""
+def _names(whole: Message, path: tuple[Step, ...], is_removed: bool) -> set[str]:
+    """Return the names of which an error must contain one.
+
+    These are the field and the keys and names of the entries around it; for a removed field also
+    its parent and its children.
+    """
     last, _ = path[-1]
     names = {last.name}
     for length, (field, index) in enumerate(path, 1):
@@ -144,12 +148,12 @@ def _names(whole: Message, path: tuple[Step, ...], is_gone: bool) -> set[str]:
             names.add(index)
         elif index is not None:
             names.add(getattr(_at(whole, path[:length]), "name", field.name))
-            if is_gone:
+            if is_removed:
                 names.add(f"{field.name}[{index}]")
-    if is_gone:
+    if is_removed:
         names |= {field.name for field, _ in path[-2:-1]}
-        gone = _at(whole, path)
-        entries = gone if path[-1][1] is None and last.is_repeated else [gone]
+        removed = _at(whole, path)
+        entries = removed if path[-1][1] is None and last.is_repeated else [removed]
         for entry in entries:
             if isinstance(entry, Message):
                 names |= {child.name for child, _ in entry.ListFields()}
@@ -162,7 +166,7 @@ def _is_map(field: Field) -> bool:
 
 
 def _unreadable(field: Field) -> Iterator[tuple[bytes, str]]:
-    """The field in bytes that are not of its type."""
+    """Yield encodings of the field that are not of its type."""
     is_float = field.type == Field.TYPE_FLOAT
     wrong = (
         _tag(field.number, VARINT) + b"\x01"
@@ -171,11 +175,11 @@ def _unreadable(field: Field) -> Iterator[tuple[bytes, str]]:
     )
     yield wrong, WRONG_WIRE_TYPE
     if field.type == Field.TYPE_STRING:
-        yield _tag(field.number, LENGTH) + b"\x01\xff", NO_UTF_8
+        yield _tag(field.number, LENGTH) + b"\x01\xff", INVALID_UTF_8
 
 
 def _wrapped(data: bytes, path: tuple[Step, ...]) -> bytes:
-    """A part of a message inside the messages that hold it."""
+    """Wrap the encoding of a field in the messages around it."""
     for field, _ in reversed(path):
         if _is_map(field):
             data = _tag(2, LENGTH) + _varint(len(data)) + data

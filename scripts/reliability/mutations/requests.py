@@ -1,6 +1,6 @@
-"""Requests with one field mutated, and which mutations leave a request valid.
+"""JSON requests with one mutated field, and the mutations that leave a request valid.
 
-A place is written with the names of list entries instead of their indices: `inputs[text].data[0]`.
+A place is a path with the names of list entries instead of indices: `inputs[text].data[0]`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 Path = tuple[str | int, ...]
 Rule = Callable[[Any], bool | None]
-"""Whether a value can be; None: it may be taken or refused."""
+"""Whether a value is valid; None if it may be accepted or refused."""
 
 REMOVED = "(removed)"
 RENAMED = "(renamed)"
@@ -24,8 +24,8 @@ WORDS = "a " * 2_000
 """More tokens than the model has positions."""
 LONE_SURROGATE = "\ud800"
 NAN = float("nan")
-UNSAYABLE = (NAN, LONE_SURROGATE)
-"""JSON has no way to say them."""
+UNENCODABLE = (NAN, LONE_SURROGATE)
+"""Values that JSON cannot represent."""
 VALUES = (
     *(None, True, False, 0, -1, 0.5, 1e308, -1e308, 2**64, NAN),
     *("", "x", "né 犬 \U0001f415 \u202e", CONTROL, LONG, WORDS, LONE_SURROGATE),
@@ -35,24 +35,24 @@ VALUES = (
 
 @dataclass
 class Mutant:
-    """A request, and what became of which field of it."""
+    """A request with one mutated field."""
 
     place: str
     value: Any
     request: Any
     accepted: set[str]
-    """Words of which an error must have one."""
+    """Words of which an error must contain one."""
 
     def __str__(self) -> str:
         return f"{self.place} = {str(self.value)[:60]!r}"
 
     def is_named_in(self, text: str) -> bool:
-        """Whether an error says what is wrong with this mutant."""
+        """Whether the text of an error names the mutated field."""
         return any(re.search(rf"(?<!\w){re.escape(word)}(?!\w)", text) for word in self.accepted)
 
 
 def mutants(tree: Any) -> Iterator[Mutant]:
-    """All mutants of a JSON value."""
+    """Yield all mutants of a JSON value."""
     for path, old in walk(tree):
         values = [value for value in VALUES if (type(value), value) != (type(old), old)]
         if isinstance(old, list) and old:
@@ -66,7 +66,7 @@ def mutants(tree: Any) -> Iterator[Mutant]:
 
 
 def mutant(tree: Any, path: Path, value: Any) -> Mutant:
-    """`tree` with `value` at `path`."""
+    """Return `tree` with `value` at `path`."""
     old = at(tree, path)
     if not path:
         request = value
@@ -80,19 +80,19 @@ def mutant(tree: Any, path: Path, value: Any) -> Mutant:
             parent[UNKNOWN_KEY] = parent.pop(last)
         else:
             parent[last] = value
-    accepted = accepted_names(tree, path, is_gone=value in (REMOVED, RENAMED))
+    accepted = accepted_names(tree, path, is_removed=value in (REMOVED, RENAMED))
     if value is RENAMED:
         accepted.add(UNKNOWN_KEY)
     if value in ([], {}, {"a": {"b": 1}}):
-        # What was in it is missing now.
+        # The children of the old value are missing.
         accepted |= {name for child, _ in walk(old) for name in accepted_names(old, child)}
-    if any(value is each for each in UNSAYABLE):
+    if any(value is each for each in UNENCODABLE):
         accepted.add("body")
     return Mutant(place_of(tree, path), value, request, accepted)
 
 
 def walk(tree: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
-    """Every value in a JSON value, itself included."""
+    """Yield every value in a JSON value with its path, starting with itself."""
     yield path, tree
     if isinstance(tree, dict):
         for key, value in tree.items():
@@ -103,14 +103,14 @@ def walk(tree: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
 
 
 def at(tree: Any, path: Path) -> Any:
-    """The value at a path."""
+    """Return the value at a path."""
     for step in path:
         tree = tree[step]
     return tree
 
 
 def place_of(tree: Any, path: Path) -> str:
-    """`inputs[text].data[0]`."""
+    """Format a path as `inputs[text].data[0]`."""
     place = ""
     for step in path:
         tree = tree[step]
@@ -122,29 +122,29 @@ def place_of(tree: Any, path: Path) -> str:
     return place or "body"
 
 
-def accepted_names(tree: Any, path: Path, is_gone: bool = False) -> set[str]:
-    """The field's own name and that of the list entry it is in; of a field that is gone, its parent's too."""
+def accepted_names(tree: Any, path: Path, is_removed: bool = False) -> set[str]:
+    """Return the names of the field and of its list entry; for a removed field also its parent."""
     keys = [step for step in path if isinstance(step, str)] or ["body"]
-    names = set(keys[-2:] if is_gone else keys[-1:])
+    names = set(keys[-2:] if is_removed else keys[-1:])
     if keys[-1] == "image_url":
-        # Whatever it was called, a URL that cannot be used is answered with one fixed sentence.
+        # The error for a URL that cannot be fetched has one fixed text, whatever the field's name.
         names.add("img_url")
     for length in range(1, len(path) + 1):
         entry = at(tree, path[:length])
         if isinstance(path[length - 1], int) and isinstance(entry, dict) and "name" in entry:
             names.add(entry["name"])
-            if is_gone:
+            if is_removed:
                 names.add(f"{path[length - 2]}[{path[length - 1]}]")
     return names
 
 
 def one_of(*values: Any) -> Rule:
-    """Exactly these, 1 and True being different."""
+    """Return a rule that accepts exactly these values and distinguishes 1 from True."""
     return lambda value: any((type(value), value) == (type(each), each) for each in values)
 
 
 def optional(rule: Rule) -> Rule:
-    """These, or nothing, for which JSON has null."""
+    """Return a rule that also accepts a missing value and null."""
     return lambda value: value is REMOVED or value is None or rule(value)
 
 
@@ -157,7 +157,7 @@ def is_text(value: Any) -> bool:
 
 
 def is_word(value: Any) -> bool | None:
-    """Text that has tokens."""
+    """Whether a text has tokens."""
     return None if value in (LONG, WORDS) else is_text(value) and value not in ("", CONTROL)
 
 
@@ -182,7 +182,7 @@ PARAMETERS = {
     "top_p": 0.9,
     "seed": 7,
 }
-"""Every generation parameter, as a request can have them together."""
+"""Every generation parameter, with values that are valid together."""
 
 GENERATION: dict[str, Rule] = {
     "max_new_tokens": one_of(),
@@ -200,16 +200,17 @@ GENERATION: dict[str, Rule] = {
     "top_p": one_of(0, 0.5),
     "seed": one_of(0),
 }
-"""Which of VALUES a generation parameter can have."""
+"""The rule of each generation parameter for VALUES."""
 
 
 def is_valid(mutant: Mutant, rules: dict[str, Rule], strict: str = "") -> bool | None:
-    """What the rule says whose pattern is the mutant's place; without a rule nothing passes.
+    """Apply the rule whose pattern matches the mutant's place; False if there is none.
 
-    A renamed field is a removed one where unknown keys do no harm, which is not where `strict` matches.
+    A renamed field counts as removed, or as not valid where `strict` matches the place, because
+    unknown keys are refused there.
     """
-    is_lost = mutant.value is RENAMED and re.fullmatch(strict, mutant.place)
-    if is_lost or any(mutant.value is each for each in UNSAYABLE):
+    is_refused = mutant.value is RENAMED and re.fullmatch(strict, mutant.place)
+    if is_refused or any(mutant.value is each for each in UNENCODABLE):
         return False
     for pattern, rule in rules.items():
         if re.fullmatch(pattern, mutant.place):

@@ -1,1 +1,1 @@
-"""Ten times the load that the service can carry: `make overload`."""
+"""Tests at ten times the capacity of the service: `make overload`."""

@@ -1,9 +1,9 @@
-"""Overload, against the release binary on one core: `make overload`.
+"""Overloads the release binary on one core: `make overload`.
 
     python -m reliability.overload [--seconds 20] [--only PART ...] [--short] [--json FILE]
 
-The load comes from the other cores. Each part says in its docstring what it proves; all verdicts
-are ratios and counts. Exit status 0: everything holds.
+The load comes from the other cores. The docstring of each part says what it proves; all checks are
+on ratios and counts. The exit status is 0 if all claims hold.
 """
 
 from __future__ import annotations
@@ -33,13 +33,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--seconds", type=float, help="of each measured load; 20, or 3 when short")
+    parser.add_argument(
+        "--seconds", type=float, help="duration of each measured load; 20, or 3 with --short"
+    )
     parser.add_argument("--short", action="store_true", help="one round, for the tests")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), metavar="PART")
     parser.add_argument("--json", type=Path, help="write the verdicts here")
     options = parser.parse_args()
     options.seconds = options.seconds or (_SHORT_SECONDS if options.short else 20.0)
-    # Threads that gRPC starts later stay there, too.
+    # Threads that gRPC starts later inherit these cores.
     os.sched_setaffinity(0, split_cores()[1])
     reports = []
     for name in options.only:
@@ -50,7 +52,7 @@ def main() -> int:
 
 
 def _strictness(options: argparse.Namespace) -> goodput.Strictness:
-    """Few answers make a coarse rate, and the tests run beside other programs."""
+    """Require less in short runs, where rates are coarse and other tests use the machine."""
     if options.short:
         return goodput.Strictness(rounds=1, cpu_share=0.75, rate_share=0.5)
     return goodput.Strictness(rounds=3, cpu_share=0.9, rate_share=0.9)

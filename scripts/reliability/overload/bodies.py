@@ -1,7 +1,7 @@
-"""Proves that bodies in flight are bounded in bytes, whoever sends them and however slowly.
+"""Proves that the bytes of bodies in flight are bounded, even if clients send slowly.
 
-Many more clients than fit send most of a large body and pause there, when the server has to hold
-what came. Those that it takes are answered when they go on; the others are refused as overload.
+More clients than fit send most of a large body and pause, so that the server has to hold the bytes.
+The accepted ones are answered when they continue; the others are refused as overload.
 """
 
 from __future__ import annotations
@@ -16,30 +16,30 @@ import PIL.Image
 from reliability.load.clients import GIVE_UP
 from reliability.load.outcome import LOST, OK, OVERLOADED, Outcome, Tally, examples, kind_of
 from reliability.load.report import Report
-from reliability.load.resident import MIB, Sampled, resident
-from reliability.load.subject import serving, split_cores
-from reliability.load.test_requests import IMAGES, question
+from reliability.load.resident import MIB, MemorySampler, resident_bytes
+from reliability.load.subject import split_cores, start_service
+from reliability.load.test_requests import IMAGES, make_request
 from service import Service
 
 CLIENTS = 64
 INFLIGHT = 16 * MIB
 CONSTANT = 96 * MIB
-"""For files and pixels decoded from the bodies, connections, and the allocator's slack."""
+"""Memory for files and pixels decoded from the bodies, connections and the allocator's overhead."""
 _SIZE = (1000, 1000)
 _CHUNK = 64 << 10
 
 
 async def run() -> Report:
-    """All at once, paused before the end, then finished."""
-    report = Report("more bytes of bodies than may be in flight")
-    body = question("large", large_picture()).json
+    """Let all clients send at the same time, pause before the end, and continue."""
+    report = Report("more bytes of bodies than allowed in flight")
+    body = make_request("large", large_picture()).json
     flags = ("--queue-capacity", str(2 * CLIENTS), "--max-inflight-bytes", str(INFLIGHT))
-    with serving(*flags, cores=split_cores()[0]) as service:
-        # The first one warms up: buffers, pixels, a decode.
+    with start_service(*flags, cores=split_cores()[0]) as service:
+        # A first request allocates buffers and decodes once.
         first = await _send(service, body, asyncio.Event(), pause=False)
-        report.check("alone such a body is answered", first.kind == OK, first.text)
-        resting = resident(service.process.pid)
-        async with Sampled(service.process.pid) as memory:
+        report.check("a single large body is answered", first.kind == OK, first.text)
+        resting = resident_bytes(service.process.pid)
+        async with MemorySampler(service.process.pid) as memory:
             outcomes = await _all(service, body)
     tally = Tally(outcomes)
     report.note(clients=CLIENTS, sent_MiB=CLIENTS * len(body) // MIB, limit_MiB=INFLIGHT // MIB)
@@ -48,16 +48,18 @@ async def run() -> Report:
         f"{memory.peak / MIB:.0f} MiB of {allowed / MIB:.0f} allowed, {resting / MIB:.0f} at rest"
     )
     report.check("resident memory is bounded", memory.peak <= allowed, seen)
-    other = tally.beside(OK, OVERLOADED)
-    report.check("everyone is answered or refused as overload", not other, examples(other) or tally)
-    refused, most = len(tally.of(OVERLOADED)), CLIENTS - INFLIGHT // len(body)
-    report.check("what does not fit is refused", refused >= most, f"{refused}, at least {most}")
-    report.check("what fits is answered", bool(tally.of(OK)), tally)
+    other = tally.other_than(OK, OVERLOADED)
+    claim = "every request is answered or refused as overload"
+    report.check(claim, not other, examples(other) or tally)
+    refused, least = len(tally.of_kind(OVERLOADED)), CLIENTS - INFLIGHT // len(body)
+    claim = "bodies that do not fit are refused"
+    report.check(claim, refused >= least, f"{refused}, at least {least}")
+    report.check("bodies that fit are answered", bool(tally.of_kind(OK)), tally)
     return report
 
 
 def large_picture() -> bytes:
-    """A file of a few MiB."""
+    """Return an image file of a few MiB."""
     file = io.BytesIO()
     PIL.Image.open(IMAGES / "cats.jpg").convert("RGB").resize(_SIZE).save(file, "BMP")
     return file.getvalue()
@@ -66,7 +68,7 @@ def large_picture() -> bytes:
 async def _all(service: Service, body: bytes) -> list[Outcome]:
     end = asyncio.Event()
     sending = [asyncio.create_task(_send(service, body, end, pause=True)) for _ in range(CLIENTS)]
-    # Refusals come while the others pause. Those that are held are answered only afterwards.
+    # Refusals arrive while the accepted clients pause; these are answered after they continue.
     await asyncio.wait(sending, timeout=2)
     end.set()
     return await asyncio.gather(*sending)

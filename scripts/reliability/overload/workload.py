@@ -1,63 +1,69 @@
-"""A model of 10 to 50 requests per second: the embedded one, asked for so many tokens and beams."""
+"""Requests to the embedded model with enough tokens and beams for 10 to 50 per second."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from reliability.load.clients import Both
-from reliability.load.loops import closed
-from reliability.load.outcome import OK, Tally
-from reliability.load.test_requests import PICTURES, Question, learn
+from reliability.load.clients import BothTransports
+from reliability.load.loops import run_closed_loop
+from reliability.load.outcome import OK, Outcome, Tally
+from reliability.load.test_requests import PICTURES, SampleRequest, prepare_requests
 from service import Service
 
 TOKENS = (75, 90, 105, 120)
-"""Of each picture another number: images that begin together do not end together."""
+"""A different number for each image, so that requests that start together end apart."""
 _BEAMS = (1, 2, 3, 4, 6, 8, 12, 16)
 _MOST_PER_SECOND = 40
-"""Below 50, so that a faster moment stays below it, too."""
-AT_ONCE = 16
+"""Below 50 with a margin for fluctuations of the machine's speed."""
+CONCURRENCY = 16
 
 
 @dataclass(frozen=True)
 class Workload:
-    """Questions that are hard enough."""
+    """Requests that take long enough."""
 
-    questions: Sequence[Question]
+    requests: Sequence[SampleRequest]
     beams: int
 
 
-async def calibrated(service: Service, seconds: float) -> Workload:
-    """The fewest beams with which the service answers at most 40 requests per second."""
+async def calibrate(service: Service, seconds: float) -> Workload:
+    """Find the fewest beams with which the service answers at most 40 requests per second."""
     for beams in _BEAMS:
-        questions = []
+        requests = []
         for name, tokens in zip(PICTURES, TOKENS, strict=True):
             parameters = {"num_beams": beams, "min_new_tokens": tokens, "max_new_tokens": tokens}
-            questions += learn(service, parameters=parameters, names=[name])
-        workload = Workload(questions, beams)
-        async with Both(service) as clients:
-            load = await carried(clients, workload.questions, seconds)
-            if load.per_second <= _MOST_PER_SECOND:
+            requests += prepare_requests(service, parameters=parameters, names=[name])
+        workload = Workload(requests, beams)
+        async with BothTransports(service) as clients:
+            capacity = await measure_capacity(clients, workload.requests, seconds)
+            if capacity.per_second <= _MOST_PER_SECOND:
                 break
     return workload
 
 
 @dataclass(frozen=True)
-class Carried:
-    """What a closed loop brought."""
+class Capacity:
+    """The right answers of a closed loop."""
 
     answers: int
     per_second: float
-    """Without its start and its end."""
+    """The rate without the start and the end of the loop."""
 
 
-async def carried(clients: Both, questions: Sequence[Question], seconds: float) -> Carried:
-    """Right answers of a closed loop that keeps the service busy."""
-    outcomes = await closed(lambda number: clients.ask(questions, number), AT_ONCE, seconds)
+async def measure_capacity(
+    clients: BothTransports, requests: Sequence[SampleRequest], seconds: float
+) -> Capacity:
+    """Measure the right answers of a closed loop that keeps the service busy."""
+
+    async def send(number: int) -> Outcome:
+        return await clients.send(requests, number)
+
+    outcomes = await run_closed_loop(send, CONCURRENCY, seconds)
     tally = Tally(outcomes)
-    if other := tally.beside(OK):
-        raise RuntimeError(f"a load that should be carried is not: {other[0]}")
+    if other := tally.other_than(OK):
+        raise RuntimeError(f"a request within the capacity failed: {other[0]}")
     start = min(outcome.sent for outcome in outcomes)
-    # The first answers met an idle service, the last ones one that becomes idle.
+    # The queue is empty at the start and drains at the end.
     skipped = seconds / 5
-    return Carried(len(outcomes), tally.rate(OK, start + skipped, start + seconds))
+    return Capacity(len(outcomes), tally.rate(OK, start + skipped, start + seconds))

@@ -1,1 +1,1 @@
-"""A mix of all kinds of requests for an hour, each with its allowed outcomes: `make soak`."""
+"""A mix of all kinds of requests for an hour, with the allowed outcomes of each: `make soak`."""

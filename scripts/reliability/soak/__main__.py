@@ -1,11 +1,11 @@
-"""A soak against the release binary: `make soak`, or `make soak SOAK="--minutes 60"`.
+"""Runs a soak test against the release binary: `make soak`, or `make soak SOAK="--minutes 60"`.
 
     python -m reliability.soak [--minutes 60] [--seed N] [--json FILE]
 
-Good, wrong and abandoned requests of every surface at 80 % of what the service carries. Proves that
-no kind of request ever gets an answer that it may not get (the good ones must get transformers'
-caption), and that resident memory does not grow after the warm-up. Caches are on and small, so that
-they are full long before.
+Sends valid, invalid and abandoned requests of every API at 80 % of the capacity of the service.
+Proves that no kind of request ever has an outcome that is not allowed (valid ones must get
+transformers' caption), and that resident memory does not grow after the warm-up. Caches are on and
+small, so that they are full before the warm-up ends.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Requests that have one right answer, over every surface."""
+"""Valid requests of every API, each with one right answer."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import grpc
 from grpc_health.v1 import health_pb2
 from tritonclient.grpc import service_pb2
 
-from reliability.load.clients import of_error
+from reliability.load.clients import outcome_from_error
 from reliability.load.outcome import FAILED, LOST, OK, WRONG, Outcome, kind_of
 from reliability.load.test_requests import MODEL
-from reliability.soak.tools import PROMPT, Kind, Picture, Tools
+from reliability.soak.tools import PROMPT, Picture, RequestKind, Tools
 from service import stubs
 
 _INFER = f"/v2/models/{MODEL}/infer"
@@ -25,18 +25,18 @@ _MANY = 3
 
 
 def tensor(name: str, *data: str) -> dict[str, Any]:
-    """A BYTES tensor of an Open Inference request."""
+    """Return a BYTES tensor of an Open Inference request."""
     return {"name": name, "datatype": "BYTES", "shape": [len(data)], "data": [*data]}
 
 
 def template(images_url: str, picture: Picture) -> dict[str, Any]:
-    """The request of the template, with a URL."""
+    """Return the request of the Inferless template, with an image URL."""
     text = tensor("text", PROMPT) | {"optional": True}
-    return {"inputs": [tensor("img_url", f"{images_url}/{picture.question.name}"), text]}
+    return {"inputs": [tensor("img_url", f"{images_url}/{picture.request.name}"), text]}
 
 
 def infer_message(picture: Picture) -> Any:
-    """A `ModelInferRequest` with the picture's bytes."""
+    """Return a `ModelInferRequest` with the bytes of the image."""
     request = service_pb2.ModelInferRequest(model_name=MODEL)
     for name, value in (("image", picture.file), ("text", PROMPT.encode())):
         request.inputs.add(name=name, datatype="BYTES", shape=[1])
@@ -72,13 +72,12 @@ async def _oip_binary(tools: Tools, picture: Picture) -> Outcome:
 
 
 async def _short(tools: Tools, picture: Picture) -> Outcome:
-    return await tools.rest.ask(picture.question)
+    return await tools.rest.send(picture.request)
 
 
 async def _form(tools: Tools, picture: Picture) -> Outcome:
     form = aiohttp.FormData({"prompt": PROMPT})
-    form.add_field("image", picture.file, filename=picture.question.name)
-    # Written out, so that one method sends everything.
+    form.add_field("image", picture.file, filename=picture.request.name)
     body = form()
     headers = {"content-type": body.content_type}
     return await tools.rest.post("/v1/captions", body, headers, picture.expected)
@@ -105,7 +104,7 @@ async def _events(tools: Tools, picture: Picture) -> Outcome:
 
 
 async def _caption(tools: Tools, picture: Picture) -> Outcome:
-    return await tools.grpc.ask(picture.question)
+    return await tools.grpc.send(picture.request)
 
 
 async def _stream(tools: Tools, picture: Picture) -> Outcome:
@@ -116,9 +115,9 @@ async def _stream(tools: Tools, picture: Picture) -> Outcome:
     )
     sent = time.perf_counter()
     try:
-        *pieces, last = [event async for event in call(picture.question.message)]
+        *pieces, last = [event async for event in call(picture.request.message)]
     except grpc.RpcError as error:
-        return of_error(error, sent)
+        return outcome_from_error(error, sent)
     text = last.response.captions[0].text
     is_right = "".join(event.piece for event in pieces) == text == picture.expected
     return Outcome(OK if is_right else WRONG, "OK", sent, time.perf_counter(), text)
@@ -130,12 +129,12 @@ async def _many(tools: Tools, picture: Picture) -> Outcome:
         f"{_SERVICE}/CaptionMany",
         response_deserializer=messages.CaptionManyResponse.FromString,
     )
-    requests = [picture.question.message] * _MANY
+    requests = [picture.request.message] * _MANY
     sent = time.perf_counter()
     try:
         results = [result async for result in call(iter(requests))]
     except grpc.RpcError as error:
-        return of_error(error, sent)
+        return outcome_from_error(error, sent)
     ended = time.perf_counter()
     if failed := [result for result in results if result.WhichOneof("result") == "error"]:
         code = grpc_name(failed[0].error.code)
@@ -146,7 +145,7 @@ async def _many(tools: Tools, picture: Picture) -> Outcome:
 
 
 def grpc_name(number: int) -> str:
-    """The name of a code's number."""
+    """Return the name of a gRPC status code."""
     return next(code.name for code in grpc.StatusCode if code.value[0] == number)
 
 
@@ -160,8 +159,8 @@ async def _model_infer(tools: Tools, picture: Picture) -> Outcome:
     try:
         answer = await call(infer_message(picture))
     except grpc.RpcError as error:
-        return of_error(error, sent)
-    return _of_tensor(answer, sent, picture)
+        return outcome_from_error(error, sent)
+    return _check_response(answer, sent, picture)
 
 
 async def _stream_infer(tools: Tools, picture: Picture) -> Outcome:
@@ -174,13 +173,13 @@ async def _stream_infer(tools: Tools, picture: Picture) -> Outcome:
     try:
         (answer,) = [each async for each in call(iter([infer_message(picture)]))]
     except grpc.RpcError as error:
-        return of_error(error, sent)
+        return outcome_from_error(error, sent)
     if answer.error_message:
         return Outcome(FAILED, "in the stream", sent, time.perf_counter(), answer.error_message)
-    return _of_tensor(answer.infer_response, sent, picture)
+    return _check_response(answer.infer_response, sent, picture)
 
 
-def _of_tensor(answer: Any, sent: float, picture: Picture) -> Outcome:
+def _check_response(answer: Any, sent: float, picture: Picture) -> Outcome:
     text = answer.raw_output_contents[0][4:].decode()
     kind = OK if text == picture.expected else WRONG
     return Outcome(kind, "OK", sent, time.perf_counter(), text)
@@ -207,26 +206,26 @@ async def _health(tools: Tools, _picture: Picture) -> Outcome:
     try:
         answer = await call(health_pb2.HealthCheckRequest())
     except grpc.RpcError as error:
-        return of_error(error, sent)
+        return outcome_from_error(error, sent)
     is_right = answer.status == health_pb2.HealthCheckResponse.SERVING
     return Outcome(OK if is_right else WRONG, "OK", sent, time.perf_counter(), str(answer.status))
 
 
 _RIGHT = frozenset({OK})
 KINDS = [
-    Kind("REST: the template, image by URL", _template, _RIGHT, 4),
-    Kind("REST: Open Inference, JSON", _oip_json, _RIGHT, 4),
-    Kind("REST: Open Inference, binary", _oip_binary, _RIGHT, 4),
-    Kind("REST: /v1/captions, JSON", _short, _RIGHT, 4),
-    Kind("REST: /v1/captions, form", _form, _RIGHT, 4),
-    Kind("REST: generate", _generate, _RIGHT, 2),
-    Kind("REST: generate_stream", _events, _RIGHT, 4),
-    Kind("gRPC: Caption", _caption, _RIGHT, 4),
-    Kind("gRPC: StreamCaption", _stream, _RIGHT, 4),
-    Kind("gRPC: CaptionMany", _many, _RIGHT, 2),
-    Kind("gRPC: ModelInfer", _model_infer, _RIGHT, 4),
-    Kind("gRPC: ModelStreamInfer", _stream_infer, _RIGHT, 2),
-    Kind("REST: ready", _ready, _RIGHT, 2),
-    Kind("REST: metadata, statistics, metrics", _metadata, _RIGHT, 2),
-    Kind("gRPC: health", _health, _RIGHT, 2),
+    RequestKind("REST: the template, image by URL", _template, _RIGHT, 4),
+    RequestKind("REST: Open Inference, JSON", _oip_json, _RIGHT, 4),
+    RequestKind("REST: Open Inference, binary", _oip_binary, _RIGHT, 4),
+    RequestKind("REST: /v1/captions, JSON", _short, _RIGHT, 4),
+    RequestKind("REST: /v1/captions, form", _form, _RIGHT, 4),
+    RequestKind("REST: generate", _generate, _RIGHT, 2),
+    RequestKind("REST: generate_stream", _events, _RIGHT, 4),
+    RequestKind("gRPC: Caption", _caption, _RIGHT, 4),
+    RequestKind("gRPC: StreamCaption", _stream, _RIGHT, 4),
+    RequestKind("gRPC: CaptionMany", _many, _RIGHT, 2),
+    RequestKind("gRPC: ModelInfer", _model_infer, _RIGHT, 4),
+    RequestKind("gRPC: ModelStreamInfer", _stream_infer, _RIGHT, 2),
+    RequestKind("REST: ready", _ready, _RIGHT, 2),
+    RequestKind("REST: metadata, statistics, metrics", _metadata, _RIGHT, 2),
+    RequestKind("gRPC: health", _health, _RIGHT, 2),
 ]

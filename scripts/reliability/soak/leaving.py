@@ -1,4 +1,4 @@
-"""Clients that do not wait for the whole answer: they leave, or have little time."""
+"""Clients that do not wait for the whole response: they disconnect, or have a short deadline."""
 
 from __future__ import annotations
 
@@ -8,42 +8,42 @@ import time
 
 import grpc
 
-from reliability.load.clients import of_error
+from reliability.load.clients import outcome_from_error
 from reliability.load.outcome import LATE, OK, Outcome
 from reliability.load.raw import begin_post, reset
 from reliability.load.test_requests import MODEL
-from reliability.soak.tools import LEFT, Kind, Picture, Tools
+from reliability.soak.tools import LEFT, Picture, RequestKind, Tools
 from service import stubs
 
 _LONG = {"min_new_tokens": 100, "max_new_tokens": 100}
 _MOST_SECONDS = 0.02
 
 
-async def _while_uploading(tools: Tools, picture: Picture) -> Outcome:
-    body = picture.question.json
+async def _disconnect_uploading(tools: Tools, picture: Picture) -> Outcome:
+    body = picture.request.json
     sent = time.perf_counter()
     part = body[: tools.random.randrange(len(body))]
     _, writer = await begin_post(tools.service, "/v1/captions", body, part)
-    return await _leave(tools, writer, sent)
+    return await _disconnect(tools, writer, sent)
 
 
-async def _while_waiting(tools: Tools, picture: Picture) -> Outcome:
+async def _disconnect_waiting(tools: Tools, picture: Picture) -> Outcome:
     body = json.dumps({"image": picture.base64, "parameters": _LONG}).encode()
     sent = time.perf_counter()
     _, writer = await begin_post(tools.service, "/v1/captions", body, body)
-    return await _leave(tools, writer, sent)
+    return await _disconnect(tools, writer, sent)
 
 
-async def _while_reading(tools: Tools, picture: Picture) -> Outcome:
+async def _disconnect_streaming(tools: Tools, picture: Picture) -> Outcome:
     body = json.dumps({"image": picture.base64, "parameters": _LONG}).encode()
     sent = time.perf_counter()
     path = f"/v2/models/{MODEL}/generate_stream"
     reader, writer = await begin_post(tools.service, path, body, body)
     await reader.readuntil(b"data: ")
-    return await _leave(tools, writer, sent)
+    return await _disconnect(tools, writer, sent)
 
 
-async def _leave(tools: Tools, writer: asyncio.StreamWriter, sent: float) -> Outcome:
+async def _disconnect(tools: Tools, writer: asyncio.StreamWriter, sent: float) -> Outcome:
     await asyncio.sleep(tools.random.random() * _MOST_SECONDS)
     if tools.random.random() < 0.5:
         reset(writer)
@@ -52,8 +52,14 @@ async def _leave(tools: Tools, writer: asyncio.StreamWriter, sent: float) -> Out
 
 
 async def _cancelled(tools: Tools, picture: Picture) -> Outcome:
-    asking = asyncio.create_task(tools.grpc.ask(picture.question))
-    return await _cancel(tools, asking)
+    call = asyncio.create_task(tools.grpc.send(picture.request))
+    sent = time.perf_counter()
+    done, _ = await asyncio.wait([call], timeout=tools.random.random() * _MOST_SECONDS)
+    if done:
+        return call.result()
+    call.cancel()
+    await asyncio.gather(call, return_exceptions=True)
+    return Outcome(LEFT, LEFT, sent, time.perf_counter())
 
 
 async def _cancelled_stream(tools: Tools, picture: Picture) -> Outcome:
@@ -67,38 +73,28 @@ async def _cancelled_stream(tools: Tools, picture: Picture) -> Outcome:
     try:
         await call.read()
     except grpc.RpcError as error:
-        return of_error(error, sent)
+        return outcome_from_error(error, sent)
     call.cancel()
     return Outcome(LEFT, LEFT, sent, time.perf_counter())
 
 
-async def _cancel(tools: Tools, asking: asyncio.Task[Outcome]) -> Outcome:
-    sent = time.perf_counter()
-    done, _ = await asyncio.wait([asking], timeout=tools.random.random() * _MOST_SECONDS)
-    if done:
-        return asking.result()
-    asking.cancel()
-    await asyncio.gather(asking, return_exceptions=True)
-    return Outcome(LEFT, LEFT, sent, time.perf_counter())
+async def _short_deadline(tools: Tools, picture: Picture) -> Outcome:
+    return await tools.rest.send(picture.request, tools.random.uniform(0.001, _MOST_SECONDS))
 
 
-async def _short_of_time(tools: Tools, picture: Picture) -> Outcome:
-    return await tools.rest.ask(picture.question, tools.random.uniform(0.001, _MOST_SECONDS))
+async def _short_deadline_grpc(tools: Tools, picture: Picture) -> Outcome:
+    return await tools.grpc.send(picture.request, tools.random.uniform(0.001, _MOST_SECONDS))
 
 
-async def _short_of_time_grpc(tools: Tools, picture: Picture) -> Outcome:
-    return await tools.grpc.ask(picture.question, tools.random.uniform(0.001, _MOST_SECONDS))
-
-
-_GONE = frozenset({LEFT})
-_MAYBE_GONE = frozenset({LEFT, OK})
-_MAYBE_LATE = frozenset({OK, LATE})
+_DISCONNECTED = frozenset({LEFT})
+_DISCONNECTED_OR_OK = frozenset({LEFT, OK})
+_LATE_OR_OK = frozenset({OK, LATE})
 KINDS = [
-    Kind("leaves while it uploads", _while_uploading, _GONE, 2),
-    Kind("leaves while it waits", _while_waiting, _GONE, 2),
-    Kind("leaves while it reads along", _while_reading, _GONE, 2),
-    Kind("gRPC: cancels", _cancelled, _MAYBE_GONE, 2),
-    Kind("gRPC: cancels a stream", _cancelled_stream, _GONE, 2),
-    Kind("REST: little time", _short_of_time, _MAYBE_LATE, 2),
-    Kind("gRPC: little time", _short_of_time_grpc, _MAYBE_LATE, 2),
+    RequestKind("disconnects while uploading", _disconnect_uploading, _DISCONNECTED, 2),
+    RequestKind("disconnects while waiting", _disconnect_waiting, _DISCONNECTED, 2),
+    RequestKind("disconnects while streaming", _disconnect_streaming, _DISCONNECTED, 2),
+    RequestKind("gRPC: cancels", _cancelled, _DISCONNECTED_OR_OK, 2),
+    RequestKind("gRPC: cancels a stream", _cancelled_stream, _DISCONNECTED, 2),
+    RequestKind("REST: short deadline", _short_deadline, _LATE_OR_OK, 2),
+    RequestKind("gRPC: short deadline", _short_deadline_grpc, _LATE_OR_OK, 2),
 ]

@@ -1,4 +1,4 @@
-"""Whether resident memory grows: what is usual after the warm-up against what is usual in the end."""
+"""The growth of resident memory: the median after the warm-up against the median at the end."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from statistics import median
 
 WARM_UP = 1 / 6
-"""Of the whole time: minute 10 of 60."""
+"""Share of the whole time: minute 10 of 60."""
 _WINDOW = 1 / 12
 
 
 def growth(samples: Sequence[tuple[float, int]]) -> float:
-    """By which share the median of the last twelfth is above that of the twelfth after the warm-up."""
+    """Return the relative growth from the twelfth after the warm-up to the last twelfth."""
     start, end = samples[0][0], samples[-1][0]
     whole = end - start
     after = _between(samples, start + WARM_UP * whole, start + (WARM_UP + _WINDOW) * whole)

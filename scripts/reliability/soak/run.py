@@ -1,4 +1,4 @@
-"""The soak itself: a mix of all kinds at a share of what the service carries, and what is claimed of it."""
+"""Sends a mix of all kinds of requests at a share of the service's capacity, and checks outcomes."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from reliability.load.clients import Grpc, Rest
-from reliability.load.loops import closed, paced
-from reliability.load.metrics import IN_FLIGHT, metric, until
+from reliability.load.clients import GrpcClient, RestClient
+from reliability.load.loops import run_closed_loop, run_paced
+from reliability.load.metrics import IN_FLIGHT, metric, wait_until
 from reliability.load.outcome import Outcome
 from reliability.load.report import Report
-from reliability.load.resident import MIB, Sampled
-from reliability.load.test_requests import learn
+from reliability.load.resident import MIB, MemorySampler
+from reliability.load.test_requests import prepare_requests
 from reliability.soak import bad, good, leaving
 from reliability.soak.memory import growth
-from reliability.soak.tools import PROMPT, Kind, Picture, Tools, image_server
+from reliability.soak.tools import PROMPT, Picture, RequestKind, Tools, image_server
 from service import Service
 
 logger = logging.getLogger("soak")
@@ -28,25 +28,25 @@ PICTURES = ("cats.jpg", "umbrella-guitar.jpg", "flower.gif", "rocket-guitar.webp
 SHARE = 0.8
 MOST_GROWTH = 0.02
 BROKEN = "broken"
-"""The kind of an outcome that the client could not make sense of."""
-_AT_ONCE = 16
+"""The kind of an outcome whose response the client could not read."""
+_CONCURRENCY = 16
 _MEASURED_SECONDS = 5.0
 _EXAMPLES = 20
-_TELL_SECONDS = 60
+_LOG_SECONDS = 60
 
 ALL = [*good.KINDS, *bad.KINDS, *leaving.KINDS]
 
 
 @dataclass
-class Seen:
-    """Counts by kind of request, and examples of what should not be."""
+class Counts:
+    """Counts by kind of request, and examples of unexpected outcomes."""
 
     kinds: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
     unexpected: int = 0
     examples: list[str] = field(default_factory=list)
 
-    def add(self, kind: Kind, outcome: Outcome) -> None:
-        """One more."""
+    def add(self, kind: RequestKind, outcome: Outcome) -> None:
+        """Count an outcome."""
         self.kinds[kind.name][outcome.kind] += 1
         if outcome.kind not in kind.allowed:
             self.unexpected += 1
@@ -56,85 +56,96 @@ class Seen:
 
     @property
     def total(self) -> int:
-        """All requests."""
+        """Return the number of all requests."""
         return sum(sum(counts.values()) for counts in self.kinds.values())
 
 
 @dataclass
 class Mix:
-    """Kinds in random order, by their weights."""
+    """Sends kinds of requests in random order, by their weights."""
 
     tools: Tools
     pictures: list[Picture]
-    kinds: list[Kind]
+    kinds: list[RequestKind]
 
-    async def send(self, seen: Seen) -> None:
-        """One request of any kind."""
+    async def send(self, counts: Counts) -> None:
+        """Send one request of any kind."""
         chance = self.tools.random
         (kind,) = chance.choices(self.kinds, [kind.weight for kind in self.kinds])
-        await self.send_one(kind, seen)
+        await self.send_one(kind, counts)
 
-    async def send_one(self, kind: Kind, seen: Seen) -> None:
-        """One request of this kind."""
+    async def send_one(self, kind: RequestKind, counts: Counts) -> None:
+        """Send one request of this kind."""
         picture = self.tools.random.choice(self.pictures)
         try:
             outcome = await kind.send(self.tools, picture)
         except Exception as error:
-            # Whatever a client trips over is something that should not have come.
+            # A response that a client cannot read is unexpected.
             now = time.perf_counter()
             outcome = Outcome(BROKEN, type(error).__name__, now, now, str(error))
-        seen.add(kind, outcome)
+        counts.add(kind, outcome)
 
 
 async def soak(
-    service: Service, seconds: float, seed: int, kinds: Iterable[Kind] = ALL, bound: bool = True
+    service: Service,
+    seconds: float,
+    seed: int,
+    kinds: Iterable[RequestKind] = ALL,
+    bound: bool = True,
 ) -> Report:
-    """Measures the load, keeps 80 % of it up for so long, and judges. `bound`: memory must not grow."""
+    """Measure the capacity, send 80 % of it for `seconds`, and check the outcomes.
+
+    With `bound`, memory must not grow.
+    """
     report = Report(f"soak, {seconds / 60:.1f} minutes")
-    pictures = [Picture(each) for each in learn(service, PROMPT, names=PICTURES)]
-    rest, grpc = Rest(service.url), Grpc(service.address)
+    pictures = [Picture(each) for each in prepare_requests(service, PROMPT, names=PICTURES)]
+    rest, grpc = RestClient(service.url), GrpcClient(service.address)
     with image_server() as images_url:
         tools = Tools(service, rest, grpc, images_url, random.Random(seed))
         mix = Mix(tools, pictures, list(kinds))
-        seen = Seen()
-        # Each kind once, whatever chance has in store.
+        counts = Counts()
+        # Each kind is sent at least once.
         for kind in mix.kinds:
-            await mix.send_one(kind, seen)
+            await mix.send_one(kind, counts)
         measured = min(_MEASURED_SECONDS, seconds / 6)
-        start, before = time.perf_counter(), seen.total
-        await closed(lambda _: mix.send(seen), _AT_ONCE, measured)
-        carried = (seen.total - before) / (time.perf_counter() - start)
-        rate = SHARE * carried
-        report.note(seed=seed, carried_per_second=round(carried, 1), sent_per_second=round(rate, 1))
-        async with Sampled(service.process.pid, every=min(1.0, seconds / 120)) as memory:
-            telling = asyncio.create_task(_tell(seen, memory))
-            await paced(lambda _: mix.send(seen), rate, seconds, most=2 * _AT_ONCE)
-            telling.cancel()
-        await until(lambda: metric(service, IN_FLIGHT) == 0, "nothing in flight")
+        start, before = time.perf_counter(), counts.total
+        await run_closed_loop(lambda _: mix.send(counts), _CONCURRENCY, measured)
+        capacity = (counts.total - before) / (time.perf_counter() - start)
+        rate = SHARE * capacity
+        report.note(
+            seed=seed, capacity_per_second=round(capacity, 1), sent_per_second=round(rate, 1)
+        )
+        async with MemorySampler(service.process.pid, every=min(1.0, seconds / 120)) as memory:
+            progress = asyncio.create_task(_log_progress(counts, memory))
+            await run_paced(lambda _: mix.send(counts), rate, seconds, most=2 * _CONCURRENCY)
+            progress.cancel()
+        await wait_until(lambda: metric(service, IN_FLIGHT) == 0, "nothing in flight")
     await rest.close()
     await grpc.close()
-    _judge(report, seen, memory, mix.kinds, bound)
+    _check(report, counts, memory, mix.kinds, bound)
     return report
 
 
-async def _tell(seen: Seen, memory: Sampled) -> None:
-    """A line a minute, for who watches."""
+async def _log_progress(counts: Counts, memory: MemorySampler) -> None:
+    """Log a line per minute."""
     while True:
-        await asyncio.sleep(_TELL_SECONDS)
+        await asyncio.sleep(_LOG_SECONDS)
         size = memory.samples[-1][1] / MIB
-        logger.info("%d requests, %d unexpected, %.1f MiB", seen.total, seen.unexpected, size)
+        logger.info("%d requests, %d unexpected, %.1f MiB", counts.total, counts.unexpected, size)
 
 
-def _judge(report: Report, seen: Seen, memory: Sampled, kinds: list[Kind], bound: bool) -> None:
+def _check(
+    report: Report, counts: Counts, memory: MemorySampler, kinds: list[RequestKind], bound: bool
+) -> None:
     for kind in kinds:
-        counts = seen.kinds[kind.name]
-        other = {name: count for name, count in counts.items() if name not in kind.allowed}
+        outcomes = counts.kinds[kind.name]
         allowed = " or ".join(sorted(kind.allowed))
-        listed = ", ".join(f"{count} {name}" for name, count in counts.most_common())
-        report.check(f"{kind.name}: {allowed}", bool(counts) and not other, listed)
-    examples = "; ".join(seen.examples)
-    claim = f"no unexpected outcome in {seen.total} requests"
-    report.check(claim, seen.unexpected == 0, examples)
+        listed = ", ".join(f"{count} {name}" for name, count in outcomes.most_common())
+        holds = bool(outcomes) and outcomes.keys() <= kind.allowed
+        report.check(f"{kind.name}: {allowed}", holds, listed)
+    examples = "; ".join(counts.examples)
+    claim = f"no unexpected outcome in {counts.total} requests"
+    report.check(claim, counts.unexpected == 0, examples)
     grown = growth(memory.samples)
     sizes = [size / MIB for _, size in memory.samples]
     report.note(

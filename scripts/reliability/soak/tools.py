@@ -1,4 +1,4 @@
-"""What every kind of request is made with."""
+"""The clients and images that every kind of request uses."""
 
 from __future__ import annotations
 
@@ -11,57 +11,57 @@ from dataclasses import dataclass
 from functools import cached_property
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
-from reliability.load.clients import Grpc, Rest
+from reliability.load.clients import GrpcClient, RestClient
 from reliability.load.outcome import Outcome
-from reliability.load.test_requests import IMAGES, Question
+from reliability.load.test_requests import IMAGES, SampleRequest
 from service import Service
 
 PROMPT = "a photography of"
-LEFT = "left"
-"""The kind of outcome of a client that did not wait for one."""
+LEFT = "disconnected"
+"""The kind of outcome of a client that disconnected before the response."""
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A sample picture with the caption that is right for PROMPT."""
+    """A sample image with its right caption after PROMPT."""
 
-    question: Question
+    request: SampleRequest
 
     @property
     def expected(self) -> str:
-        """transformers' caption."""
-        return self.question.expected
+        """Return transformers' caption."""
+        return self.request.expected
 
     @cached_property
     def file(self) -> bytes:
-        """Its bytes."""
-        return (IMAGES / self.question.name).read_bytes()
+        """Return the bytes of the file."""
+        return (IMAGES / self.request.name).read_bytes()
 
     @cached_property
     def base64(self) -> str:
-        """Its bytes, for JSON."""
+        """Return the bytes of the file for JSON."""
         return base64.b64encode(self.file).decode()
 
 
 @dataclass(frozen=True)
 class Tools:
-    """Clients of the service, a host of images, and chance."""
+    """Clients of the service, an image server and a source of random numbers."""
 
     service: Service
-    rest: Rest
-    grpc: Grpc
+    rest: RestClient
+    grpc: GrpcClient
     images_url: str
     random: random.Random
 
 
 @dataclass(frozen=True)
-class Kind:
-    """One kind of request."""
+class RequestKind:
+    """A kind of request with its allowed outcomes."""
 
     name: str
     send: Callable[[Tools, Picture], Awaitable[Outcome]]
     allowed: frozenset[str]
-    """Kinds of outcomes."""
+    """Kinds of outcomes that the request may have."""
     weight: int
 
 
@@ -75,7 +75,7 @@ class _Quiet(SimpleHTTPRequestHandler):
 
 @contextmanager
 def image_server() -> Iterator[str]:
-    """The URL of a host of the sample pictures."""
+    """Serve the sample images and yield the URL."""
     with ThreadingHTTPServer(("127.0.0.1", 0), _Quiet) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_address[1]}"

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pytest
 
-from reliability.faults.stage import run_fault
+from reliability.faults.context import run_fault
 
 FAULTS = [
     "kill",

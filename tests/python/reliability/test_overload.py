@@ -16,4 +16,4 @@ def test_overload(part: str) -> None:
     command = [sys.executable, "-m", "reliability.overload", "--short", "--only", part]
     done = subprocess.run(command, capture_output=True, text=True, timeout=2 * SECONDS)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "1 of 1 parts: all holds" in done.stdout
+    assert "1 of 1 parts: all hold" in done.stdout

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from reliability.load.clients import Both, Grpc, Rest
+from reliability.load.clients import BothTransports, GrpcClient, RestClient
 from reliability.load.metrics import metric_in
 from reliability.load.outcome import (
     FAILED,
@@ -21,10 +21,10 @@ from reliability.load.outcome import (
     kind_of,
 )
 from reliability.load.report import Report, conclude
-from reliability.load.test_requests import Question, learn
+from reliability.load.test_requests import SampleRequest, prepare_requests
 from reliability.load.traffic import Traffic
 from reliability.soak.memory import growth
-from reliability.soak.run import ALL, Seen, soak
+from reliability.soak.run import ALL, Counts, soak
 from service import Service, free_port
 
 
@@ -36,16 +36,16 @@ def test_every_kind_of_request_gets_what_it_may(service: Service) -> None:
 
 
 @pytest.fixture(scope="module")
-def asked(service: Service) -> Question:
-    return learn(service)[0]
+def asked(service: Service) -> SampleRequest:
+    return prepare_requests(service)[0]
 
 
-def test_a_wrong_caption_is_seen(service: Service, asked: Question) -> None:
+def test_a_wrong_caption_is_seen(service: Service, asked: SampleRequest) -> None:
     async def outcomes() -> list[str]:
-        async with Both(service) as clients:
+        async with BothTransports(service) as clients:
             wrong = replace(asked, expected="a dog")
             seen = [
-                await client.ask(each)
+                await client.send(each)
                 for client in (clients.rest, clients.grpc)
                 for each in (asked, wrong)
             ]
@@ -55,19 +55,19 @@ def test_a_wrong_caption_is_seen(service: Service, asked: Question) -> None:
 
     async def judged() -> Report:
         report = Report("wrong")
-        async with Traffic(Both(service), [replace(asked, expected="a dog")]) as traffic:
-            await traffic.more(2)
-        traffic.judge(report)
+        async with Traffic(BothTransports(service), [replace(asked, expected="a dog")]) as traffic:
+            await traffic.wait_for_answers(2)
+        traffic.check(report)
         return report
 
     assert not asyncio.run(judged()).holds
 
 
-def test_a_request_without_an_answer_is_lost(asked: Question) -> None:
+def test_a_request_without_an_answer_is_lost(asked: SampleRequest) -> None:
     async def outcomes() -> list[str]:
         port = free_port()
-        clients = Rest(f"http://127.0.0.1:{port}"), Grpc(f"127.0.0.1:{port}")
-        seen = [await client.ask(asked) for client in clients]
+        clients = RestClient(f"http://127.0.0.1:{port}"), GrpcClient(f"127.0.0.1:{port}")
+        seen = [await client.send(asked) for client in clients]
         for client in clients:
             await client.close()
         return [outcome.kind for outcome in seen]
@@ -76,7 +76,7 @@ def test_a_request_without_an_answer_is_lost(asked: Question) -> None:
 
 
 def test_an_outcome_that_is_not_allowed_is_counted() -> None:
-    seen = Seen()
+    seen = Counts()
     seen.add(ALL[0], Outcome(OK, "200", 0, 1))
     assert (seen.total, seen.unexpected) == (1, 0)
     seen.add(ALL[0], Outcome(FAILED, "500", 0, 1, "why"))

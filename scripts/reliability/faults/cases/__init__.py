@@ -1,1 +1,1 @@
-"""Faults, one module each: `TITLE` and `run`."""
+"""One module for each fault, with `TITLE` and `run`."""

@@ -1,5 +1,7 @@
-"""Proves that a model's file that is replaced by garbage changes nothing while the service runs, and that a
-reload of it is refused: the old model goes on. Both by rename and by writing into the file in place.
+"""Proves that replacing a model's file by garbage does not affect the running service.
+
+A reload of the model fails and the old model keeps serving, whether the file was replaced by rename,
+written in place or truncated.
 """
 
 from __future__ import annotations
@@ -8,14 +10,13 @@ import asyncio
 import os
 import shutil
 import signal
-from collections.abc import Callable
 from pathlib import Path
 
-from reliability.faults.stage import Stage, entered
-from reliability.load.clients import Both
-from reliability.load.metrics import metric, until
+from reliability.faults.context import FaultContext, run_service
+from reliability.load.clients import BothTransports
+from reliability.load.metrics import metric, wait_until
 from reliability.load.subject import BUNDLE
-from reliability.load.test_requests import learn
+from reliability.load.test_requests import prepare_requests
 from reliability.load.traffic import Traffic
 from service import Service
 
@@ -24,64 +25,60 @@ _ANSWERS = 20
 _RELOADS = "blip_reloads_total"
 
 
-async def run(stage: Stage) -> None:
-    """Each file, each way; then the good ones again."""
-    bundle = Path(shutil.copytree(BUNDLE, stage.folder / "bundle"))
-    async with entered(stage.service(bundle=bundle)) as service:
-        questions = learn(service)
-        async with Traffic(Both(service), questions) as traffic:
+async def run(context: FaultContext) -> None:
+    """Damage each file in each way; then restore all files."""
+    bundle = Path(shutil.copytree(BUNDLE, context.folder / "bundle"))
+    async with run_service(context.make_service(bundle=bundle)) as service:
+        requests = prepare_requests(service)
+        async with Traffic(BothTransports(service), requests) as traffic:
             for name in ("vision_encoder.onnx.data", "text_decoder.onnx.data", "text_decoder.onnx"):
-                for replace in (_by_rename, _in_place, _shortened):
-                    await _replaced(stage, service, traffic, (bundle / name, replace))
-            await traffic.more(_ANSWERS)
+                for damage in (_replace, _overwrite, _truncate):
+                    damage(bundle / name)
+                    await traffic.wait_for_answers(_ANSWERS)
+                    refused = await _reload(service, "failed")
+                    await traffic.wait_for_answers(_ANSWERS)
+                    claim = f"{damage.__name__.strip('_')} {name}: the reload fails"
+                    context.report.check(claim, refused)
+                    _restore(bundle / name)
+            await traffic.wait_for_answers(_ANSWERS)
             accepted = await _reload(service, "ok")
-            stage.report.check("the right files again are taken", accepted)
-            await traffic.more(_ANSWERS)
-        traffic.judge(stage.report)
-
-
-async def _replaced(
-    stage: Stage, service: Service, traffic: Traffic, what: tuple[Path, Callable[[Path], None]]
-) -> None:
-    path, replace = what
-    replace(path)
-    await traffic.more(_ANSWERS)
-    refused = await _reload(service, "failed")
-    await traffic.more(_ANSWERS)
-    way = replace.__name__.strip("_").replace("_", " ")
-    stage.report.check(f"{path.name} {way}: the reload is refused", refused)
-    good = BUNDLE / path.name
-    fresh = path.with_suffix(".fresh")
-    shutil.copy(good, fresh)
-    fresh.rename(path)
+            context.report.check("the restored files are loaded", accepted)
+            await traffic.wait_for_answers(_ANSWERS)
+        traffic.check(context.report)
 
 
 async def _reload(service: Service, outcome: str) -> bool:
-    """Whether a reload ends like this and not in the other way."""
+    """Whether a reload ends with `outcome` and not with the other one."""
 
     def count(of: str) -> float:
         return metric(service, _RELOADS, what="models", outcome=of)
 
     before = {of: count(of) for of in ("ok", "failed")}
     service.process.send_signal(signal.SIGHUP)
-    await until(
+    await wait_until(
         lambda: any(count(of) > seen for of, seen in before.items()), "the outcome of a reload"
     )
     after = {of: await asyncio.to_thread(count, of) for of in before}
     return after == before | {outcome: before[outcome] + 1}
 
 
-def _by_rename(path: Path) -> None:
+def _replace(path: Path) -> None:
     other = path.with_suffix(".garbage")
     other.write_bytes(os.urandom(path.stat().st_size))
     other.rename(path)
 
 
-def _in_place(path: Path) -> None:
+def _overwrite(path: Path) -> None:
     with path.open("r+b") as file:
         file.write(os.urandom(path.stat().st_size))
 
 
-def _shortened(path: Path) -> None:
+def _truncate(path: Path) -> None:
     with path.open("r+b") as file:
         file.truncate(1000)
+
+
+def _restore(path: Path) -> None:
+    fresh = path.with_suffix(".fresh")
+    shutil.copy(BUNDLE / path.name, fresh)
+    fresh.rename(path)

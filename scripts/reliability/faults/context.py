@@ -1,4 +1,4 @@
-"""What every fault is given."""
+"""The context of a fault: a folder, a report and services to start."""
 
 from __future__ import annotations
 
@@ -12,41 +12,41 @@ from pathlib import Path
 from typing import Any
 
 from reliability.load.report import Report
-from reliability.load.subject import described
+from reliability.load.subject import make_service
 from service import Service
 
 
 @dataclass
-class Stage:
-    """An empty folder, a report, and how often things are repeated."""
+class FaultContext:
+    """An empty folder, a report, and the number of repetitions."""
 
     folder: Path
     report: Report
     short: bool = False
 
-    def few(self, count: int, short: int) -> int:
-        """`count`, or less where time matters."""
+    def pick(self, count: int, short: int) -> int:
+        """Return `count`, or `short` in a short run."""
         return short if self.short else count
 
-    def service(self, *flags: str, name: str = "service", **how: Any) -> Service:
-        """A service to be entered, with its files in a folder of this name."""
+    def make_service(self, *flags: str, name: str = "service", **how: Any) -> Service:
+        """Return a service to start, with its files in a folder of this name."""
         folder = self.folder / name
         folder.mkdir(exist_ok=True)
-        return described(folder, *flags, **how)
+        return make_service(folder, *flags, **how)
 
 
 def run_fault(fault: str, short: bool) -> Report:
-    """The fault of this module, from beginning to end."""
+    """Run the fault of this module and return its report."""
     module = importlib.import_module(f"reliability.faults.cases.{fault}")
     report = Report(module.TITLE)
     with tempfile.TemporaryDirectory(prefix=f"fault-{fault}-") as folder:
-        asyncio.run(module.run(Stage(Path(folder), report, short)))
+        asyncio.run(module.run(FaultContext(Path(folder), report, short)))
     return report
 
 
 @asynccontextmanager
-async def entered(service: Service) -> AsyncIterator[Service]:
-    """The service runs, and traffic goes on while it starts and stops."""
+async def run_service(service: Service) -> AsyncIterator[Service]:
+    """Start and stop a service in a thread, so that traffic continues meanwhile."""
     await asyncio.to_thread(service.__enter__)
     try:
         yield service
@@ -57,7 +57,7 @@ async def entered(service: Service) -> AsyncIterator[Service]:
 
 
 async def set_limit(pid: int, resource: str, value: int) -> None:
-    """What a running process may have of a resource, by the name that prlimit gives it."""
+    """Set a resource limit of a running process, by the name of prlimit's option."""
     process = await asyncio.create_subprocess_exec(
         "prlimit", f"--pid={pid}", f"--{resource}={value}"
     )
