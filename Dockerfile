@@ -1,14 +1,15 @@
-# docker build --target cpu .        the service for CPUs (also what comes without --target)
-# docker build --target cuda .       the same with ONNX Runtime and libraries for NVIDIA GPUs
-# docker build --target export .     the exporter, Python with torch: makes bundles from checkpoints
+# docker build --target cpu .        the service for CPUs (the default target)
+# docker build --target cuda .       the service with ONNX Runtime and libraries for NVIDIA GPUs
+# docker build --target export .     the exporter (Python with torch), which makes bundles from checkpoints
 #
-# For a release, give the bases by digest: --build-arg BASE=debian@sha256:... --build-arg RUST_IMAGE=rust@sha256:...
-# `make image` builds and runs the first on a machine without container engine and without a registry for images.
+# For a release, pin the base images by digest: --build-arg BASE=debian@sha256:... --build-arg RUST_IMAGE=rust@sha256:...
+# `make image` builds and runs the cpu image on a machine without a container engine and without access to a registry.
 ARG BASE=docker.io/library/debian:trixie-slim
 ARG RUST_IMAGE=docker.io/library/rust:1.95-slim-trixie
 ARG PYTHON_IMAGE=docker.io/library/python:3.11-slim-trixie
 
-# nasm assembles the SIMD code of the JPEG decoder, without which the build stops here; pip is for the wheels that hold ONNX Runtime.
+# nasm assembles the SIMD code of the JPEG decoder, which REQUIRE_JPEG_SIMD requires; pip fetches the wheels that contain
+# ONNX Runtime.
 FROM ${RUST_IMAGE} AS toolchain
 RUN apt-get update -qq \
     && apt-get install -y -qq --no-install-recommends ca-certificates gcc libc6-dev nasm python3-pip \
@@ -17,7 +18,7 @@ ENV REQUIRE_JPEG_SIMD=1
 WORKDIR /src
 
 FROM toolchain AS build
-# It puts the list of crates into the binary, where scanners find it.
+# cargo-auditable adds the list of crates to the binary, where vulnerability scanners find it.
 ARG CARGO_AUDITABLE_VERSION=0.7.7
 RUN cargo install --quiet --locked --root /usr/local --version ${CARGO_AUDITABLE_VERSION} cargo-auditable
 COPY Cargo.toml Cargo.lock build.rs ./
@@ -25,7 +26,7 @@ COPY benches benches
 COPY crates crates
 COPY proto proto
 COPY src src
-# Names of functions stay in backtraces; line numbers would be two thirds of the binary.
+# Function names are kept for backtraces; line numbers would be two thirds of the binary.
 ENV CARGO_PROFILE_RELEASE_STRIP=debuginfo
 RUN --mount=type=cache,target=/src/target \
     cargo auditable build --quiet --release --locked \
@@ -37,7 +38,7 @@ COPY scripts/release/fetch_onnxruntime.py scripts/release/
 RUN python3 scripts/release/fetch_onnxruntime.py --output /opt/blip-serve
 
 FROM ${BASE} AS runtime
-# Nothing in here has to become another user.
+# The setuid and setgid bits are removed, because no program in the image changes its user.
 RUN apt-get update -qq \
     && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends ca-certificates \
     && rm -rf /var/lib/apt/lists/* /var/cache/apt/* /var/cache/debconf/*-old /var/log/apt /var/log/*.log \
@@ -48,7 +49,7 @@ COPY --from=build /opt/blip-serve/bin /opt/blip-serve/bin
 ENV PATH=/opt/blip-serve/bin:/usr/local/bin:/usr/bin:/bin \
     BLIP_MODELS=/etc/blip-serve/models.toml
 EXPOSE 8080
-# No name and no home: nothing is written but what --graph-cache names.
+# A user without name and home directory: the service only writes to the folder of --graph-cache.
 USER 65532:65532
 ENTRYPOINT ["blip-serve"]
 HEALTHCHECK --interval=10s --timeout=5s --start-period=300s CMD ["blip-serve", "health"]
@@ -62,13 +63,13 @@ LABEL org.opencontainers.image.title="blip-serve" \
 
 FROM runtime AS cpu
 COPY deploy/container/cpu.toml /etc/blip-serve/models.toml
-# Beside the binary's folder, where the binary looks for it.
+# ../lib of the binary, where the binary looks for it.
 COPY --from=cpu-library /opt/blip-serve/lib /opt/blip-serve/lib
 
 FROM toolchain AS cuda-library
 COPY requirements/onnxruntime-gpu.txt requirements/cuda.txt requirements/
 COPY scripts/release/fetch_onnxruntime.py scripts/release/
-# TensorRT is not used; headers and archives are for compilers.
+# Removes what the service does not load: TensorRT here, headers, archives and Python files below.
 RUN python3 scripts/release/fetch_onnxruntime.py --gpu --output /opt/blip-serve \
     && rm /opt/blip-serve/lib/libonnxruntime_providers_tensorrt.so
 RUN python3 -m pip install --quiet --no-cache-dir --no-input --no-deps --only-binary=:all: --require-hashes \
@@ -76,7 +77,7 @@ RUN python3 -m pip install --quiet --no-cache-dir --no-input --no-deps --only-bi
     && find /opt/wheels/nvidia \( -name '*.a' -o -name '*.py' -o -name include \) -prune -exec rm -r {} +
 
 FROM runtime AS cuda
-# What NVIDIA's container runtime puts in from the machine: the driver, for computing.
+# NVIDIA's container runtime mounts the machine's driver, with these capabilities.
 ENV NVIDIA_VISIBLE_DEVICES=all \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility \
     BLIP_CUDA_LIBRARIES=/opt/nvidia
@@ -89,9 +90,9 @@ WORKDIR /opt/blip-serve
 COPY requirements/export.txt requirements/
 RUN pip install --quiet --no-cache-dir --no-input --no-deps --only-binary=:all: --require-hashes --requirement requirements/export.txt
 COPY python/blip_onnx blip_onnx
-# torch asks for the user's name, which nobody has given.
+# torch reads the name of the user, which has no entry in /etc/passwd.
 ENV USER=exporter HOME=/tmp HF_HOME=/tmp/huggingface PYTHONDONTWRITEBYTECODE=1 PYTHONPATH=/opt/blip-serve
-# A new volume gets the folder's owner.
+# A new volume is owned by the owner of this folder.
 RUN install -d -o 65532 -g 65532 /bundles \
     && find / -xdev -type f -perm /6000 -exec chmod a-s {} +
 USER 65532:65532

@@ -1,7 +1,6 @@
-"""Writes the Grafana dashboard from the list of panels below: `make manifests`.
+"""Writes the Grafana dashboard, files/dashboard.json of the chart, from the panels below: `make manifests`.
 
-A panel is a title, a unit of Grafana's, and expressions with their legends. `$selector` limits every series to what is chosen
-at the top. The file is files/dashboard.json of the chart.
+`$selector` in an expression limits its series to the namespaces and pods selected in the dashboard.
 """
 
 from __future__ import annotations
@@ -9,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,114 +18,136 @@ SOURCE = {"type": "prometheus", "uid": "${datasource}"}
 WIDTH, HEIGHT = 8, 8
 
 
+@dataclass(frozen=True)
+class Series:
+    """An expression in PromQL, and the legend of its series."""
+
+    expression: str
+    legend: str = ""
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A panel over time; `unit` is the name of a unit in Grafana."""
+
+    title: str
+    unit: str
+    series: list[Series]
+
+
 def rate(metric: str, by: str, more: str = "") -> str:
-    """Per second, summed by labels."""
+    """Return the rate per second, summed by labels."""
     chosen = f"$selector, {more}" if more else "$selector"
     return f"sum by ({by}) (rate({metric}{{{chosen}}}[$__rate_interval]))"
 
 
-def quantiles(metric: str, by: str = "", more: str = "") -> list[tuple[str, str]]:
-    """Median, 95th and 99th percentile of a histogram."""
+def rate_by(metric: str, by: str, more: str = "") -> Series:
+    """Return the rate per second by labels, which are its legend."""
+    legend = " ".join(f"{{{{{label}}}}}" for label in by.split(", "))
+    return Series(rate(metric, by, more), legend)
+
+
+def quantiles(metric: str, by: str = "", more: str = "") -> list[Series]:
+    """Return the median, 95th and 99th percentile of a histogram."""
     labels = f"le, {by}" if by else "le"
     legend = f" {{{{{by}}}}}" if by else ""
     buckets = rate(f"{metric}_bucket", labels, more)
-    return [(f"histogram_quantile(0.{q}, {buckets})", f"p{q}{legend}") for q in ("50", "95", "99")]
+    return [
+        Series(f"histogram_quantile(0.{percent}, {buckets})", f"p{percent}{legend}")
+        for percent in (50, 95, 99)
+    ]
 
 
-def mean(metric: str, by: str) -> list[tuple[str, str]]:
-    """Sum over count of a histogram."""
-    return [(f"{rate(f'{metric}_sum', by)} / {rate(f'{metric}_count', by)}", f"{{{{{by}}}}}")]
+def mean(metric: str, by: str) -> list[Series]:
+    """Return the mean of a histogram, its sum divided by its count."""
+    expression = f"{rate(f'{metric}_sum', by)} / {rate(f'{metric}_count', by)}"
+    return [Series(expression, f"{{{{{by}}}}}")]
 
 
-def gauge(metric: str, by: str) -> tuple[str, str]:
-    """A gauge, summed by a label."""
-    return (f"sum by ({by}) ({metric}{{$selector}})", f"{{{{{by}}}}}")
+def gauge(metric: str, by: str) -> Series:
+    """Return a gauge, summed by a label."""
+    return Series(f"sum by ({by}) ({metric}{{$selector}})", f"{{{{{by}}}}}")
 
 
-def hits(cache: str) -> tuple[str, str]:
-    """Share of look-ups that found something."""
-    found = rate("blip_cache_lookups_total", "model", f'cache="{cache}", result="hit"')
-    asked = rate("blip_cache_lookups_total", "model", f'cache="{cache}"')
-    return (f"{found} / {asked}", f"{cache} {{{{model}}}}")
+def hit_ratio(cache: str) -> Series:
+    """Return the share of look-ups that are hits."""
+    hits = rate("blip_cache_lookups_total", "model", f'cache="{cache}", result="hit"')
+    lookups = rate("blip_cache_lookups_total", "model", f'cache="{cache}"')
+    return Series(f"{hits} / {lookups}", f"{cache} {{{{model}}}}")
 
 
-def share(part: str, whole: str, legend: str) -> tuple[str, str]:
-    """The fullest pod."""
-    return (f"max({part}{{$selector}} / {whole}{{$selector}})", legend)
+def utilisation(part: str, whole: str, legend: str) -> Series:
+    """Return the highest utilisation of all pods."""
+    return Series(f"max({part}{{$selector}} / {whole}{{$selector}})", legend)
 
 
-ROWS: dict[str, list[tuple[str, str, list[tuple[str, str]]]]] = {
+ROWS: dict[str, list[Panel]] = {
     "Requests": [
-        ("Requests by outcome", "reqps", [(rate("blip_requests_total", "outcome"), "{{outcome}}")]),
-        ("Duration", "s", quantiles("blip_request_duration_seconds")),
-        (
-            "What went wrong",
+        Panel("Requests by outcome", "reqps", [rate_by("blip_requests_total", "outcome")]),
+        Panel("Duration", "s", quantiles("blip_request_duration_seconds")),
+        Panel(
+            "Requests that did not succeed",
             "reqps",
-            [
-                (
-                    rate("blip_requests_total", "outcome, reason", 'outcome!="ok"'),
-                    "{{outcome}} {{reason}}",
-                )
-            ],
+            [rate_by("blip_requests_total", "outcome, reason", 'outcome!="ok"')],
         ),
-        (
+        Panel(
             "Requests by surface and model",
             "reqps",
-            [(rate("blip_requests_total", "surface, model"), "{{surface}} {{model}}")],
+            [rate_by("blip_requests_total", "surface, model")],
         ),
-        ("Requests by key", "reqps", [(rate("blip_requests_total", "key"), "{{key}}")]),
-        (
-            "Image URLs refused",
-            "ops",
-            [(rate("blip_image_url_refusals_total", "reason"), "{{reason}}")],
-        ),
+        Panel("Requests by key", "reqps", [rate_by("blip_requests_total", "key")]),
+        Panel("Image URLs refused", "ops", [rate_by("blip_image_url_refusals_total", "reason")]),
     ],
-    "How full": [
-        (
-            "Bounds, the fullest pod",
+    "Saturation": [
+        Panel(
+            "Utilisation of limits, highest of all pods",
             "percentunit",
             [
-                share("blip_requests_in_flight", "blip_queue_capacity", "requests"),
-                share("blip_in_flight_bytes", "blip_in_flight_bytes_limit", "bytes of bodies"),
-                share("process_open_fds", "process_max_fds", "open files"),
+                utilisation("blip_requests_in_flight", "blip_queue_capacity", "requests"),
+                utilisation(
+                    "blip_in_flight_bytes", "blip_in_flight_bytes_limit", "bytes of bodies"
+                ),
+                utilisation("process_open_fds", "process_max_fds", "open files"),
             ],
         ),
-        ("Requests in flight", "none", [gauge("blip_requests_in_flight", "pod")]),
-        ("Waiting for the engine", "none", [gauge("blip_queue_depth", "model")]),
-        (
+        Panel("Requests in flight", "none", [gauge("blip_requests_in_flight", "pod")]),
+        Panel("Engine queue", "none", [gauge("blip_queue_depth", "model")]),
+        Panel(
             "Connections",
             "none",
             [
                 gauge("blip_connections", "pod"),
-                (rate("blip_connections_total", "pod"), "new per second {{pod}}"),
+                Series(rate("blip_connections_total", "pod"), "new per second {{pod}}"),
             ],
         ),
-        ("Bytes of bodies", "bytes", [gauge("blip_in_flight_bytes", "pod")]),
-        ("Ready", "none", [gauge("blip_ready", "pod")]),
+        Panel("Bytes of bodies in flight", "bytes", [gauge("blip_in_flight_bytes", "pod")]),
+        Panel("Ready", "none", [gauge("blip_ready", "pod")]),
     ],
     "Models": [
-        ("Captions", "ops", [(rate("blip_captions_total", "model"), "{{model}}")]),
-        ("Tokens", "ops", [(rate("blip_generated_tokens_total", "model"), "{{model}}")]),
-        ("Tokens in a caption", "none", mean("blip_caption_tokens", "model")),
-        ("Stages, 95th percentile", "s", quantiles("blip_stage_duration_seconds", "stage")[1:2]),
-        ("Stages, mean", "s", mean("blip_stage_duration_seconds", "stage")),
-        (
-            "Where the time goes",
-            "s",
-            [(rate("blip_stage_duration_seconds_sum", "stage"), "{{stage}}")],
+        Panel("Captions", "ops", [rate_by("blip_captions_total", "model")]),
+        Panel("Tokens", "ops", [rate_by("blip_generated_tokens_total", "model")]),
+        Panel("Tokens per caption", "none", mean("blip_caption_tokens", "model")),
+        Panel(
+            "Stages, 95th percentile", "s", quantiles("blip_stage_duration_seconds", "stage")[1:2]
         ),
-        ("Rows in a decoder step", "none", mean("blip_decoder_step_rows", "model")),
-        ("Rows being decoded", "none", [gauge("blip_decoder_rows", "model")]),
-        ("Found in the caches", "percentunit", [hits("caption"), hits("image")]),
+        Panel("Stages, mean", "s", mean("blip_stage_duration_seconds", "stage")),
+        Panel(
+            "Time in each stage, per second",
+            "s",
+            [rate_by("blip_stage_duration_seconds_sum", "stage")],
+        ),
+        Panel("Rows per decoder step", "none", mean("blip_decoder_step_rows", "model")),
+        Panel("Rows in the decoder", "none", [gauge("blip_decoder_rows", "model")]),
+        Panel("Cache hit ratio", "percentunit", [hit_ratio("caption"), hit_ratio("image")]),
     ],
     "Process": [
-        ("Processor", "none", [(rate("process_cpu_seconds_total", "pod"), "{{pod}}")]),
-        ("Memory", "bytes", [gauge("process_resident_memory_bytes", "pod")]),
-        (
+        Panel("CPU", "none", [rate_by("process_cpu_seconds_total", "pod")]),
+        Panel("Memory", "bytes", [gauge("process_resident_memory_bytes", "pod")]),
+        Panel(
             "Reloads",
             "none",
             [
-                (
+                Series(
                     "sum by (what, outcome) (increase(blip_reloads_total{$selector}[$__interval]))",
                     "{{what}} {{outcome}}",
                 )
@@ -133,91 +155,83 @@ ROWS: dict[str, list[tuple[str, str, list[tuple[str, str]]]]] = {
         ),
     ],
 }
-TABLES = [
-    ("Models", "blip_model_info{$selector}"),
-    ("Seconds that loading took", "blip_model_load_duration_seconds{$selector}"),
-    ("Builds", "blip_build_info{$selector}"),
-]
+TABLES = {
+    "Models": "blip_model_info{$selector}",
+    "Load duration of models, in seconds": "blip_model_load_duration_seconds{$selector}",
+    "Builds": "blip_build_info{$selector}",
+}
 
 
-def panel(number: int, title: str, row: int, column: int, **more: Any) -> dict[str, Any]:
-    """What every panel has."""
+def render_panel(number: int, title: str, row: int, column: int, **more: Any) -> dict[str, Any]:
+    """Return a panel with its place in the grid."""
     place = {"h": HEIGHT, "w": WIDTH, "x": column * WIDTH, "y": row}
     return {"id": number, "title": title, "datasource": SOURCE, "gridPos": place} | more
 
 
-def series(expressions: list[tuple[str, str]]) -> list[dict[str, Any]]:
-    """The targets of a panel over time."""
+def render_targets(series: list[Series]) -> list[dict[str, Any]]:
+    """Return the targets of a panel."""
     return [
         {
             "refId": chr(ord("A") + index),
             "datasource": SOURCE,
-            "expr": expression.replace("$selector", SELECTOR),
-            "legendFormat": legend,
+            "expr": each.expression.replace("$selector", SELECTOR),
+            "legendFormat": each.legend,
         }
-        for index, (expression, legend) in enumerate(expressions)
+        for index, each in enumerate(series)
     ]
 
 
-def variable(name: str, label: str, query: str) -> dict[str, Any]:
-    """A choice at the top, all by default."""
-    everything = {"text": "All", "value": "$__all"}
-    more = {
-        "includeAll": True,
-        "multi": True,
-        "allValue": ".*",
-        "refresh": 2,
-        "current": everything,
-    }
-    chosen = {"query": query, "refId": name}
+def render_variable(name: str, label: str, query: str) -> dict[str, Any]:
+    """Return a selection at the top of the dashboard, of all values by default."""
     return {
         "type": "query",
         "name": name,
         "label": label,
         "datasource": SOURCE,
-        "query": chosen,
+        "query": {"query": query, "refId": name},
         "definition": query,
-    } | more
+        "includeAll": True,
+        "multi": True,
+        "allValue": ".*",
+        "refresh": 2,
+        "current": {"text": "All", "value": "$__all"},
+    }
 
 
 def dashboard() -> dict[str, Any]:
-    """All of it."""
+    """Return the dashboard as JSON values."""
     panels: list[dict[str, Any]] = []
     y = 0
     for heading, entries in ROWS.items():
         place = {"h": 1, "w": 3 * WIDTH, "x": 0, "y": y}
-        panels.append(
-            {
-                "id": len(panels) + 1,
-                "type": "row",
-                "title": heading,
-                "gridPos": place,
-                "collapsed": False,
-                "panels": [],
-            }
-        )
+        row = {"id": len(panels) + 1, "type": "row", "title": heading, "gridPos": place}
+        panels.append(row | {"collapsed": False, "panels": []})
         y += 1
-        for index, (title, unit, expressions) in enumerate(entries):
-            field = {
-                "defaults": {"unit": unit, "min": 0, "custom": {"fillOpacity": 10}},
-                "overrides": [],
+        for index, entry in enumerate(entries):
+            defaults = {"unit": entry.unit, "min": 0, "custom": {"fillOpacity": 10}}
+            body = {
+                "type": "timeseries",
+                "targets": render_targets(entry.series),
+                "fieldConfig": {"defaults": defaults, "overrides": []},
             }
-            body = {"type": "timeseries", "targets": series(expressions), "fieldConfig": field}
-            panels.append(panel(len(panels) + 1, title, y + index // 3 * HEIGHT, index % 3, **body))
+            top, column = y + index // 3 * HEIGHT, index % 3
+            panels.append(render_panel(len(panels) + 1, entry.title, top, column, **body))
         y += (len(entries) + 2) // 3 * HEIGHT
-    for index, (title, expression) in enumerate(TABLES):
-        target = series([(expression, "")])[0] | {"format": "table", "instant": True}
-        shown = [{"id": "labelsToFields"}, {"id": "merge"}]
-        body = {"type": "table", "targets": [target], "transformations": shown}
-        panels.append(panel(len(panels) + 1, title, y, index, **body))
+    for index, (title, expression) in enumerate(TABLES.items()):
+        target = render_targets([Series(expression)])[0] | {"format": "table", "instant": True}
+        transformations = [{"id": "labelsToFields"}, {"id": "merge"}]
+        body = {"type": "table", "targets": [target], "transformations": transformations}
+        panels.append(render_panel(len(panels) + 1, title, y, index, **body))
     datasource = {
         "type": "datasource",
         "name": "datasource",
         "label": "Data source",
         "query": "prometheus",
     }
-    namespace = variable("namespace", "Namespace", "label_values(blip_build_info, namespace)")
-    pods = variable("pod", "Pod", 'label_values(blip_build_info{namespace=~"$namespace"}, pod)')
+    query = "label_values(blip_build_info, namespace)"
+    namespace = render_variable("namespace", "Namespace", query)
+    query = 'label_values(blip_build_info{namespace=~"$namespace"}, pod)'
+    pods = render_variable("pod", "Pod", query)
     return {
         "uid": "blip-serve",
         "title": "blip-serve",

@@ -1,6 +1,6 @@
-"""Writes deploy/kubernetes from the Helm chart, for those who apply files: `make manifests`.
+"""Renders deploy/kubernetes from the Helm chart, for deployments without Helm: `make manifests`.
 
-The manifests of the service want nothing but Kubernetes itself; what needs an operator is in files of its own.
+The manifests of the service need only Kubernetes; resources of operators are in separate files.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ HELM = ROOT / ".tools" / "helm"
 CHART = ROOT / "deploy" / "helm" / "blip-serve"
 OUTPUT = ROOT / "deploy" / "kubernetes"
 NAME = "blip-serve"
-PLAIN = ("metrics.serviceMonitor", "metrics.prometheusRule", "metrics.dashboard")
-HEADING = "# Made from deploy/helm/blip-serve by `make manifests`.\n"
+OPERATOR_SWITCHES = ("metrics.serviceMonitor", "metrics.prometheusRule", "metrics.dashboard")
+HEADING = "# Generated from deploy/helm/blip-serve by `make manifests`.\n"
 NAMESPACE = f"""\
 ---
 apiVersion: v1
@@ -29,32 +29,32 @@ metadata:
 
 
 def template(*arguments: str, values: Path | None = None) -> str:
-    """The chart's manifests; subprocess.CalledProcessError with Helm's words if it refuses."""
+    """Render the chart; raises subprocess.CalledProcessError with Helm's output if that fails."""
     command = [str(HELM), "template", NAME, str(CHART), "--namespace", NAME, *arguments]
     command += ["--values", str(values)] if values else []
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
-def only(name: str, values: str, *arguments: str) -> str:
-    """One template of the chart."""
+def render_one(name: str, values: str, *arguments: str) -> str:
+    """Render one template of the chart."""
     file = CHART / f"values-{values}.yaml"
     return template("--show-only", f"templates/{name}.yaml", *arguments, values=file)
 
 
-def service(values: str, *arguments: str) -> str:
-    """The service, with its namespace and without what needs an operator."""
-    switches = [part for name in PLAIN for part in ("--set", f"{name}.enabled=false")]
+def render_service(values: str, *arguments: str) -> str:
+    """Render the service with its namespace and without the resources of operators."""
+    switches = [f"--set={name}.enabled=false" for name in OPERATOR_SWITCHES]
     file = CHART / f"values-{values}.yaml"
     return NAMESPACE + template("--skip-tests", *switches, *arguments, values=file)
 
 
 def render() -> dict[str, str]:
-    """File names and what is in them."""
+    """Return the texts of all files by name."""
     texts = {
-        "cpu.yaml": service("cpu"),
-        "gpu.yaml": service("gpu", "--set", "autoscaling.kind=none"),
-        "gpu-keda.yaml": only("scaledobject", "gpu"),
-        "monitoring.yaml": only("monitoring", "cpu"),
+        "cpu.yaml": render_service("cpu"),
+        "gpu.yaml": render_service("gpu", "--set", "autoscaling.kind=none"),
+        "gpu-keda.yaml": render_one("scaledobject", "gpu"),
+        "monitoring.yaml": render_one("monitoring", "cpu"),
     }
     return {name: HEADING + text for name, text in texts.items()}
 

@@ -10,7 +10,7 @@ from bench.images import jpegs
 from bench.measure import interleave, ratios, timed
 from bench.settings import Result, Settings
 from bench.subjects.peers import RawSessions, Transformers
-from bench.subjects.served import Client, Counters, body, serving
+from bench.subjects.served import Client, Counters, body, start_service
 
 _BEAMS = 3
 
@@ -32,7 +32,7 @@ def measure(settings: Settings) -> Result:
         seen = ids.setdefault(name, [])
         return lambda index: timed(lambda: seen.append(peers[name].caption(pictures[index])))
 
-    with serving(settings, model.bundles) as service:
+    with start_service(settings, model.bundles) as service:
         client = Client(service)
         before = {name: Counters.read(service, name) for name in model.bundles}
         steps: dict[str, list[float]] = {}

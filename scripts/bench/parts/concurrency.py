@@ -11,7 +11,7 @@ from bench.images import jpegs
 from bench.measure import interleave, ratios, timed
 from bench.models import bundle_bytes
 from bench.settings import Result, Settings
-from bench.subjects.served import MAX_ROWS, Client, Counters, body, serving
+from bench.subjects.served import MAX_ROWS, Client, Counters, body, start_service
 from service import Service
 
 _PRECISION = "int8"
@@ -24,7 +24,7 @@ def measure(settings: Settings) -> Result:
     bundle = settings.model.bundles[_PRECISION]
     requests = [body(image) for image in jpegs(settings.requests)]
     result = Result()
-    with serving(settings, {_PRECISION: bundle}) as service:
+    with start_service(settings, {_PRECISION: bundle}) as service:
         before = Counters.read(service, _PRECISION)
 
         def in_a_row(_: int) -> list[float]:

@@ -11,7 +11,7 @@ from bench.load_generators.closed_loop import Load
 from bench.measure import Spread, interleave
 from bench.models import scenes
 from bench.settings import FORCED, Result, Settings
-from bench.subjects.served import Counters, body, serving
+from bench.subjects.served import Counters, body, start_service
 from reliability.load.metrics import metric
 from service import Service, stubs
 
@@ -27,7 +27,7 @@ def measure(settings: Settings) -> Result:
     result = Result()
     pictures = jpegs(settings.few(64))
     model = scenes()
-    with serving(settings, {model.name: model.bundles["fp32"]}) as service:
+    with start_service(settings, {model.name: model.bundles["fp32"]}) as service:
         before = Counters.read(service, model.name)
         bodies = [body(image) for image in pictures]
         messages = [_message(image) for image in pictures]

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from bench.images import jpegs
 from bench.settings import Result, Settings
-from bench.subjects.served import Client, Counters, body, serving
+from bench.subjects.served import Client, Counters, body, start_service
 
 
 def measure(settings: Settings) -> Result:
     """Share of a request's time outside the runs of graphs, by the service's own clock."""
     result = Result()
     for precision, bundle in settings.model.bundles.items():
-        with serving(settings, {precision: bundle}) as service:
+        with start_service(settings, {precision: bundle}) as service:
             client = Client(service)
             outside, outside_engine = [], []
             for index, image in enumerate(jpegs(settings.few(30) + 1)):

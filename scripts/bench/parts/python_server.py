@@ -23,7 +23,7 @@ from bench.load_generators import closed_loop
 from bench.measure import interleave, ratios
 from bench.models import scenes
 from bench.settings import NEW_TOKENS, Result, Settings
-from bench.subjects.served import Counters, body, serving
+from bench.subjects.served import Counters, body, start_service
 from parity.models import available_cores
 from service import ROOT, START_SECONDS, STOP_SECONDS, direct, free_port
 
@@ -108,7 +108,7 @@ def _final(
         servers |= {str(key): stack.enter_context(python_server(key)) for key in finalists}
         services = {}
         for count, name in own.items():
-            serve = serving(settings, {model.name: model.bundles["fp32"]}, instances=count)
+            serve = start_service(settings, {model.name: model.bundles["fp32"]}, instances=count)
             services[name] = service = stack.enter_context(serve)
             servers[name] = Turns(f"{service.url}/v1/captions", service.process.pid)
         before = {name: Counters.read(service, model.name) for name, service in services.items()}

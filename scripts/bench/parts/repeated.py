@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bench.images import jpegs
 from bench.settings import Result, Settings
-from bench.subjects.served import Caches, Client, Counters, body, serving
+from bench.subjects.served import Caches, Client, Counters, body, start_service
 
 _CACHES = Caches(captions=16_000_000, images=512_000_000)
 _PRECISION = "int8"
@@ -13,7 +13,9 @@ _PRECISION = "int8"
 def measure(settings: Settings) -> Result:
     """Each picture twice in a row."""
     result = Result()
-    with serving(settings, {_PRECISION: settings.model.bundles[_PRECISION]}, _CACHES) as service:
+    with start_service(
+        settings, {_PRECISION: settings.model.bundles[_PRECISION]}, _CACHES
+    ) as service:
         client = Client(service)
         client.caption(body(jpegs(1, seed=1)[0]))
         first, again, unchanged = [], [], []

@@ -48,7 +48,7 @@ def models_toml(bundles: dict[str, Path], caches: Caches, instances: int = 1) ->
 
 
 @contextmanager
-def serving(
+def start_service(
     settings: Settings, bundles: dict[str, Path], caches: Caches = OFF, instances: int = 1
 ) -> Iterator[Service]:
     """A running service with these bundles alone."""

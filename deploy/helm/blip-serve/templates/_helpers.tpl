@@ -41,7 +41,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- else if eq .kind "export" -}}
 {{ $.Values.image.repository }}:{{ $.Chart.AppVersion }}-export
 {{- else -}}
-{{ fail "bundles.init.image: an image that has curl, tar and sha256sum" }}
+{{ fail "bundles.init.image: required, an image that has curl, tar and sha256sum" }}
 {{- end -}}
 {{- end -}}
 {{- end -}}
@@ -66,7 +66,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- default (printf "%s-bundles" (include "blip-serve.fullname" .)) .Values.bundles.existingClaim -}}
 {{- end -}}
 
-{{/* A setting's value as the environment has it: Helm reads whole numbers as floats. */}}
+{{/* The value of a setting as text; Helm reads whole numbers as floats. */}}
 {{- define "blip-serve.text" -}}
 {{- if kindIs "slice" . -}}
 {{ join "," . }}
@@ -77,14 +77,14 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- end -}}
 {{- end -}}
 
-{{/* preStop, then the service's own delay and drain, then a margin: SIGKILL must find nobody. */}}
+{{/* preStop, then the service's drain delay and shutdown grace, then a margin, so that no request ends by SIGKILL. */}}
 {{- define "blip-serve.gracePeriod" -}}
 {{- $delay := dig "drain-delay" 2 .Values.settings | float64 -}}
 {{- $drain := dig "shutdown-grace" 30 .Values.settings | float64 -}}
 {{- addf (float64 .Values.preStopSeconds) $delay $drain 5 | ceil | int -}}
 {{- end -}}
 
-{{/* Prometheus' view of this release's pods. */}}
+{{/* The label matchers of this release's pods in Prometheus. */}}
 {{- define "blip-serve.series" -}}
 {namespace={{ .Release.Namespace | quote }}, pod=~"{{ include "blip-serve.fullname" . }}-.+"}
 {{- end -}}

@@ -13,12 +13,12 @@ initContainers:
       - |
         test -e "/bundles/$NAME/manifest.json" && exit 0
         {{- if eq .kind "export" }}
-        # Another pod may do the same and be first: then this one fails, starts again and finds it.
+        # If another pod exports at the same time and is first, this container fails, restarts and finds the bundle.
         exec python -m blip_onnx --model "$MODEL" --revision "$REVISION" --output "/bundles/$NAME"
         {{- else }}
         curl --fail --silent --show-error --location --proto =https --output /tmp/bundle.tar.gz "$URL"
         echo "$SHA256  /tmp/bundle.tar.gz" | sha256sum -c -
-        # Another pod may do the same: the folder appears whole or not at all.
+        # Another pod may do the same, so the complete folder is renamed in one step.
         unpacked="/bundles/.$NAME-$(hostname)"
         trap 'rm -rf "$unpacked"' EXIT
         mkdir -p "$unpacked"
