@@ -1,1 +1,1 @@
-"""Measures the service against what else could serve BLIP, in interleaved runs: `make bench`."""
+"""Measures the service against other ways to serve BLIP, in interleaved runs: `make bench`."""

@@ -1,10 +1,10 @@
-"""Measures the service against what else could serve BLIP; one table of ratios.
+"""Measures the service against other ways to serve BLIP and prints a table of ratios.
 
     python -m bench [--only PART ...] [--quick] [--report docs/benchmarks.md]
 
-Each part lets its subjects take turns and writes `build/bench/results/<part>.json`. Models with the
-shape of BLIP-large and random weights are made and exported first, if not there yet (minutes,
-16 GB of memory). `make bench` installs what the parts need and runs them all.
+Each part runs its subjects in turn and writes `build/bench/results/<part>.json`. Models with the
+shape of BLIP-large and random weights are made and exported first, if they are missing (minutes,
+16 GB of memory). `make bench` installs the tools of all parts and runs them.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ from service import ROOT, default_binary
 
 logger = logging.getLogger("bench")
 
-# By module of `bench.parts`, in the order of a full run.
+# The modules of `bench.parts` with their descriptions, in the order of a full run.
 PARTS = {
     "captions": "whole captions of one request, and their steps",
-    "encoder": "the vision graph against its floor",
+    "encoder": "the vision graph against its lower bound",
     "steps": "decoder steps of many rows",
-    "concurrency": "16 requests at once, and their memory",
+    "concurrency": "16 concurrent requests, and their memory",
     "overhead": "time outside ONNX Runtime",
-    "repeated": "the same picture again",
-    "preprocess": "file to pixel values",
+    "repeated": "repeated requests with caches",
+    "preprocess": "image file to pixel values",
     "python_server": "requests per second against LitServe",
     "load": "closed and open loops over REST and gRPC",
 }
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parts = "; ".join(f"{name}: {about}" for name, about in PARTS.items())
     parser = argparse.ArgumentParser(description="Measure blip-serve.", epilog=f"Parts: {parts}.")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), metavar="PART")
@@ -44,16 +44,16 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--binary", type=Path, default=default_binary())
     parser.add_argument("--work", type=Path, default=ROOT / "build" / "bench")
     parser.add_argument(
-        "--report", type=Path, help="measure nothing; write the figures seen into this page"
+        "--report", type=Path, help="measure nothing; write the measured figures into this page"
     )
     return parser.parse_args(arguments)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Measure, or report."""
+    """Measure the chosen parts, or write the report."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     options = parse_arguments(arguments)
-    # torch takes seconds to import; a mistake on the command line need not wait for it.
+    # torch takes seconds to import, so errors of the command line are reported before.
     from bench import report
     from bench.settings import Settings
 

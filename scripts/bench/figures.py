@@ -1,4 +1,4 @@
-"""The figures that have something to reach, in the order of the table."""
+"""The figures that have a goal, in the order of the table."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from bench.models import PRECISIONS
 
 @dataclass(frozen=True)
 class Goal:
-    """What a figure's median is to reach, and what would be better still."""
+    """The limit for a figure's median, and a stretch goal."""
 
     limit: float
     stretch: float | None = None
     at_least: bool = True
 
     def is_reached(self, seen: Spread) -> bool:
-        """Whether the median is on the right side."""
+        """Whether the median is on the right side of the limit."""
         return seen.median >= self.limit if self.at_least else seen.median <= self.limit
 
     def __str__(self) -> str:
@@ -31,7 +31,7 @@ def _at_most(limit: float, stretch: float | None = None) -> Goal:
 
 
 def _each(name: str, goals: Iterable[Goal]) -> dict[str, Goal]:
-    """The same figure in every precision."""
+    """Return one figure with a goal for each precision."""
     return {f"{name}, {key}": goal for key, goal in zip(PRECISIONS, goals, strict=True)}
 
 

@@ -1,4 +1,4 @@
-"""Distinct pictures, as the files that a client sends."""
+"""Distinct JPEG files."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ SIZE = (640, 480)
 
 
 def jpegs(count: int, size: tuple[int, int] = SIZE, seed: int = 0) -> list[bytes]:
-    """Distinct JPEG files: smooth colours under noise, as large as photographs of their size."""
+    """Make distinct JPEG files: smooth colours with noise, with the file size of photographs."""
     rng = np.random.default_rng(seed)
     return [_jpeg(rng, size) for _ in range(count)]
 

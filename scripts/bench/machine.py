@@ -1,4 +1,4 @@
-"""Where the figures come from: the machine and the versions."""
+"""The machine and the versions that the figures were measured with."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from parity.models import available_cores
 from service import ROOT
 
 _PACKAGES = ("torch", "transformers", "onnxruntime", "pillow", "numpy")
-# What decides how fast int8 and bf16 are.
+# The instruction sets that determine the speed of int8 and bf16.
 _EXTENSIONS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "amx_bf16")
 _COMMANDS = {
     "rustc": ["rustc", "--version"],
@@ -22,8 +22,8 @@ _COMMANDS = {
 }
 
 
-def machine() -> dict[str, Any]:
-    """Processor, cores, memory."""
+def describe_machine() -> dict[str, Any]:
+    """Describe processor, cores and memory."""
     lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
     fields = {
         key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)
@@ -36,13 +36,13 @@ def machine() -> dict[str, Any]:
         "cores": available_cores(),
         "memory GB": round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e9, 1),
         "kernel": platform.release(),
-        # More than the cores means that others were at work, too.
+        # Above 0 other processes were running; the figures are then less reliable.
         "load average before": os.getloadavg()[0],
     }
 
 
-def versions(binary: Path) -> dict[str, str]:
-    """The service, its peers and the tools."""
+def read_versions(binary: Path) -> dict[str, str]:
+    """Return the versions of the service, its peers and the tools."""
     found = {name: importlib.metadata.version(name) for name in _PACKAGES}
     found["python"] = platform.python_version()
     for package in (ROOT / ".venv-bench").glob("lib/*/site-packages/litserve-*.dist-info"):

@@ -1,7 +1,7 @@
-"""Interleaved repetitions, and what is said about them.
+"""Interleaved repetitions and their statistics.
 
-A machine's speed drifts, so subjects take turns (A B C A B C ...) and only ratios of one round are
-compared. The figure is the median of the rounds' ratios, its spread their quartiles.
+The speed of a machine drifts, so subjects take turns (A B C A B C ...) and ratios are computed
+within a round. A figure is the median of the ratios of all rounds, with their quartiles.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Spread:
-    """A figure seen in several rounds."""
+    """The statistics of a figure over several rounds."""
 
     median: float
     low: float
@@ -23,29 +23,29 @@ class Spread:
     rounds: int
 
     @classmethod
-    def of(cls, values: Sequence[float]) -> Spread:
-        """Median and quartiles; all of the range where there are fewer than four values."""
+    def from_values(cls, values: Sequence[float]) -> Spread:
+        """Compute median and quartiles, or the whole range for fewer than four values."""
         low, high = min(values), max(values)
         if len(values) >= 4:
             low, _, high = statistics.quantiles(values, n=4, method="inclusive")
         return cls(statistics.median(values), low, high, len(values))
 
     def json(self) -> dict[str, Any]:
-        """For the result file."""
+        """Return the values for the result file."""
         return asdict(self)
 
 
-def timed(work: Callable[[], Any]) -> float:
-    """Seconds that `work` takes."""
+def measure_seconds(work: Callable[[], Any]) -> float:
+    """Return the seconds that `work` takes."""
     start = time.perf_counter()
     work()
     return time.perf_counter() - start
 
 
 def interleave(subjects: Mapping[str, Callable[[int], Any]], rounds: int) -> dict[str, list[Any]]:
-    """What each subject returns for rounds 0, 1, ..., taking turns.
+    """Run all subjects in turn for rounds 0, 1, ... and return their results.
 
-    Round -1 comes first and warms up; what it returns is dropped.
+    Round -1 is the warm-up, whose results are dropped.
     """
     seen: dict[str, list[Any]] = {name: [] for name in subjects}
     for index in range(-1, rounds):
@@ -57,5 +57,5 @@ def interleave(subjects: Mapping[str, Callable[[int], Any]], rounds: int) -> dic
 
 
 def ratios(over: Sequence[float], under: Sequence[float]) -> list[float]:
-    """Round by round, `over / under`."""
+    """Return `over / under` for each round."""
     return [a / b for a, b in zip(over, under, strict=True)]

@@ -1,7 +1,8 @@
-"""What is measured: random checkpoints and their bundles, made once and kept.
+"""The models that are measured: random checkpoints and their bundles.
 
-BLIP-large's shape takes minutes to make and to export, so checkpoints and bundles stay in the work
-folder under a name that carries a hash of the files that made them: a changed exporter exports anew.
+A checkpoint with the shape of BLIP-large takes minutes to make and export, so checkpoints and
+bundles are kept in the work folder. Their names contain a hash of the source files that made them,
+so that a change of the exporter exports again.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ _RANDOM_CHECKPOINT = "scripts/oracle/random_checkpoint.py"
 
 @dataclass(frozen=True)
 class Model:
-    """A checkpoint and its bundles by precision."""
+    """A checkpoint with its bundles by precision."""
 
     name: str
     checkpoint: Path
@@ -32,13 +33,13 @@ class Model:
 
 
 def scenes() -> Model:
-    """The embedded model; it is fp32."""
+    """Return the embedded model, in fp32."""
     subject = embedded()
     return Model(EMBEDDED, subject.checkpoint, {"fp32": subject.bundle})
 
 
 def random_model(kind: str, work: Path) -> Model:
-    """A random checkpoint of this kind, exported in every precision; made if not there yet."""
+    """Return a random checkpoint of this kind with its bundles, which are made if missing."""
     made_by = _hash(_RANDOM_CHECKPOINT)
     exported_by = _hash(_EXPORTER)
     checkpoint = work / "checkpoints" / f"{kind}-{SEED}-{made_by}"
@@ -52,7 +53,7 @@ def random_model(kind: str, work: Path) -> Model:
         bundle = work / "bundles" / f"{checkpoint.name}-{precision}-{exported_by}"
         if not bundle.is_dir():
             logger.info("exporting %s", bundle.name)
-            # Captions of random weights say nothing about a precision; the gate is for pictures.
+            # The agreement of captions has no meaning for random weights.
             options = {"precision": precision, "min-agreement": 0}
             run_module("blip_onnx", threads, model=checkpoint, output=bundle, **options)
         bundles[precision] = bundle
@@ -60,7 +61,7 @@ def random_model(kind: str, work: Path) -> Model:
 
 
 def bundle_bytes(bundle: Path) -> int:
-    """Size of a bundle's files."""
+    """Return the size of a bundle's files in bytes."""
     return sum(path.stat().st_size for path in bundle.rglob("*") if path.is_file())
 
 

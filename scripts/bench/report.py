@@ -1,4 +1,4 @@
-"""Result files, the table on the terminal, and the table in docs/benchmarks.md."""
+"""The result files, and the tables on the terminal and in docs/benchmarks.md."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.figures import GOALS
-from bench.machine import machine, versions
+from bench.machine import describe_machine, read_versions
 from bench.measure import Spread
 from bench.settings import Result, Settings
 
@@ -19,7 +19,7 @@ _LOADS = ("closed loop", "open loop")
 
 
 def write_result(settings: Settings, part: str, run: dict[str, Any], result: Result) -> Path:
-    """One JSON file for a part; `run` says how and where it was measured."""
+    """Write one JSON file for a part; `run` describes the machine and the command."""
     content = {
         "part": part,
         **run,
@@ -34,12 +34,12 @@ def write_result(settings: Settings, part: str, run: dict[str, Any], result: Res
 
 
 def describe_run(settings: Settings, command: str) -> dict[str, Any]:
-    """To be called before a part begins: what else the machine does is seen in its load."""
+    """Describe command and machine; called before a part, for the load average of other processes."""
     return {
         "command": command,
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": machine(),
-        "versions": versions(settings.binary),
+        "machine": describe_machine(),
+        "versions": read_versions(settings.binary),
     }
 
 
@@ -51,18 +51,18 @@ def _figure(name: str, seen: Spread) -> dict[str, Any]:
 
 
 def read_results(work: Path, *, quick: bool = False) -> list[dict[str, Any]]:
-    """The result files of a work folder, quick ones or the others."""
+    """Read the result files of a work folder, of quick or of full runs."""
     files = sorted((work / "results").glob("*.json"))
     contents = [json.loads(file.read_text("utf-8")) for file in files]
     return [content for content in contents if content["quick"] == quick]
 
 
 def table(results: list[dict[str, Any]]) -> Iterator[str]:
-    """Markdown lines: the figures with a goal, in the goals' order, then the others."""
+    """Yield Markdown lines: the figures with a goal in the order of GOALS, then the others."""
     figures: dict[str, dict[str, Any]] = {}
     for result in results:
         figures |= result["figures"]
-    yield "| figure | seen: median (quartiles), rounds | to reach (better still) | reached |"
+    yield "| figure | median (quartiles), rounds | goal (stretch goal) | reached |"
     yield "|---|---|---|---|"
     for name in sorted(figures, key=lambda name: list(GOALS).index(name) if name in GOALS else 99):
         seen = figures[name]
@@ -72,13 +72,13 @@ def table(results: list[dict[str, Any]]) -> Iterator[str]:
 
 
 def load_table(results: list[dict[str, Any]]) -> Iterator[str]:
-    """Markdown lines: throughput and latency of the embedded model under load."""
+    """Yield Markdown lines: throughput and latency of the embedded model under load."""
     loads = [
         row for result in results for kind in _LOADS for row in result["details"].get(kind, [])
     ]
     if not loads:
         return
-    yield "| load | over | answered per second | p50, ms | p95, ms | p99, ms | failed |"
+    yield "| load | transport | answered per second | p50, ms | p95, ms | p99, ms | failed |"
     yield "|---|---|---|---|---|---|---|"
     for row in loads:
         rate = row.get("offered per second")
@@ -90,8 +90,8 @@ def load_table(results: list[dict[str, Any]]) -> Iterator[str]:
 
 
 def origin(results: list[dict[str, Any]]) -> Iterator[str]:
-    """Markdown lines: which part was measured when and where."""
-    yield "| part | at (UTC) | commit | machine | load average before |"
+    """Yield Markdown lines: time, commit and machine of each part."""
+    yield "| part | time (UTC) | commit | machine | load average before |"
     yield "|---|---|---|---|---|"
     for result in results:
         host = result["machine"]
@@ -111,5 +111,5 @@ def update_page(page: Path, results: list[dict[str, Any]]) -> None:
     text = page.read_text("utf-8")
     marked = re.compile(f"{re.escape(_BEGIN)}.*{re.escape(_END)}", re.DOTALL)
     if not marked.search(text):
-        raise SystemExit(f"error: {page} lacks {_BEGIN} and {_END}")
+        raise SystemExit(f"error: {page}: must contain {_BEGIN} and {_END}")
     page.write_text(marked.sub(lambda _: f"{_BEGIN}\n{body}\n{_END}", text), "utf-8")

@@ -1,4 +1,4 @@
-"""What a run of the benchmark is asked for, and what a part of it answers."""
+"""The settings of a run of the benchmark, and the result of a part."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from bench.measure import Spread
 
 NEW_TOKENS = 20
 FORCED = {"min_new_tokens": NEW_TOKENS, "max_new_tokens": NEW_TOKENS}
-"""Random weights end their captions anywhere: the length is forced, so that all do the same work."""
+"""A fixed length, so that all subjects do the same work: captions of random weights vary in length."""
 
 
 @dataclass(frozen=True)
@@ -24,38 +24,39 @@ class Settings:
     work: Path
     quick: bool = False
     rounds: int = 5
-    # Given by tests, which have made their own.
-    made: models.Model | None = None
+    # Set by tests instead of `models.random_model`.
+    given_model: models.Model | None = None
 
     @cached_property
     def model(self) -> models.Model:
-        """The random model: BLIP-large's shape, or a tiny one when quick."""
-        return self.made or models.random_model("tiny" if self.quick else "large", self.work)
+        """Return the random model: with BLIP-large's shape, or a tiny one when quick."""
+        kind = "tiny" if self.quick else "large"
+        return self.given_model or models.random_model(kind, self.work)
 
     @property
     def requests(self) -> int:
-        """How many requests come at once where company is measured; also rows of a full step."""
+        """Return the number of concurrent requests, which is also the rows of a full step."""
         return 4 if self.quick else 16
 
-    def few(self, count: int, quick: int = 2) -> int:
-        """`count`, or `quick` of them."""
+    def pick(self, count: int, quick: int = 2) -> int:
+        """Return `count`, or `quick` in a quick run."""
         return quick if self.quick else count
 
 
 @dataclass
 class Result:
-    """What one part has seen."""
+    """The result of one part."""
 
-    # By the names of `figures.GOALS`, and others without a goal.
+    # Figures by name; those of `figures.GOALS` have a goal.
     figures: dict[str, Spread] = field(default_factory=dict)
-    # Seconds, counters and whatever explains the figures.
+    # Seconds, counters and other values that explain the figures.
     details: dict[str, Any] = field(default_factory=dict)
 
     def add(self, name: str, values: Sequence[float]) -> None:
-        """A figure from its values round by round."""
-        self.figures[name] = Spread.of(values)
+        """Add a figure from its values of all rounds."""
+        self.figures[name] = Spread.from_values(values)
 
     def add_seconds(self, seen: dict[str, list[float]]) -> None:
-        """The raw times behind the ratios."""
+        """Add the times that the ratios are computed from."""
         times = self.details.setdefault("seconds", {})
-        times |= {name: Spread.of(values).json() for name, values in seen.items()}
+        times |= {name: Spread.from_values(values).json() for name, values in seen.items()}

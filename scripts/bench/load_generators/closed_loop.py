@@ -1,7 +1,7 @@
-"""Closed loops by Debian's load generators: so many connections, each waits for its answer.
+"""Closed loops by wrk and h2load: each connection waits for its response.
 
-wrk posts distinct pictures over REST. h2load speaks HTTP/2 but sends one file again and again, so
-over gRPC the picture is always the same one; with caches off that is the same work.
+wrk posts distinct images over REST. h2load speaks HTTP/2 but repeats one file, so over gRPC the
+image is always the same; with caches off the work is equal.
 """
 
 from __future__ import annotations
@@ -23,14 +23,12 @@ from service import ROOT, direct
 
 _SCRIPT = ROOT / "scripts" / "bench" / "load_generators" / "distinct.lua"
 _PACKAGES = {"wrk": "wrk", "h2load": "nghttp2-client"}
-
-
-DRAIN_SECONDS = 60
+_DRAIN_SECONDS = 60
 
 
 @dataclass(frozen=True)
 class Load:
-    """What a load generator saw; latencies in seconds."""
+    """The measurements of a load generator; latencies in seconds."""
 
     requests_per_second: float
     failed: int
@@ -39,49 +37,45 @@ class Load:
     p99: float
 
     @classmethod
-    def of(cls, latencies: Sequence[float], seconds: float, failed: int) -> Load:
-        """From the latency of every request that was answered."""
+    def from_latencies(cls, latencies: Sequence[float], seconds: float, failed: int) -> Load:
+        """Summarise the latencies of all answered requests."""
         cuts = quantiles(latencies, n=100, method="inclusive")
         return cls(len(latencies) / seconds, failed, cuts[49], cuts[94], cuts[98])
 
     def json(self) -> dict[str, Any]:
-        """For the result file."""
+        """Return the values for the result file."""
         return asdict(self)
 
 
 def require_tools() -> None:
-    """Say which Debian package is missing."""
+    """Exit with the names of the Debian packages that are missing."""
     missing = [package for tool, package in _PACKAGES.items() if not shutil.which(tool)]
     if missing:
         raise SystemExit(f"error: apt-get install {' '.join(missing)} (or `make bench-tools`)")
 
 
-def rest(url: str, bodies: Sequence[bytes], connections: int, seconds: float) -> Load:
-    """wrk on `url`."""
+def post_rest(url: str, bodies: Sequence[bytes], connections: int, seconds: float) -> Load:
+    """Run wrk on `url`."""
     with tempfile.NamedTemporaryFile(suffix=".jsonl") as file:
         file.write(b"\n".join(bodies))
         file.flush()
-        command = ["wrk", "--threads", "1", "--connections", str(connections)]
-        command += [
-            "--duration",
-            f"{seconds:.0f}s",
-            "--timeout",
-            "60s",
-            "--script",
-            str(_SCRIPT),
-            url,
-        ]
+        command = ["wrk", "--threads=1", f"--connections={connections}", "--timeout=60s"]
+        command += [f"--duration={seconds:.0f}s", f"--script={_SCRIPT}", url]
         output = _run(command, BODIES=file.name)
-    seen = json.loads(output.splitlines()[-1])
-    rate = seen.pop("requests") / seen.pop("seconds")
-    return Load(rate, **seen)
+    summary = json.loads(output.splitlines()[-1])
+    rate = summary.pop("requests") / summary.pop("seconds")
+    return Load(rate, **summary)
 
 
-def grpc(address: str, message: bytes, connections: int, seconds: float) -> Load:
-    """h2load on `blip.v1.CaptionService/Caption`; it does not see a failure inside the trailers, the service's counters do."""
+def call_grpc(address: str, message: bytes, connections: int, seconds: float) -> Load:
+    """Run h2load on `blip.v1.CaptionService/Caption`.
+
+    h2load does not read the status in the trailers, so failures have to be read from the service's
+    counters.
+    """
     with tempfile.TemporaryDirectory() as folder:
         data, log = Path(folder, "message"), Path(folder, "log")
-        # A message behind its flag for compression and its length.
+        # The gRPC frame: the compression flag, the length and the message.
         data.write_bytes(struct.pack(">BI", 0, len(message)) + message)
         command = ["h2load", "--clients", str(connections), "--max-concurrent-streams", "1"]
         command += ["--duration", f"{seconds:.0f}", "--data", str(data), "--log-file", str(log)]
@@ -89,13 +83,13 @@ def grpc(address: str, message: bytes, connections: int, seconds: float) -> Load
         _run([*command, f"http://{address}/blip.v1.CaptionService/Caption"])
         lines = [line.split("\t") for line in log.read_text("utf-8").splitlines()]
     answered = [int(micros) / 1e6 for _, status, micros in lines if status == "200"]
-    return Load.of(answered, seconds, len(lines) - len(answered))
+    return Load.from_latencies(answered, seconds, len(lines) - len(answered))
 
 
 def drain(url: str, body: bytes) -> None:
-    """Wait for a server that still works on what the last load left behind: its turn is over."""
+    """Wait until a server has finished the requests of the last load."""
     request = urllib.request.Request(url, body, {"content-type": "application/json"})
-    with direct(request, timeout=DRAIN_SECONDS) as reply:
+    with direct(request, timeout=_DRAIN_SECONDS) as reply:
         reply.read()
 
 

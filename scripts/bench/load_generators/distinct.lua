@@ -1,4 +1,4 @@
--- For wrk: posts the lines of the file in BODIES one after the other, and ends with one line of JSON.
+-- For wrk: posts the lines of the file BODIES in turn and prints the summary as one line of JSON.
 local requests, next_request = {}, 0
 
 function init(_)

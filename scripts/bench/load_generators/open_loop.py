@@ -1,6 +1,6 @@
-"""An open loop: requests come at a fixed rate, whether or not earlier ones are answered.
+"""An open loop: requests are sent at a fixed rate, whether or not earlier ones are answered.
 
-Latency counts from when a request was due, so a server that falls behind cannot hide it.
+Latency counts from the time a request was due, so that it includes the delay of a slow server.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ _CAPTION = "/blip.v1.CaptionService/Caption"
 _FAILURES = (aiohttp.ClientError, grpc.RpcError)
 
 
-def rest(url: str, bodies: Sequence[bytes], rate: float, seconds: float) -> Load:
-    """Over REST."""
+def post_rest(url: str, bodies: Sequence[bytes], rate: float, seconds: float) -> Load:
+    """Run an open loop over REST."""
 
     async def run() -> Load:
         connector = aiohttp.TCPConnector(limit=0)
@@ -31,13 +31,13 @@ def rest(url: str, bodies: Sequence[bytes], rate: float, seconds: float) -> Load
                 async with session.post(url, data=body, headers=headers) as reply:
                     await reply.read()
 
-            return await _at_rate(call, bodies, rate, seconds)
+            return await _run_at_rate(call, bodies, rate, seconds)
 
     return asyncio.run(run())
 
 
-def over_grpc(address: str, messages: Sequence[bytes], rate: float, seconds: float) -> Load:
-    """Over gRPC, all on one connection."""
+def call_grpc(address: str, messages: Sequence[bytes], rate: float, seconds: float) -> Load:
+    """Run an open loop over gRPC on one connection."""
 
     async def run() -> Load:
         options = [("grpc.enable_http_proxy", 0)]
@@ -47,12 +47,12 @@ def over_grpc(address: str, messages: Sequence[bytes], rate: float, seconds: flo
             async def call(message: bytes) -> None:
                 await caption(message)
 
-            return await _at_rate(call, messages, rate, seconds)
+            return await _run_at_rate(call, messages, rate, seconds)
 
     return asyncio.run(run())
 
 
-async def _at_rate(call: Call, bodies: Sequence[bytes], rate: float, seconds: float) -> Load:
+async def _run_at_rate(call: Call, bodies: Sequence[bytes], rate: float, seconds: float) -> Load:
     latencies: list[float] = []
     failed = 0
 
@@ -71,4 +71,4 @@ async def _at_rate(call: Call, bodies: Sequence[bytes], rate: float, seconds: fl
             due = start + index / rate
             await asyncio.sleep(max(0.0, due - time.perf_counter()))
             group.create_task(one(index, due))
-    return Load.of(latencies, time.perf_counter() - start, failed)
+    return Load.from_latencies(latencies, time.perf_counter() - start, failed)

@@ -1,4 +1,4 @@
-"""One request at a time on BLIP-large's shape: the service, transformers and raw sessions."""
+"""Sequential requests to a model with BLIP-large's shape: service, transformers, raw sessions."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 
 from bench.images import jpegs
-from bench.measure import interleave, ratios, timed
+from bench.measure import interleave, measure_seconds, ratios
 from bench.settings import Result, Settings
 from bench.subjects.peers import RawSessions, Transformers
 from bench.subjects.served import Client, Counters, body, start_service
@@ -16,7 +16,7 @@ _BEAMS = 3
 
 
 def measure(settings: Settings) -> Result:
-    """Whole captions, the same picture for everybody in a round, a new one every round."""
+    """Measure whole captions; all subjects of a round get the same image, each round a new one."""
     model, rounds = settings.model, settings.rounds
     pictures = jpegs(rounds + 1)
     result = Result()
@@ -30,7 +30,9 @@ def measure(settings: Settings) -> Result:
 
     def peer(name: str) -> Callable[[int], float]:
         seen = ids.setdefault(name, [])
-        return lambda index: timed(lambda: seen.append(peers[name].caption(pictures[index])))
+        return lambda index: measure_seconds(
+            lambda: seen.append(peers[name].caption(pictures[index]))
+        )
 
     with start_service(settings, model.bundles) as service:
         client = Client(service)
@@ -63,7 +65,7 @@ def measure(settings: Settings) -> Result:
     for precision in model.bundles:
         _compare(result, precision, seen, steps)
     result.add_seconds(seen)
-    # In fp32 the work must be the same work.
+    # In fp32 the captions must be equal, so that the work is the same.
     same = [a == b for a, b in zip(ids["transformers fp32"], ids["blip-serve fp32"], strict=True)]
     result.details["fp32 captions equal to transformers"] = f"{sum(same)} of {len(same)}"
     return result
@@ -76,7 +78,7 @@ def _name(precision: str, beams: int) -> str:
 def _compare(
     result: Result, precision: str, seen: dict[str, list[float]], steps: dict[str, list[float]]
 ) -> None:
-    """The figures of the service in one precision."""
+    """Add the figures of the service in one precision."""
     one, many = _name(precision, 1), _name(precision, _BEAMS)
     for peer in ("transformers fp32", "transformers bf16", f"raw sessions {precision}"):
         result.add(f"{precision} against {peer}", ratios(seen[peer], seen[one]))

@@ -1,18 +1,17 @@
-"""Requests at once against requests in a row, on int8 BLIP-large; and the memory that took."""
+"""Concurrent against sequential requests on int8 BLIP-large, and the peak memory."""
 
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from itertools import accumulate
-from pathlib import Path
 from statistics import mean
 
 from bench.images import jpegs
-from bench.measure import interleave, ratios, timed
+from bench.measure import interleave, measure_seconds, ratios
 from bench.models import bundle_bytes
 from bench.settings import Result, Settings
 from bench.subjects.served import MAX_ROWS, Client, Counters, body, start_service
-from service import Service
+from reliability.load.resident import status_bytes
 
 _PRECISION = "int8"
 _ROW_BYTES = 48_000_000
@@ -20,7 +19,7 @@ _BASE_BYTES = 200_000_000
 
 
 def measure(settings: Settings) -> Result:
-    """Rounds of all in a row, then all at once."""
+    """Measure all requests in sequence, then all at once."""
     bundle = settings.model.bundles[_PRECISION]
     requests = [body(image) for image in jpegs(settings.requests)]
     result = Result()
@@ -33,22 +32,22 @@ def measure(settings: Settings) -> Result:
 
         def at_once(_: int) -> tuple[float, list[float]]:
             latencies: list[float] = []
-            # New connections: the service closes those that were idle while the others took their turn.
+            # New connections, because the service may have closed idle ones in the other subject's turn.
             clients = [Client(service) for _ in requests]
 
             def all_answered() -> None:
                 answers = pool.map(Client.caption, clients, requests)
                 latencies.extend(seconds for seconds, _ in answers)
 
-            return timed(all_answered), latencies
+            return measure_seconds(all_answered), latencies
 
         with ThreadPoolExecutor(len(requests)) as pool:
-            seen = interleave({"row": in_a_row, "once": at_once}, settings.few(3, quick=1))
+            seen = interleave({"row": in_a_row, "once": at_once}, settings.pick(3, quick=1))
         result.details["counters"] = Counters.read(service, _PRECISION).since(before).json()
-        peak = peak_bytes(service)
+        peak = status_bytes(service.process.pid, "VmHWM")
     row = [sum(times) for times in seen["row"]]
     once = [total for total, _ in seen["once"]]
-    # First come, first served: each waits for all before it.
+    # First come, first served: each request waits for all requests before it.
     served_in_order = [mean(accumulate(times)) for times in seen["row"]]
     latency = [mean(latencies) for _, latencies in seen["once"]]
     result.add("16 at once / 16 in a row", ratios(once, row))
@@ -58,10 +57,3 @@ def measure(settings: Settings) -> Result:
     result.add("peak memory / allowed", [peak / allowed])
     result.details |= {"peak bytes": peak, "allowed bytes": int(allowed)}
     return result
-
-
-def peak_bytes(service: Service) -> int:
-    """The most memory that the service ever had resident."""
-    status = Path(f"/proc/{service.process.pid}/status").read_text("utf-8")
-    line = next(line for line in status.splitlines() if line.startswith("VmHWM"))
-    return int(line.split()[1]) * 1024

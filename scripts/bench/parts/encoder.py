@@ -1,8 +1,8 @@
-"""The vision graph against what the same machine does in one large product.
+"""The vision graph against a lower bound, the speed of one large product on the same machine.
 
-The floor is the sum over the graph's products of operations / rate, each at the rate of the
-precision it runs in. The rate is that of ONNX Runtime itself in a session with one MatMul of
-BLIP-large's widest layer, measured in the same rounds on the same threads.
+The bound ("floor") is the sum over the graph's products of operations / rate, each at the rate of
+its precision. The rate is that of ONNX Runtime in a session with one MatMul of BLIP-large's widest
+layer, measured in the same rounds on the same threads.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import onnx
 import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
-from bench.measure import interleave, timed
+from bench.measure import interleave, measure_seconds
 from bench.settings import Result, Settings
 from bench.subjects.peers import random_pixels
 from blip_onnx.generate import Bundle
@@ -30,24 +30,24 @@ _REPEATS = 5
 
 
 def measure(settings: Settings) -> Result:
-    """Encoder runs and single products take turns."""
+    """Measure encoder runs and single products in turn."""
     result = Result()
     bundles = {name: Bundle(path) for name, path in settings.model.bundles.items()}
     size = next(iter(bundles.values())).manifest["vision"]["image_size"]
     pixels = random_pixels([1, 3, size, size])
     products = {
         "fp32": [_session("MatMul", np.float32)],
-        # The sum in int32 alone, and the operator of the bundles, which makes fp32 of it.
+        # The product in int32, and the operator of the bundles, which returns fp32.
         "int8": [_session("MatMulInteger", np.int8), _session("DynamicQuantizeMatMul", np.int8)],
     }
 
     def rate(precision: str) -> float:
-        repeats = settings.few(_REPEATS, quick=1)
+        repeats = settings.pick(_REPEATS, quick=1)
         return max(_PRODUCT / _median_run(*product, repeats) for product in products[precision])
 
     subjects = {f"rate {name}": lambda _, name=name: rate(name) for name in products}
     for name, bundle in bundles.items():
-        subjects[name] = lambda _, bundle=bundle: timed(lambda: bundle.encode(pixels))
+        subjects[name] = lambda _, bundle=bundle: measure_seconds(lambda: bundle.encode(pixels))
     seen = interleave(subjects, settings.rounds)
     for name in bundles:
         work = operations(settings.model.bundles[name])
@@ -65,7 +65,7 @@ def measure(settings: Settings) -> Result:
 
 
 def operations(bundle: Path) -> Counter[str]:
-    """Multiplications and additions of the vision graph's products for one image, by precision."""
+    """Count multiplications and additions of the vision graph for one image, by precision."""
     vision = json.loads((bundle / "manifest.json").read_text("utf-8"))["vision"]
     tokens, hidden = vision["num_tokens"], vision["hidden_size"]
     graph = onnx.load(bundle / "vision_encoder.onnx", load_external_data=False).graph
@@ -85,17 +85,17 @@ def operations(bundle: Path) -> Counter[str]:
             case "DynamicQuantizeMatMul":
                 work["int8"] += 2 * tokens * math.prod(shape)
             case "MatMul":
-                # Scores, or their product with the values.
+                # The scores, or their product with the values.
                 work["fp32"] += 2 * tokens * tokens * hidden
             case "MultiHeadAttention":
                 work["fp32"] += 4 * tokens * tokens * hidden
             case name if "MatMul" in name or name in ("Gemm", "Attention", "Einsum"):
-                raise ValueError(f"{name} of the vision graph is not counted")
+                raise ValueError(f"the operations of {name} in the vision graph are not counted")
     return work
 
 
 def _session(op: str, dtype: type) -> tuple[onnxruntime.InferenceSession, dict[str, np.ndarray]]:
-    """A session of one product with a constant weight, and its input."""
+    """Create a session of one product with a constant weight, and its input."""
     rng = np.random.default_rng(0)
     weight = (rng.standard_normal((_INNER, _COLUMNS)) * 40).astype(dtype)
     x = rng.standard_normal((_ROWS, _INNER)).astype(np.float32)
@@ -127,4 +127,4 @@ def _session(op: str, dtype: type) -> tuple[onnxruntime.InferenceSession, dict[s
 def _median_run(
     session: onnxruntime.InferenceSession, feeds: dict[str, np.ndarray], repeats: int
 ) -> float:
-    return median(timed(lambda: session.run(None, feeds)) for _ in range(repeats))
+    return median(measure_seconds(lambda: session.run(None, feeds)) for _ in range(repeats))

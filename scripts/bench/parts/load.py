@@ -16,16 +16,16 @@ from reliability.load.metrics import metric
 from service import Service, stubs
 
 _CONNECTIONS = (1, 2, 4, 8, 16, 32, 64)
-# Shares of what the closed loops reached.
+# Rates, as shares of the highest rate of the closed loops.
 _SHARES = (0.5, 0.8)
 _SECONDS = 5
 
 
 def measure(settings: Settings) -> Result:
-    """Every load in every round, so that rows of the table can be compared."""
+    """Measure every load in every round, so that the rows of the table can be compared."""
     closed_loop.require_tools()
     result = Result()
-    pictures = jpegs(settings.few(64))
+    pictures = jpegs(settings.pick(64))
     model = scenes()
     with start_service(settings, {model.name: model.bundles["fp32"]}) as service:
         before = Counters.read(service, model.name)
@@ -43,18 +43,18 @@ def _closed(
     service: Service, bodies: Sequence[bytes], messages: Sequence[bytes], settings: Settings
 ) -> list[dict]:
     url, address = f"{service.url}/v1/captions", service.address
-    seconds = settings.few(_SECONDS, quick=1)
+    seconds = settings.pick(_SECONDS, quick=1)
     loads: dict[tuple, Callable[[int], Load]] = {}
     for count in _CONNECTIONS:
-        loads["REST", count] = lambda _, n=count: closed_loop.rest(url, bodies, n, seconds)
-        loads["gRPC", count] = lambda _, n=count: _as_counted(
-            service, closed_loop.grpc(address, messages[0], n, seconds)
+        loads["REST", count] = lambda _, n=count: closed_loop.post_rest(url, bodies, n, seconds)
+        loads["gRPC", count] = lambda _, n=count: _add_failures(
+            service, closed_loop.call_grpc(address, messages[0], n, seconds)
         )
     return _rows(loads, "connections", settings)
 
 
-def _as_counted(service: Service, load: Load) -> Load:
-    """With the failures that h2load cannot see, of all loads so far: there should be none."""
+def _add_failures(service: Service, load: Load) -> Load:
+    """Add the failures of all loads so far that h2load does not report; there should be none."""
     total, ok, cancelled = (
         metric(service, "blip_requests_total", surface="grpc", **outcome)
         for outcome in ({}, {"outcome": "ok"}, {"outcome": "cancelled"})
@@ -70,20 +70,20 @@ def _open(
     settings: Settings,
 ) -> list[dict]:
     url, address = f"{service.url}/v1/captions", service.address
-    seconds = settings.few(_SECONDS, quick=1)
+    seconds = settings.pick(_SECONDS, quick=1)
     loads: dict[tuple, Callable[[int], Load]] = {}
     for rate in (round(share * reached, 1) for share in _SHARES):
-        loads["REST", rate] = lambda _, r=rate: open_loop.rest(url, bodies, r, seconds)
-        loads["gRPC", rate] = lambda _, r=rate: open_loop.over_grpc(address, messages, r, seconds)
+        loads["REST", rate] = lambda _, r=rate: open_loop.post_rest(url, bodies, r, seconds)
+        loads["gRPC", rate] = lambda _, r=rate: open_loop.call_grpc(address, messages, r, seconds)
     return _rows(loads, "offered per second", settings)
 
 
 def _rows(loads: dict[tuple, Callable[[int], Load]], what: str, settings: Settings) -> list[dict]:
     rows = []
-    for (transport, amount), seen in interleave(loads, settings.few(3, quick=1)).items():
+    for (transport, amount), seen in interleave(loads, settings.pick(3, quick=1)).items():
         row = {"transport": transport, what: amount, "failed": sum(load.failed for load in seen)}
         for name in ("requests_per_second", "p50", "p95", "p99"):
-            row[name] = Spread.of([getattr(load, name) for load in seen]).json()
+            row[name] = Spread.from_values([getattr(load, name) for load in seen]).json()
         rows.append(row)
     return rows
 

@@ -1,4 +1,4 @@
-"""What the service adds to ONNX Runtime's own work in a request for one BLIP-large caption."""
+"""The time that the service adds to the runs of ONNX Runtime for one BLIP-large caption."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from bench.subjects.served import Client, Counters, body, start_service
 
 
 def measure(settings: Settings) -> Result:
-    """Share of a request's time outside the runs of graphs, by the service's own clock."""
+    """Measure the share of a request's time outside the runs of graphs, by the service's clock."""
     result = Result()
     for precision, bundle in settings.model.bundles.items():
         with start_service(settings, {precision: bundle}) as service:
             client = Client(service)
             outside, outside_engine = [], []
-            for index, image in enumerate(jpegs(settings.few(30) + 1)):
+            for index, image in enumerate(jpegs(settings.pick(30) + 1)):
                 before = Counters.read(service, precision)
                 client.caption(body(image))
-                # The first warms up.
+                # The first request is the warm-up.
                 if index:
                     done = Counters.read(service, precision).since(before)
                     outside.append(done.outside_run())

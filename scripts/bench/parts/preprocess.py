@@ -1,7 +1,4 @@
-"""A JPEG of 640x480 to pixel values: `cargo bench` against Pillow and transformers, in turns.
-
-Both read the file beside the Rust benchmark.
-"""
+"""A JPEG of 640x480 to pixel values: `cargo bench` against Pillow and transformers, in turn."""
 
 from __future__ import annotations
 
@@ -13,7 +10,7 @@ from statistics import median
 import PIL.Image
 from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
 
-from bench.measure import interleave, ratios, timed
+from bench.measure import interleave, measure_seconds, ratios
 from bench.settings import Result, Settings
 from bench.subjects.peers import pixel_values
 from service import ROOT
@@ -25,7 +22,7 @@ _REPEATS = 50
 
 
 def measure(settings: Settings) -> Result:
-    """Whole path from the file, and resize with normalisation from pixels."""
+    """Measure the whole path from the file, and resize with normalisation from pixels."""
     result = Result()
     processor = BlipImageProcessorPil(size={"height": _SIZE, "width": _SIZE})
     file = _PHOTO.read_bytes()
@@ -42,9 +39,12 @@ def measure(settings: Settings) -> Result:
         return {name: _estimate(name) for name in python}
 
     def peer(_: int) -> dict[str, float]:
-        return {name: median(timed(work) for _ in range(_REPEATS)) for name, work in python.items()}
+        return {
+            name: median(measure_seconds(work) for _ in range(_REPEATS))
+            for name, work in python.items()
+        }
 
-    seen = interleave({"Rust": rust, "Python": peer}, settings.few(3, quick=1))
+    seen = interleave({"Rust": rust, "Python": peer}, settings.pick(3, quick=1))
     for name in python:
         times = {side: [times[name] for times in rounds] for side, rounds in seen.items()}
         result.add(f"{name} against Pillow + transformers", ratios(times["Python"], times["Rust"]))
@@ -53,6 +53,6 @@ def measure(settings: Settings) -> Result:
 
 
 def _estimate(name: str) -> float:
-    """Criterion's median in seconds."""
+    """Return Criterion's median in seconds."""
     estimates = json.loads((_CRITERION / name / "new" / "estimates.json").read_text("utf-8"))
     return estimates["median"]["point_estimate"] / 1e9

@@ -1,6 +1,6 @@
 """Requests per second on the embedded model against a Python server of the same checkpoint.
 
-The default settings of both are compared, and the best of both.
+The servers are compared with their default settings and with their best settings.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ _FINALISTS = 3
 
 @dataclass(frozen=True)
 class Setting:
-    """How LitServe is started."""
+    """The settings of LitServe."""
 
     workers: int = 1
     max_batch: int = 1
-    # Of torch in each worker; 0 leaves torch its own choice.
+    # Threads of torch in each worker; 0 is torch's default.
     threads: int = 0
 
     def __str__(self) -> str:
@@ -51,21 +51,21 @@ class Setting:
 
 
 @dataclass(frozen=True)
-class Turns:
-    """A server that only runs in its own turn: the workers of an idle one still wake up, and cost the others time."""
+class PausedServer:
+    """A server that is stopped except in its turn, because even idle workers use CPU time."""
 
     url: str
-    # What gets the signals: a process, or the negative number of its group.
+    # The process that gets the signals, or the negative number of its process group.
     pid: int
 
-    def load(self, bodies: list[bytes]) -> Callable[[int], float]:
-        """Requests per second of a load, between which the server stands still."""
-        measured = _load(self.url, bodies)
+    def make_load(self, bodies: list[bytes]) -> Callable[[int], float]:
+        """Return a function that resumes the server and measures its requests per second."""
+        measure_load = _make_load(self.url, bodies)
 
         def requests_per_second(round_: int) -> float:
             os.kill(self.pid, signal.SIGCONT)
             try:
-                return measured(round_)
+                return measure_load(round_)
             finally:
                 os.kill(self.pid, signal.SIGSTOP)
 
@@ -73,48 +73,49 @@ class Turns:
 
 
 def measure(settings: Settings) -> Result:
-    """Find the Python server's best settings, then let them, its default and the service take turns."""
+    """Find the Python server's best settings, then compare them and the default with the service."""
     closed_loop.require_tools()
     if not _PYTHON.is_file():
-        raise SystemExit("error: no .venv-bench: `make venv-bench`")
-    bodies = [body(image) for image in jpegs(settings.few(64))]
+        raise SystemExit("error: .venv-bench is missing: run `make venv-bench`")
+    bodies = [body(image) for image in jpegs(settings.pick(64))]
     result = Result()
     tried = search(bodies, _BATCHES[-1:] if settings.quick else _BATCHES)
     result.details["search, requests/s"] = {str(key): rate for key, rate in tried.items()}
-    # One look is noise: the final decides.
+    # A single measurement is noisy, so the best settings are measured again.
     finalists = sorted(tried, key=tried.__getitem__, reverse=True)[:_FINALISTS]
-    own = {count: f"blip-serve, instances {count}" for count in sorted({1, available_cores()})}
-    seen, result.details["counters"] = _final(settings, bodies, finalists, own)
+    services = {count: f"blip-serve, instances {count}" for count in sorted({1, available_cores()})}
+    seen, result.details["counters"] = _compare(settings, bodies, finalists, services)
 
     def fastest(names: Iterable[str]) -> str:
         return max(names, key=lambda name: median(seen[name]))
 
-    best = {"own": fastest(own.values()), "peer": fastest(map(str, finalists))}
-    for name, ours, peer in (("default", own[1], "default"), ("best", best["own"], best["peer"])):
-        values = ratios(seen[ours], seen[peer])
+    best = {"service": fastest(services.values()), "peer": fastest(map(str, finalists))}
+    pairs = {"default": (services[1], "default"), "best": (best["service"], best["peer"])}
+    for name, (service, peer) in pairs.items():
+        values = ratios(seen[service], seen[peer])
         result.add(f"requests/s against the Python server, {name}", values)
     result.details["best"] = best
     result.details["requests per second"] = seen
     return result
 
 
-def _final(
-    settings: Settings, bodies: list[bytes], finalists: list[Setting], own: dict[int, str]
+def _compare(
+    settings: Settings, bodies: list[bytes], finalists: list[Setting], instances: dict[int, str]
 ) -> tuple[dict[str, list[float]], dict[str, Any]]:
-    """Requests per second of the finalists, the default and the service, by name; and what the service counted."""
+    """Return requests per second of all servers by name, and the counters of the services."""
     model = scenes()
     with ExitStack() as stack:
         servers = {"default": stack.enter_context(python_server(Setting()))}
         servers |= {str(key): stack.enter_context(python_server(key)) for key in finalists}
         services = {}
-        for count, name in own.items():
+        for count, name in instances.items():
             serve = start_service(settings, {model.name: model.bundles["fp32"]}, instances=count)
             services[name] = service = stack.enter_context(serve)
-            servers[name] = Turns(f"{service.url}/v1/captions", service.process.pid)
+            servers[name] = PausedServer(f"{service.url}/v1/captions", service.process.pid)
         before = {name: Counters.read(service, model.name) for name, service in services.items()}
         for server in servers.values():
             os.kill(server.pid, signal.SIGSTOP)
-        loads = {name: server.load(bodies) for name, server in servers.items()}
+        loads = {name: server.make_load(bodies) for name, server in servers.items()}
         try:
             seen = interleave(loads, settings.rounds)
         finally:
@@ -128,22 +129,22 @@ def _final(
 
 
 def search(bodies: list[bytes], batches: tuple[int, ...]) -> dict[Setting, float]:
-    """Requests per second of workers x batch."""
+    """Measure requests per second for each combination of workers and batch size."""
     cores = available_cores()
     tried: dict[Setting, float] = {}
     for workers, max_batch in product(sorted({1, cores}), batches):
         setting = Setting(workers, max_batch, max(1, cores // workers))
         with python_server(setting) as server:
-            load = _load(server.url, bodies)
-            load(-1)
-            tried[setting] = load(0)
+            measure_load = _make_load(server.url, bodies)
+            measure_load(-1)
+            tried[setting] = measure_load(0)
         logger.info("LitServe, %s: %.1f requests/s", setting, tried[setting])
     return tried
 
 
 @contextmanager
-def python_server(setting: Setting) -> Iterator[Turns]:
-    """A running LitServe."""
+def python_server(setting: Setting) -> Iterator[PausedServer]:
+    """Start LitServe and stop it at the end."""
     port = free_port()
     options = {
         "checkpoint": scenes().checkpoint,
@@ -155,9 +156,9 @@ def python_server(setting: Setting) -> Iterator[Turns]:
     }
     command = [str(_PYTHON), str(ROOT / "scripts" / "bench" / "subjects" / "litserve_peer.py")]
     command += [text for name, value in options.items() for text in (f"--{name}", str(value))]
-    # Threads that spin while they wait would take the core that another process needs.
+    # Waiting threads must not spin on a core that another worker needs.
     tuned = {"OMP_WAIT_POLICY": "PASSIVE"} if setting.threads else {}
-    # Its workers are processes of their own: a session of theirs, so that all can be ended.
+    # In a new session, so that the signal reaches the worker processes, too.
     process = subprocess.Popen(
         command,
         env=os.environ | tuned,
@@ -167,7 +168,7 @@ def python_server(setting: Setting) -> Iterator[Turns]:
     )
     try:
         _wait(process, port)
-        yield Turns(f"http://127.0.0.1:{port}/predict", -process.pid)
+        yield PausedServer(f"http://127.0.0.1:{port}/predict", -process.pid)
     finally:
         os.killpg(process.pid, signal.SIGTERM)
         try:
@@ -188,9 +189,9 @@ def _wait(process: subprocess.Popen[bytes], port: int) -> None:
     raise RuntimeError("LitServe does not answer")
 
 
-def _load(url: str, bodies: list[bytes]) -> Callable[[int], float]:
+def _make_load(url: str, bodies: list[bytes]) -> Callable[[int], float]:
     def requests_per_second(_: int) -> float:
-        load = closed_loop.rest(url, bodies, _CONNECTIONS, _SECONDS)
+        load = closed_loop.post_rest(url, bodies, _CONNECTIONS, _SECONDS)
         if load.failed:
             raise RuntimeError(f"{url}: {load.failed} requests failed")
         closed_loop.drain(url, bodies[0])

@@ -1,4 +1,4 @@
-"""The same picture again, with caches: answered without a run of any graph, and how much sooner."""
+"""Repeated requests with caches: they are answered without running a graph; the speed-up."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _PRECISION = "int8"
 
 
 def measure(settings: Settings) -> Result:
-    """Each picture twice in a row."""
+    """Send each image twice."""
     result = Result()
     with start_service(
         settings, {_PRECISION: settings.model.bundles[_PRECISION]}, _CACHES
@@ -19,7 +19,7 @@ def measure(settings: Settings) -> Result:
         client = Client(service)
         client.caption(body(jpegs(1, seed=1)[0]))
         first, again, unchanged = [], [], []
-        for image in jpegs(settings.few(10)):
+        for image in jpegs(settings.pick(10)):
             request = body(image)
             seconds, caption = client.caption(request)
             first.append(seconds)

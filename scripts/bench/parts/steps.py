@@ -1,7 +1,7 @@
-"""Decoder steps of many rows against steps of one, in bare sessions: only the runs are timed.
+"""Decoder steps of many rows against steps of one row, in sessions whose runs alone are measure_seconds.
 
-Each step writes its keys and values where it read them, as the service has it; without that the
-session copies the whole cache.
+Input and output of a cache are bound to the same memory, as in the service; otherwise the session
+copies the whole cache in each step.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 import onnxruntime
 
-from bench.measure import interleave, ratios, timed
+from bench.measure import interleave, measure_seconds, ratios
 from bench.settings import NEW_TOKENS, Result, Settings
 from bench.subjects.peers import random_pixels
 from blip_onnx.generate import Bundle, KeyValues
@@ -18,36 +18,36 @@ _BEAMS = 3
 
 
 def measure(settings: Settings) -> Result:
-    """One row, three beams of one image, and a row of each of many images."""
+    """Measure one row, three beams of one image, and one row of each of many images."""
     result = Result()
     for precision, path in settings.model.bundles.items():
         seen = _measure(Bundle(path), settings)
         one, beams, many = seen.values()
-        alone = [settings.requests * seconds for seconds in one]
-        result.add(f"16-row step / 16 one-row steps, {precision}", ratios(many, alone))
+        separate = [settings.requests * seconds for seconds in one]
+        result.add(f"16-row step / 16 one-row steps, {precision}", ratios(many, separate))
         result.add(f"bare 3-beam step / greedy step, {precision}", ratios(beams, one))
         result.add_seconds({f"{precision}, {name}": times for name, times in seen.items()})
     return result
 
 
 def _measure(bundle: Bundle, settings: Settings) -> dict[str, list[float]]:
-    """Mean seconds of a step by who takes part in it."""
+    """Return the mean seconds of a step by its rows, round by round."""
     size = bundle.manifest["vision"]["image_size"]
-    alone = bundle.encode(random_pixels([1, 3, size, size]))
+    single = bundle.encode(random_pixels([1, 3, size, size]))
     rows = settings.requests
-    # The time does not depend on the values, so one image stands for all.
-    together = [tuple(np.repeat(part, rows, axis=0) for part in pair) for pair in alone]
+    # The time does not depend on the values, so one image is repeated.
+    stacked = [tuple(np.repeat(part, rows, axis=0) for part in pair) for pair in single]
     subjects = {
-        "1 row": lambda _: step_seconds(bundle, 1, alone),
-        f"{_BEAMS} beams": lambda _: step_seconds(bundle, _BEAMS, alone),
-        f"{rows} rows": lambda _: step_seconds(bundle, rows, together),
+        "1 row": lambda _: step_seconds(bundle, 1, single),
+        f"{_BEAMS} beams": lambda _: step_seconds(bundle, _BEAMS, single),
+        f"{rows} rows": lambda _: step_seconds(bundle, rows, stacked),
     }
     return interleave(subjects, settings.rounds)
 
 
 def step_seconds(bundle: Bundle, rows: int, cross: KeyValues) -> float:
-    """Mean time of 20 steps of so many rows."""
-    # Bound memory belongs to these arrays.
+    """Return the mean seconds of 20 steps with `rows` rows."""
+    # The binding refers to the memory of these arrays, so they must outlive it.
     caches = bundle.empty_cache(rows, 1 + NEW_TOKENS)
     lengths, slots = np.zeros(rows, np.int64), np.arange(rows)
     image_rows = slots.reshape(len(cross[0][0]), -1)
@@ -67,6 +67,6 @@ def step_seconds(bundle: Bundle, rows: int, cross: KeyValues) -> float:
     binding.bind_output("logits")
     seconds = 0.0
     for _ in range(NEW_TOKENS):
-        seconds += timed(lambda: bundle.text.run_with_iobinding(binding))
+        seconds += measure_seconds(lambda: bundle.text.run_with_iobinding(binding))
         lengths += 1
     return seconds / NEW_TOKENS

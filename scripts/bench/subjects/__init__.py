@@ -1,1 +1,1 @@
-"""What is measured: the service, raw sessions and a Python server."""
+"""The subjects of the benchmark: the service, transformers, raw sessions and a Python server."""

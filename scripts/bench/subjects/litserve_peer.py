@@ -1,7 +1,7 @@
 """The Python server that the service is compared with: the same checkpoint in LitServe.
 
-Run by `python_server.py` with the Python of .venv-bench. It reads the JSON of `/v1/captions`
-(base64 of a file's bytes) at `/predict` and answers the text, made by transformers in fp32.
+`python_server.py` runs it with the Python of .venv-bench. It accepts the JSON of `/v1/captions`
+(base64 of a file's bytes) at `/predict` and returns the text, from transformers in fp32.
 """
 
 import argparse
@@ -16,12 +16,12 @@ import torch
 from transformers import AutoTokenizer, BlipForConditionalGeneration
 from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
 
-# How long a batch that is not full waits for more requests.
+# Seconds that a partial batch waits for more requests.
 _BATCH_SECONDS = 0.01
 
 
 class CaptionApi(litserve.LitAPI):
-    """One worker's model. With batches the methods in the middle get lists."""
+    """The model of one worker. With batches, `predict` gets and returns a list."""
 
     def __init__(self, checkpoint: Path, threads: int, new_tokens: int, max_batch: int) -> None:
         timeout = _BATCH_SECONDS if max_batch > 1 else 0.0
@@ -38,15 +38,15 @@ class CaptionApi(litserve.LitAPI):
         self.tokenizer = AutoTokenizer.from_pretrained(self.checkpoint)
 
     def decode_request(self, request) -> PIL.Image.Image:
-        """The picture of a request's JSON; LitServe reads the annotations, and wants none here."""
+        """Decode the image; without an annotation of `request`, which LitServe would interpret."""
         return PIL.Image.open(io.BytesIO(base64.b64decode(request["image"])))
 
     def batch(self, inputs: list[PIL.Image.Image]) -> list[PIL.Image.Image]:
-        """The processor takes the list as it is."""
+        """Return the list, which the processor accepts."""
         return inputs
 
     def predict(self, x: Any) -> Any:
-        """Captions of all pictures of a batch, or of the one."""
+        """Caption all images of a batch, or a single image."""
         pixels = self.processor(x, return_tensors="pt")["pixel_values"]
         limits = {"min_new_tokens": self.new_tokens, "max_new_tokens": self.new_tokens}
         with torch.inference_mode():
@@ -55,11 +55,11 @@ class CaptionApi(litserve.LitAPI):
         return texts if self.is_batched else texts[0]
 
     def unbatch(self, output: list[str]) -> list[str]:
-        """One text for each request."""
+        """Return one text for each request."""
         return output
 
     def encode_response(self, output: str) -> dict[str, str]:
-        """A reply's JSON."""
+        """Return the JSON of a response."""
         return {"caption": output}
 
 
@@ -71,7 +71,9 @@ def main() -> None:
     parser.add_argument("--new-tokens", type=int, required=True)
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--max-batch", type=int, default=1)
-    parser.add_argument("--threads", type=int, default=0, help="of torch, each worker; 0: its own")
+    parser.add_argument(
+        "--threads", type=int, default=0, help="threads of torch per worker; 0 for its default"
+    )
     arguments = parser.parse_args()
     api = CaptionApi(
         arguments.checkpoint, arguments.threads, arguments.new_tokens, arguments.max_batch

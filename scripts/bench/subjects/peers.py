@@ -1,4 +1,4 @@
-"""What a Python program would use instead: transformers, or the bundle's sessions driven by hand."""
+"""The alternatives in a Python program: transformers, or the bundle's sessions."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from blip_onnx.generate import Bundle, CachedDecoder, SearchConfig, greedy_searc
 transformers.utils.logging.set_verbosity_error()
 transformers.utils.logging.disable_progress_bar()
 
-# Never the answer of arg max: a caption of forced length has no end token.
+# An id that arg max never returns, because captions of a fixed length have no end token.
 _NO_TOKEN = -1
 
 
 class Transformers:
-    """A checkpoint in transformers, from a file's bytes to the text."""
+    """A checkpoint in transformers."""
 
     def __init__(self, checkpoint: Path, dtype: torch.dtype) -> None:
         self.model = BlipForConditionalGeneration.from_pretrained(checkpoint, dtype=dtype).eval()
@@ -32,7 +32,7 @@ class Transformers:
         self.tokenizer = AutoTokenizer.from_pretrained(checkpoint)
 
     def caption(self, image: bytes) -> list[int]:
-        """Greedy: the token ids; the text is made, too, as the service does."""
+        """Return greedy token ids; the text is decoded as well, as the service does."""
         pixels = pixel_values(self.processor, image).to(self.model.dtype)
         with torch.inference_mode():
             ids = self.model.generate(pixel_values=pixels, **FORCED)[0]
@@ -41,7 +41,7 @@ class Transformers:
 
 
 class RawSessions:
-    """The graphs of a bundle in ONNX Runtime's Python sessions, greedy search in numpy."""
+    """The graphs of a bundle in ONNX Runtime's Python sessions, with greedy search in numpy."""
 
     def __init__(self, bundle: Path, checkpoint: Path) -> None:
         self.bundle = Bundle(bundle)
@@ -49,7 +49,7 @@ class RawSessions:
         self._start = [self.bundle.manifest["text"]["bos_token_id"]]
 
     def caption(self, image: bytes) -> list[int]:
-        """Token ids of a caption of the forced length."""
+        """Return token ids of a caption of fixed length."""
         cross = self.bundle.encode(pixel_values(self.processor, image).numpy())
         decoder = CachedDecoder(self.bundle, cross, len(self._start) + NEW_TOKENS)
         return greedy_search(
@@ -58,11 +58,11 @@ class RawSessions:
 
 
 def pixel_values(processor: Any, image: bytes) -> torch.Tensor:
-    """What the model sees of a file."""
+    """Decode a file and return `[1, 3, height, width]` pixel values."""
     picture = PIL.Image.open(io.BytesIO(image))
     return processor(picture, return_tensors="pt")["pixel_values"]
 
 
 def random_pixels(shape: list[int]) -> np.ndarray:
-    """Pixels of no picture: the encoder's time does not depend on them."""
+    """Return random pixels; the time of the encoder does not depend on their values."""
     return np.random.default_rng(0).standard_normal(shape, np.float32)

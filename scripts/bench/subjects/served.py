@@ -1,4 +1,4 @@
-"""The service under measurement: its models.toml, its requests, its counters."""
+"""The service under measurement: its models.toml, requests and counters."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from service import Service, direct
 
 MAX_ROWS = 16
 _SETTLED_SECONDS = 0.01
-# More than any load here has in flight, and longer than any request here may take.
+# Above the requests in flight and the duration of requests in every load of the benchmark.
 _FLAGS = ("--queue-capacity", "512", "--request-timeout", "600")
 
 
 @dataclass(frozen=True)
 class Caches:
-    """What a model of the service may remember; nothing unless said otherwise."""
+    """The cache sizes of a model in bytes; no caches by default."""
 
     captions: int = 0
     images: int = 0
@@ -34,7 +34,7 @@ OFF = Caches()
 
 
 def models_toml(bundles: dict[str, Path], caches: Caches, instances: int = 1) -> str:
-    """Serves these bundles by name; the first is the default."""
+    """Return a models.toml that serves these bundles by name; the first is the default."""
     lines = [f"default = {json.dumps(next(iter(bundles)))}"]
     for name, path in bundles.items():
         lines += ["[[models]]", f"name = {json.dumps(name)}", f"path = {json.dumps(str(path))}"]
@@ -51,7 +51,7 @@ def models_toml(bundles: dict[str, Path], caches: Caches, instances: int = 1) ->
 def start_service(
     settings: Settings, bundles: dict[str, Path], caches: Caches = OFF, instances: int = 1
 ) -> Iterator[Service]:
-    """A running service with these bundles alone."""
+    """Run a service with these bundles."""
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         models = Path(folder, "models.toml")
         models.write_text(models_toml(bundles, caches, instances), "utf-8")
@@ -61,19 +61,19 @@ def start_service(
 
 
 def body(image: bytes, model: str | None = None, **parameters: Any) -> bytes:
-    """The JSON of `POST /v1/captions`: a file's bytes, 20 new tokens."""
+    """Return the JSON of `POST /v1/captions` for an image file and 20 new tokens."""
     request = {"image": base64.b64encode(image).decode(), "parameters": FORCED | parameters}
     return json.dumps(request | ({"model": model} if model else {})).encode()
 
 
 class Client:
-    """One connection to the service, kept open."""
+    """One persistent connection to the service."""
 
     def __init__(self, service: Service) -> None:
         self._http = http.client.HTTPConnection("127.0.0.1", service.port, timeout=600)
 
     def caption(self, request: bytes) -> tuple[float, dict[str, Any]]:
-        """Seconds until the first caption of the answer was here, and that caption."""
+        """Return the seconds until the whole response was received, and its first caption."""
         start = time.perf_counter()
         headers = {"content-type": "application/json"}
         self._http.request("POST", "/v1/captions", request, headers)
@@ -87,21 +87,23 @@ class Client:
 
 @dataclass(frozen=True)
 class Runs:
-    """Runs of a graph: how many, nanoseconds inside ONNX Runtime, and with what belongs to them."""
+    """The number of runs of a graph and their duration in nanoseconds."""
 
     count: int = 0
+    # Inside ONNX Runtime's Run.
     inside: int = 0
+    # With the preparation of inputs and the handling of outputs.
     whole: int = 0
 
     @classmethod
-    def read(cls, statistics: dict[str, Any]) -> Runs:
-        """From Triton's statistics of a batch size."""
+    def from_statistics(cls, statistics: dict[str, Any]) -> Runs:
+        """Read Triton's statistics of one batch size."""
         stages = [statistics[f"compute_{stage}"] for stage in ("input", "infer", "output")]
         inside = stages[1]
         return cls(inside["count"], inside["ns"], sum(stage["ns"] for stage in stages))
 
     def since(self, before: Runs) -> Runs:
-        """What came after `before`."""
+        """Return the difference to `before`."""
         return Runs(
             self.count - before.count, self.inside - before.inside, self.whole - before.whole
         )
@@ -109,20 +111,20 @@ class Runs:
 
 @dataclass(frozen=True)
 class Counters:
-    """What a model has done so far, in the service's own count."""
+    """The service's counters of one model."""
 
     requests: int
     failed: int
     # Nanoseconds of successful requests, by stage.
     stages: dict[str, int]
-    # By rows.
+    # Runs of the decoder by rows.
     decoder: dict[int, Runs]
-    # None where the service does not tell.
+    # None if the service does not report runs of the encoder.
     encoder: Runs | None
 
     @classmethod
     def read(cls, service: Service, model: str) -> Counters:
-        """Now; a run may be counted a moment after it was answered, so that is waited for."""
+        """Read the counters once they are stable: a run may be counted after its response is sent."""
         earlier, now = None, cls._read(service, model)
         while now != earlier:
             time.sleep(_SETTLED_SECONDS)
@@ -139,12 +141,12 @@ class Counters:
             stages["success"]["count"],
             stages["fail"]["count"],
             {name: stage["ns"] for name, stage in stages.items()},
-            {run["batch_size"]: Runs.read(run) for run in statistics["batch_stats"]},
+            {run["batch_size"]: Runs.from_statistics(run) for run in statistics["batch_stats"]},
             Runs(encoder["count"], encoder["ns"], encoder["ns"]) if encoder else None,
         )
 
     def since(self, before: Counters) -> Counters:
-        """What was done between two readings."""
+        """Return the difference to `before`."""
         decoder = {
             rows: runs.since(before.decoder.get(rows, Runs()))
             for rows, runs in self.decoder.items()
@@ -159,19 +161,19 @@ class Counters:
         )
 
     def step_seconds(self, rows: int) -> float:
-        """Mean time of a decoder run of so many rows."""
+        """Return the mean seconds of a decoder run with `rows` rows."""
         runs = self.decoder[rows]
         return runs.whole / runs.count / 1e9
 
     def outside_run(self) -> float | None:
-        """Share of the requests' time outside ONNX Runtime; None if the service cannot tell."""
+        """Return the share of the requests' time outside ONNX Runtime, or None if unknown."""
         if self.encoder is None:
             return None
         inside = self.encoder.inside + sum(runs.inside for runs in self.decoder.values())
         return 1 - inside / self.stages["success"]
 
     def json(self) -> dict[str, Any]:
-        """For the result file: counts only."""
+        """Return the counts for the result file."""
         return {
             "requests": self.requests,
             "failed": self.failed,

@@ -25,7 +25,7 @@ def settings(
     work = tmp_path_factory.mktemp("bench")
     exporter.export(tiny, work / "int8", "--precision", "int8", "--min-agreement", "0")
     model = Model("tiny", tiny, {"fp32": bundle, "int8": work / "int8"})
-    return Settings(default_binary(), work, quick=True, rounds=1, made=model)
+    return Settings(default_binary(), work, quick=True, rounds=1, given_model=model)
 
 
 def measured(settings: Settings, part: Any) -> dict[str, Any]:
