@@ -238,8 +238,8 @@ fn beams_that_change_places_are_moved_inside_the_tensors() {
     let mut pair = Pair::new();
     pair.apply(&Event::Join { prompt: 2, rows: 3 });
     pair.apply(&Event::Steps(1));
-    let memory = pair.cache.self_attention.view(0).unwrap().as_ptr();
     pair.apply(&Event::Reorder { image: 0, beam_idx: vec![2, 0, 1] });
-    pair.apply(&Event::Steps(1));
-    assert_eq!(pair.cache.self_attention.view(0).unwrap().as_ptr(), memory);
+    pair.cache.arrange(None).unwrap();
+    assert!(pair.cache.self_attention.options().is_some(), "the tensors are those of the last step");
+    pair.compare();
 }
