@@ -1,4 +1,4 @@
-//! The two graphs driven by hand: caches on a device behave as those in the CPU's memory, runs can be ended.
+//! The two graphs without an engine: caches on a device equal those in the CPU's memory, and runs can be aborted.
 
 use std::sync::Arc;
 
@@ -26,8 +26,8 @@ fn load(caches_on_device: bool) -> BlipModel {
     BlipModel::load(&LIBRARY, &bundle, &manifest, &config).unwrap()
 }
 
-/// Noise, another for each `seed`.
-fn picture(seed: u32) -> PixelValues {
+/// Makes noise, different for each `seed`.
+fn noise_image(seed: u32) -> PixelValues {
     let (height, width) = Manifest::load(&bundle()).unwrap().preprocessor.size();
     let mut state = seed.wrapping_mul(2_654_435_761).max(1);
     let noise = || {
@@ -40,21 +40,21 @@ fn picture(seed: u32) -> PixelValues {
 }
 
 fn encode(model: &mut BlipModel, seeds: &[u32]) -> Vec<Arc<EncodedImage>> {
-    model.encode(seeds.iter().copied().map(picture).collect(), &Abort::new().unwrap()).unwrap()
+    model.encode(seeds.iter().copied().map(noise_image).collect(), &Abort::new().unwrap()).unwrap()
 }
 
 fn step(model: &mut BlipModel, cache: &mut KvCache, input_ids: &[i64]) -> Vec<f32> {
     model.step(cache, input_ids).unwrap().view().unwrap().iter().copied().collect()
 }
 
-/// The logits of a few steps in which images come, go, get beams, change them and outgrow their cache.
-fn life(model: &mut BlipModel) -> Vec<Vec<f32>> {
+/// Returns the logits of steps between which images join, leave, get beams, reorder them and outgrow their cache.
+fn logits_of_a_batch(model: &mut BlipModel) -> Vec<Vec<f32>> {
     let images: Vec<_> = (1..=4).map(|seed| encode(model, &[seed]).remove(0)).collect();
     let mut cache = model.new_cache();
     let mut logits = Vec::new();
     model.join_without_past(images[0].clone(), &mut cache).unwrap();
     logits.push(step(model, &mut cache, &[i64::from(START)]));
-    // The first gets three beams, all from the one row; the second comes.
+    // The first image gets three beams, all from its single row; the second joins.
     cache.reorder(0, &[0, 1, 2]).unwrap();
     model.join_without_past(images[1].clone(), &mut cache).unwrap();
     logits.push(step(model, &mut cache, &[1037, 2048, 2093, i64::from(START)]));
@@ -64,7 +64,7 @@ fn life(model: &mut BlipModel) -> Vec<Vec<f32>> {
     model.join(images[2].clone(), prefill, 2, &mut cache).unwrap();
     logits.push(step(model, &mut cache, &[1, 2, 3, 4, 5, 6]));
     cache.reorder(2, &[1, 0]).unwrap();
-    // The first leaves, the last takes its place; another comes.
+    // The first image leaves and the last takes its place; another joins.
     cache.swap_remove(0);
     model.join_without_past(images[3].clone(), &mut cache).unwrap();
     for token in 0..40 {
@@ -83,9 +83,9 @@ fn life(model: &mut BlipModel) -> Vec<Vec<f32>> {
 }
 
 #[test]
-fn caches_on_a_device_are_those_of_the_cpu() {
-    let host = life(&mut load(false));
-    let device = life(&mut load(true));
+fn caches_on_a_device_give_the_logits_of_the_cpu() {
+    let host = logits_of_a_batch(&mut load(false));
+    let device = logits_of_a_batch(&mut load(true));
     assert_eq!(host.len(), device.len());
     for (number, (host, device)) in host.iter().zip(&device).enumerate() {
         assert!(host.iter().all(|logit| logit.is_finite()));
@@ -94,7 +94,7 @@ fn caches_on_a_device_are_those_of_the_cpu() {
 }
 
 #[test]
-fn beams_are_not_moved_before_there_are_any() {
+fn beams_are_not_reordered_before_the_first_step() {
     let mut model = load(false);
     let image = encode(&mut model, &[1]).remove(0);
     let mut cache = model.new_cache();
@@ -106,28 +106,28 @@ fn beams_are_not_moved_before_there_are_any() {
 }
 
 #[test]
-fn images_encoded_together_are_those_encoded_alone() {
+fn images_encoded_in_a_batch_equal_those_encoded_one_by_one() {
     for caches_on_device in [false, true] {
         let mut model = load(caches_on_device);
-        let together = encode(&mut model, &[1, 2, 3]);
-        for (seed, image) in (1..).zip(together) {
-            let alone = encode(&mut model, &[seed]).remove(0);
-            let mut logits = [image, alone].map(|image| {
+        let batch = encode(&mut model, &[1, 2, 3]);
+        for (seed, image) in (1..).zip(batch) {
+            let single = encode(&mut model, &[seed]).remove(0);
+            let mut logits = [image, single].map(|image| {
                 let mut cache = model.new_cache();
                 model.join_without_past(image, &mut cache).unwrap();
                 step(&mut model, &mut cache, &[i64::from(START)])
             });
-            let [together, alone] = &mut logits;
-            assert_eq!(together, alone);
+            let [batch, single] = &mut logits;
+            assert_eq!(batch, single);
         }
     }
 }
 
 #[test]
-fn a_run_that_nobody_waits_for_can_be_ended() {
+fn a_run_of_the_encoder_can_be_aborted() {
     let mut model = load(false);
     let abort = Abort::new().unwrap();
     abort.abort();
-    assert!(model.encode(vec![picture(1)], &abort).is_err());
+    assert!(model.encode(vec![noise_image(1)], &abort).is_err());
     assert_eq!(encode(&mut model, &[1]).len(), 1);
 }

@@ -51,7 +51,7 @@ const LIBRARIES: [(&str, &[&str]); 12] = [
 ];
 
 /// Folders whose files still import each other.
-const CYCLES: [&str; 3] = ["crates/generation/", "crates/image-processor/", "src/engine/"];
+const CYCLES: [&str; 2] = ["crates/generation/", "src/engine/"];
 
 fn sources() -> Sources {
     Sources::read(Path::new(env!("CARGO_MANIFEST_DIR")))
