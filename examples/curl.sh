@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Captions one picture with nothing but curl:  examples/curl.sh [--url URL] [--model NAME] [--prompt TEXT] [IMAGE]
+# Captions one image with curl:  examples/curl.sh [--url URL] [--model NAME] [--prompt TEXT] [IMAGE]
 set -euo pipefail
 
 url=http://127.0.0.1:8080 model=scenes prompt="" image=$(dirname "$0")/images/cats.jpg
@@ -30,6 +30,6 @@ printf '{"inputs": [
   ], "outputs": [{"name": "generated_output"}, {"name": "score"}]}' "$(encoded)" "$prompt" |
   ask --data @- "$url/v2/models/$model/infer"
 
-echo "# Piece by piece, as server-sent events"
+echo "# Streamed as server-sent events"
 printf '{"image": "%s", "text_input": "%s"}' "$(encoded)" "$prompt" |
   ask --data @- "$url/v2/models/$model/generate_stream"

@@ -1,6 +1,6 @@
-"""`make demo`: starts the service on the embedded model and captions the sample images, over REST and over gRPC.
+"""`make demo`: captions the sample images with the embedded model over REST and gRPC.
 
-REST is the request of the Inferless template, as its users send it, with the pictures on a web server of the demo's own.
+The REST request is that of the Inferless template; the demo serves the images at local URLs.
 """
 
 import argparse
@@ -19,21 +19,25 @@ LOG = logging.getLogger("demo")
 
 
 class QuietHandler(SimpleHTTPRequestHandler):
-    """Serves files without a line in the terminal for each."""
+    """Serves files without logging requests."""
 
     def log_message(self, *_: object) -> None:
         pass
 
 
 def template_request(url: str, text: str | None) -> dict:
-    """What the template's curl command sends."""
-    fields = [("img_url", url)] if text is None else [("img_url", url), ("text", text)]
-    inputs = [{"name": n, "shape": [1], "data": [d], "datatype": "BYTES"} for n, d in fields]
+    """Return the body that the template's curl command sends."""
+    fields = {"img_url": url} | ({} if text is None else {"text": text})
+    inputs = [
+        {"name": name, "shape": [1], "data": [value], "datatype": "BYTES"}
+        for name, value in fields.items()
+    ]
     return {"inputs": inputs}
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
+    """Run the demo and return the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--binary", type=Path, default=service.default_binary())
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)

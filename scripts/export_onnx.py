@@ -1,4 +1,4 @@
-"""Exports a BLIP captioning checkpoint as an ONNX bundle that blip-serve loads: `blip_onnx.cli`.
+"""Exports a BLIP captioning checkpoint as an ONNX bundle that blip-serve loads; see `blip_onnx.cli`.
 
 Usage: `python scripts/export_onnx.py --model <hub id or folder> --output <folder>`.
 """

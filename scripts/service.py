@@ -1,8 +1,7 @@
-"""Starts and stops `blip-serve serve`, and talks to it over gRPC with stubs made from proto/.
+"""Starts and stops `blip-serve serve`, and calls it over gRPC with stubs generated from proto/.
 
-Used by the parity run and by the Python tests. The service gets a free loopback port, a generated
-models.toml when models are given, and a log file; leaving the `with` block sends SIGTERM and
-expects a clean exit.
+The service listens on a free loopback port. Leaving the `with` block sends SIGTERM and raises
+`ServiceError` if the exit status is not 0.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ STOP_SECONDS = 30
 CALL_SECONDS = 300
 
 direct = urllib.request.build_opener(urllib.request.ProxyHandler({})).open
-"""Opens a URL without the proxies that the environment may name."""
+"""Opens a URL without the proxies of the environment."""
 
 
 class ServiceError(RuntimeError):
@@ -41,12 +40,12 @@ class ServiceError(RuntimeError):
 
 
 def default_binary() -> Path:
-    """BLIP_SERVE_BIN, or the release build."""
+    """Return the path in BLIP_SERVE_BIN, or that of the release build."""
     return Path(os.environ.get("BLIP_SERVE_BIN", ROOT / "target" / "release" / "blip-serve"))
 
 
 def stubs(proto: str = "blip/v1/caption") -> tuple[ModuleType, ModuleType]:
-    """The message and service modules of a proto, generated anew in a temporary folder."""
+    """Return the message and service modules of a proto, generated in a temporary folder."""
     name = proto.replace("/", ".")
     if f"{name}_pb2" not in sys.modules:
         folder = tempfile.mkdtemp(prefix="blip-stubs-")
@@ -55,26 +54,21 @@ def stubs(proto: str = "blip/v1/caption") -> tuple[ModuleType, ModuleType]:
         well_known = Path(grpc_tools.__file__).parent / "_proto"
         arguments = ["protoc", f"-I{protos}", f"-I{well_known}", f"--python_out={folder}"]
         if protoc.main([*arguments, f"--grpc_python_out={folder}", *files]) != 0:
-            raise ServiceError(f"protoc refused {proto}")
+            raise ServiceError(f"protoc failed for {proto}")
         sys.path.insert(0, folder)
     return importlib.import_module(f"{name}_pb2"), importlib.import_module(f"{name}_pb2_grpc")
 
 
 def models_toml(bundles: dict[str, Path], default: str) -> str:
-    """A models.toml that serves these bundles by name."""
+    """Return a models.toml that serves these bundles by name."""
     lines = [f"default = {json.dumps(default)}"]
     for name, path in bundles.items():
-        lines += [
-            "",
-            "[[models]]",
-            f"name = {json.dumps(name)}",
-            f"path = {json.dumps(str(path))}",
-        ]
+        lines += ["", "[[models]]", f"name = {json.dumps(name)}", f"path = {json.dumps(str(path))}"]
     return "\n".join(lines) + "\n"
 
 
 def free_port() -> int:
-    """A loopback port that was free a moment ago."""
+    """Return a loopback port that is free at the time of the call."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return listener.getsockname()[1]
@@ -82,7 +76,7 @@ def free_port() -> int:
 
 @dataclass
 class Service:
-    """A running service; `models` is a models.toml, without it the repository's own."""
+    """A service that runs in a `with` block; `models` defaults to the repository's models.toml."""
 
     models: Path | None = None
     binary: Path = field(default_factory=default_binary)
@@ -90,24 +84,17 @@ class Service:
     flags: tuple[str, ...] = ("--allow-private-networks",)
     port: int = field(default_factory=free_port)
     awaited: str = "/v2/health/ready"
-    """What must answer 200 before the service is used."""
+    """The path that must answer 200 before the block is entered."""
     prefix: tuple[str, ...] = ()
-    """A command that ends in running the service in its own place, such as taskset."""
+    """A command that runs the service with exec, such as taskset."""
     environment: dict[str, str] = field(default_factory=dict)
 
     def __enter__(self) -> Self:
         models = ["--models", str(self.models)] if self.models else []
-        command = [
-            *self.prefix,
-            str(self.binary),
-            "serve",
-            *models,
-            "--listen",
-            self.address,
-            *self.flags,
-        ]
+        command = [*self.prefix, str(self.binary), "serve", *models]
+        command += ["--listen", self.address, *self.flags]
         self._output = self.log.open("wb") if self.log else subprocess.DEVNULL
-        # Nothing stands before this service that would have to turn away first.
+        # No load balancer has to notice the shutdown, so the service need not delay it.
         environment = {"BLIP_DRAIN_DELAY": "0", **os.environ, **self.environment}
         self._is_killed = False
         self.process = subprocess.Popen(
@@ -143,7 +130,7 @@ class Service:
             raise ServiceError(f"the service ended with {code} after SIGTERM; log: {self.log}")
 
     def kill(self) -> None:
-        """SIGKILL; no clean exit is expected any more."""
+        """Send SIGKILL; the exit status is then not checked."""
         self._is_killed = True
         self.process.kill()
         self.process.wait()
@@ -163,7 +150,7 @@ class Service:
         parameters: dict[str, Any] | None = None,
         model: str = "",
     ) -> list[Any]:
-        """Captions of one image (blip.v1.Caption messages); grpc.RpcError on a refusal."""
+        """Return the captions of one image as blip.v1.Caption messages; raises grpc.RpcError."""
         request = self.messages.CaptionRequest(model=model, image=image)
         if prompt is not None:
             request.prompt = prompt
@@ -177,12 +164,12 @@ class Service:
         return list(self.stub.Caption(request, timeout=CALL_SECONDS).captions)
 
     def finish_reason(self, caption: Any) -> str:
-        """`eos` or `length`."""
+        """Return `eos` or `length`."""
         name = self.messages.FinishReason.Name(caption.finish_reason)
         return name.removeprefix("FINISH_REASON_").lower()
 
     def post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
-        """The JSON answer to a JSON request; urllib.error.HTTPError on a refusal."""
+        """Send JSON and return the JSON response; raises urllib.error.HTTPError."""
         request = urllib.request.Request(
             self.url + path,
             data=json.dumps(body).encode(),

@@ -1,8 +1,8 @@
-"""Train the embedded model models/scenes: a small BLIP that captions rendered sprite scenes.
+"""Trains the embedded model models/scenes: a small BLIP that captions rendered sprite scenes.
 
-First the vision tower learns to name what each patch shows, then the captioner is trained by
-teacher forcing, with prompts. Every batch is a function of the step, so a resumed run is the
-same run. At the end the checkpoint is written as transformers loads it (`scenes.model`).
+First the vision tower is trained to classify the object of each patch, then the captioner by
+teacher forcing, with prompts. Every batch is a function of the step, so a resumed run equals an
+uninterrupted one. At the end `scenes.model` writes the checkpoint for transformers.
 """
 
 import argparse
@@ -18,20 +18,21 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import BlipForConditionalGeneration
 
-from scenes.batch import ROLES, Batch, make_batch, normalised
+from scenes.batch import ROLES, Batch, make_batch, normalise
 from scenes.dataset import BACKGROUNDS, KINDS, OBJECTS, SIDE, make_scene, render
 from scenes.model import BOS, PAD, PATCH, SEP, Words, config, export
 
 LOG = logging.getLogger("train_scenes")
 CHECKPOINT = Path(__file__).resolve().parent.parent / "models" / "scenes" / "checkpoint"
-EVALUATED = ("heldout", "unseen")  # splits of which some scenes are captioned at every save
+EVALUATED = ("heldout", "unseen")  # splits of which 200 scenes are captioned at every save
 REPORT_EVERY = 100  # steps
-POSITION_SPREAD = 0.4  # of the initial position embeddings, about that of a patch's embedding
+# Standard deviation of the initial position embeddings, near that of patch embeddings.
+POSITION_SPREAD = 0.4
 
 
 @dataclass(frozen=True)
 class Options:
-    """Command line of one run."""
+    """The command line."""
 
     vocabulary: Path
     out: Path
@@ -47,14 +48,14 @@ class Options:
 
 
 class Trainee(nn.Module):
-    """The model on compact ids with auxiliary heads, which are thrown away afterwards."""
+    """The model on compact ids, with auxiliary heads that are not exported."""
 
     def __init__(self, words: Words) -> None:
         super().__init__()
         ids = (words.compact[BOS], words.compact[SEP], words.compact[PAD])
         self.blip = BlipForConditionalGeneration(config(len(words.used), *ids))
         width = self.blip.config.vision_config.hidden_size
-        with torch.no_grad():  # start from rows and columns that attention can tell apart
+        with torch.no_grad():  # initial positions in which rows and columns differ
             grid = torch.randn(2, SIDE // PATCH, width) * POSITION_SPREAD
             patches = (grid[0][:, None] + grid[1][None]).flatten(0, 1)
             self.blip.vision_model.embeddings.position_embedding[0, 1:] = patches
@@ -64,7 +65,7 @@ class Trainee(nn.Module):
         self.kind = nn.Linear(width, len(KINDS))
 
     def vision_loss(self, tokens: Tensor, batch: Batch) -> Tensor:
-        """Object and role of every patch, background and layout from the class token."""
+        """Return the loss of object and role of every patch, and of background and layout."""
         objects, role = batch.patches.flatten(0, 1).unbind(-1)
         patches = tokens[:, 1:].flatten(0, 1)
         loss = functional.cross_entropy(self.patch_object(patches).float(), objects)
@@ -73,29 +74,29 @@ class Trainee(nn.Module):
         return loss + functional.cross_entropy(self.kind(tokens[:, 0]).float(), batch.kind)
 
     def caption_loss(self, tokens: Tensor, batch: Batch) -> Tensor:
-        """Mean cross entropy of the next word piece, outside prompt and padding."""
+        """Return the mean cross entropy of the next word piece, outside prompt and padding."""
         logits = self.blip.text_decoder(
             input_ids=batch.ids[:, :-1], encoder_hidden_states=tokens, use_cache=False
         ).logits
-        wanted = batch.labels[:, 1:].flatten()
-        return functional.cross_entropy(logits.float().flatten(0, 1), wanted, ignore_index=-100)
+        labels = batch.labels[:, 1:].flatten()
+        return functional.cross_entropy(logits.float().flatten(0, 1), labels, ignore_index=-100)
 
 
 @torch.no_grad()
 def exact(trainee: Trainee, words: Words, split: str, count: int) -> float:
-    """Share of captions that greedy decoding gets exactly right."""
+    """Return the share of greedy captions that are exactly right."""
     scenes = [make_scene(split, index) for index in range(count)]
-    images = normalised([render(scene) for scene in scenes])
+    images = normalise([render(scene) for scene in scenes])
     rows = trainee.blip.generate(pixel_values=images, max_new_tokens=20).tolist()
     texts = [words.decode(row[1:]) for row in rows]
     for scene, text in list(zip(scenes, texts, strict=True))[:3]:
-        LOG.info("  wanted %r got %r", scene.caption, text)
+        LOG.info("  expected %r got %r", scene.caption, text)
     right = sum(scene.caption == text for scene, text in zip(scenes, texts, strict=True))
     return right / count
 
 
 def rate_at(step: int, options: Options) -> float:
-    """Constant after a warmup for the vision tower, then warmup and cosine."""
+    """Return the learning rate: warm-up and constant for the vision tower, then with cosine decay."""
     if step < options.vision_steps:
         return options.rate * min(1.0, (step + 1) / 100)
     done = step - options.vision_steps
@@ -104,14 +105,14 @@ def rate_at(step: int, options: Options) -> float:
 
 
 def save_state(path: Path, step: int, trainee: Trainee, optimizer: torch.optim.Optimizer) -> None:
-    """Write a resumable state; the old one is replaced only once the new one is complete."""
+    """Write a resumable state and replace the old one when it is complete."""
     state = {"step": step, "model": trainee.state_dict(), "optimizer": optimizer.state_dict()}
     torch.save(state, path.with_suffix(".part"))
     path.with_suffix(".part").replace(path)
 
 
 def restore(path: Path, trainee: Trainee, optimizer: torch.optim.Optimizer) -> int:
-    """Load the saved state, if there is one; the step to go on from."""
+    """Load the saved state if it exists, and return the next step."""
     if not path.exists():
         return 0
     state = torch.load(path)
@@ -123,20 +124,20 @@ def restore(path: Path, trainee: Trainee, optimizer: torch.optim.Optimizer) -> i
 def learn(
     trainee: Trainee, optimizer: torch.optim.Optimizer, batch: Batch, captioning: bool
 ) -> tuple[float, float]:
-    """One step of the optimizer; the auxiliary loss and the caption loss before it."""
+    """Run one step of the optimizer and return the vision and the caption loss before it."""
     with torch.autocast("cpu", torch.bfloat16):
         tokens = trainee.blip.vision_model(batch.images).last_hidden_state
-        seen = trainee.vision_loss(tokens, batch)
-        said = trainee.caption_loss(tokens, batch) if captioning else torch.zeros(())
-    (said + seen).backward()
+        vision = trainee.vision_loss(tokens, batch)
+        caption = trainee.caption_loss(tokens, batch) if captioning else torch.zeros(())
+    (caption + vision).backward()
     nn.utils.clip_grad_norm_(trainee.parameters(), 1.0)
     optimizer.step()
     optimizer.zero_grad()
-    return seen.item(), said.item()
+    return vision.item(), caption.item()
 
 
 def train(options: Options) -> None:
-    """Train from the last saved state to the end, logging and saving on the way."""
+    """Train from the last saved state to the end, and save and log at intervals."""
     torch.manual_seed(options.seed)
     torch.set_num_threads(options.threads)
     words = Words(options.vocabulary)
@@ -156,9 +157,9 @@ def train(options: Options) -> None:
         losses.append(learn(trainee, optimizer, batch, captioning))
         done = step + 1
         if done % REPORT_EVERY == 0:
-            seen, said = torch.tensor(losses).mean(0).tolist()
+            vision, caption = torch.tensor(losses).mean(0).tolist()
             each = (time.monotonic() - began) / (done - start)
-            LOG.info("step %d vision %.4f caption %.4f (%.3f s)", done, seen, said, each)
+            LOG.info("step %d vision %.4f caption %.4f (%.3f s)", done, vision, caption, each)
             losses = []
         if done % options.save_every == 0 or done == total:
             save_state(path, done, trainee, optimizer)
@@ -169,7 +170,7 @@ def train(options: Options) -> None:
 
 
 def parse() -> Options:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
         "--vocabulary",

@@ -1,4 +1,4 @@
-"""Prints each caption while it is decided, with Triton's client over gRPC.
+"""Prints each caption while it is generated, with Triton's client over gRPC.
 
 pip install 'tritonclient[grpc]'
 python examples/python/triton_grpc.py examples/images/*.jpg

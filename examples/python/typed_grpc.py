@@ -1,9 +1,9 @@
-"""Calls blip.v1.CaptionService: one caption, one in pieces, and many at a time.
+"""Calls blip.v1.CaptionService: one caption, one as a stream, and many on one stream.
 
     pip install grpcio-tools
     python examples/python/typed_grpc.py examples/images/*.jpg
 
-The stubs are made from proto/ as the program starts; a project of your own would run protoc once.
+The stubs are generated from proto/ when the program starts; other projects would run protoc once.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Requests to a running service, each with its answer as a line of Markdown."""
+"""Sends requests to a running service and formats the answers as Markdown."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SECONDS = 30
 REQUEST_ID = "conformance"
 METADATA = (("x-request-id", REQUEST_ID),)
 WIDTH = 100
-"""A longer body is shown in lines of its own."""
+"""A longer body is shown in a block."""
 SHOWN_HEADERS = ("retry-after", "www-authenticate", "accept-encoding", "allow")
 
 session = requests.Session()
@@ -26,16 +26,16 @@ session.trust_env = False
 
 
 class Report:
-    """Markdown that grows."""
+    """A page of Markdown under construction."""
 
     def __init__(self, introduction: str) -> None:
         self.text = introduction.strip() + "\n"
 
-    def section(self, title: str, remark: str = "") -> None:
-        self.text += f"\n## {title}\n" + (f"\n{remark}\n" if remark else "")
+    def section(self, title: str) -> None:
+        self.text += f"\n## {title}\n"
 
     def row(self, title: str, *answers: str) -> None:
-        """One request, on one transport or both."""
+        """Add a request, with its answers over one transport or both."""
         lines = "\n".join(f"- {answer}" for answer in answers)
         self.text += f"\n**{title}**\n{lines.rstrip()}\n"
 
@@ -47,7 +47,7 @@ def rest(
     body: Any = None,
     headers: dict[str, str] | None = None,
 ) -> str:
-    """The answer to a REST request; `body` is JSON unless it is bytes."""
+    """Send a REST request and format the answer; `body` is encoded as JSON unless it is bytes."""
     data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
     headers = {"x-request-id": REQUEST_ID, "accept-encoding": "identity"} | (headers or {})
     reply = session.request(method, service.url + path, data=data, headers=headers, timeout=SECONDS)
@@ -57,7 +57,7 @@ def rest(
 def rpc(
     call: Callable[..., Any], name: str, request: Any, metadata: tuple[tuple[str, str], ...] = ()
 ) -> str:
-    """The answer to a gRPC request, or the first of a stream; `request` may be a stream too."""
+    """Send a gRPC request, or a stream of them, and format the first answer."""
     try:
         reply = call(request, timeout=SECONDS, metadata=(*METADATA, *metadata))
         if isinstance(reply, grpc.RpcError):
@@ -68,14 +68,14 @@ def rpc(
 
 
 def body_of(answer: str) -> Any:
-    """The JSON of an answer that is no error."""
+    """Return the JSON of a formatted answer that is not an error."""
     _, _, shown = answer.partition(" → ")
     _, _, body = shown.replace("\n", " ").partition(" ")
     return json.loads(body.strip().removeprefix("```json").strip("`"))
 
 
 def status_line(status: Any) -> str:
-    """Message and details of a google.rpc.Status."""
+    """Format message and details of a google.rpc.Status, and check the details."""
     kinds = [each.type_url.rpartition(".")[2] for each in status.details]
     assert "RequestInfo" in kinds and "ErrorInfo" in kinds, status
     shown = [f"`{status.message}`"]
@@ -98,7 +98,7 @@ def status_line(status: Any) -> str:
 
 
 def plain(message: Message) -> dict[str, Any]:
-    """A message as JSON whose numbers are numbers."""
+    """Convert a message to JSON in which 64-bit integers are numbers."""
     values = {}
     for field in message.DESCRIPTOR.fields:
         value = getattr(message, field.name)
@@ -128,13 +128,13 @@ def _plain_entry(value: Any) -> Any:
 
 
 def shown_body(body: Any) -> str:
-    """JSON on one line, or as a block under a list item."""
+    """Format JSON on one line, or as a block under a list item."""
     text = folded(body)
     return f"`{text}`" if "\n" not in text else f"\n  ```json\n  {text}\n  ```"
 
 
 def folded(value: Any, indent: str = "  ") -> str:
-    """JSON with a line for each member where one line would be too long."""
+    """Format JSON with a line for each member of values that are longer than WIDTH."""
     line = json.dumps(value, ensure_ascii=False)
     if len(indent + line) <= WIDTH or not isinstance(value, dict | list):
         return line
@@ -153,7 +153,7 @@ def _joined(status: object, shown: str) -> str:
 
 
 def _shown(reply: requests.Response) -> str:
-    """Headers that matter, and the body."""
+    """Format the headers of SHOWN_HEADERS and the body, and check the request id."""
     shown = [f"{name}: {reply.headers[name]}" for name in SHOWN_HEADERS if name in reply.headers]
     if reply.headers.get("content-type") != "application/json":
         return "; ".join([*shown, str(reply.headers.get("content-type")), f"`{reply.text}`"])

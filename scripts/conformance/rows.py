@@ -1,4 +1,4 @@
-"""The rows of docs/conformance.md that need no more than a running service."""
+"""The rows of docs/conformance.md for successful requests, and the helpers of all rows."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from conformance.report import Report, body_of, rest, rpc
 from service import ROOT, Service, stubs
 
-# The service's own protos; tritonclient's, of the same package, cannot be in one process with them.
+# These protos and those of tritonclient have the same package, so one process cannot import both.
 messages, services = stubs("inference/grpc_service")
 MODEL = "scenes"
 PICTURE = (ROOT / "examples" / "images" / "cats.jpg").read_bytes()
@@ -24,7 +24,7 @@ def tensor(name: str, *data: Any, datatype: str = "BYTES", **more: Any) -> Json:
 
 
 def asking(*inputs: Json, **more: Any) -> Json:
-    """An infer request."""
+    """Return the JSON of an infer request."""
     return {"inputs": [*inputs], **more}
 
 
@@ -33,7 +33,7 @@ PROMPT = tensor("text", "a photography of")
 
 
 def message(body: Json, model: str = MODEL, version: str = "") -> Any:
-    """The same request for gRPC, as far as it can be said there."""
+    """Convert an infer request to a message, without the parts that gRPC does not have."""
     id_ = body.get("id", "")
     request = messages.ModelInferRequest(model_name=model, model_version=version, id=id_)
     for entry in body.get("inputs", []):
@@ -54,7 +54,7 @@ def message(body: Json, model: str = MODEL, version: str = "") -> Any:
 
 
 class Rows:
-    """Writes rows of answers of one service."""
+    """Writes rows with the answers of one service."""
 
     def __init__(self, report: Report, service: Service) -> None:
         self.report, self.service = report, service
@@ -67,7 +67,7 @@ class Rows:
         self.report.row(title, rpc(getattr(self.inference, name), name, request))
 
     def infer(self, title: str, body: Json, model: str = MODEL, version: str = "") -> None:
-        """The request on both transports."""
+        """Add an infer request over both transports."""
         path = f"/v2/models/{model}" + (f"/versions/{version}" if version else "")
         self.report.row(
             title,
@@ -76,15 +76,15 @@ class Rows:
         )
 
     def both(self, title: str, path: str, name: str, request: Any, body: Any = None) -> None:
-        """A GET, or a POST with a body, and the call that asks the same."""
+        """Add a GET, or a POST with a body, and the equivalent gRPC call."""
         over_rest = rest(self.service, "GET" if body is None else "POST", path, body)
         over_grpc = rpc(getattr(self.inference, name), name, request)
         if "→ 200" in over_rest and "→ OK" in over_grpc:
-            over_grpc = shortened(over_grpc, body_of(over_rest))
+            over_grpc = shorten(over_grpc, body_of(over_rest))
         self.report.row(title, over_rest, over_grpc)
 
     def caption(self, title: str, body: Json, **fields: Any) -> None:
-        """/v1/captions and blip.v1, which have the same fields."""
+        """Add a request to /v1/captions and to blip.v1."""
         request = self.service.messages.CaptionRequest(**fields)
         self.report.row(
             title,
@@ -93,15 +93,14 @@ class Rows:
         )
 
 
-def shortened(over_grpc: str, body: Any) -> str:
-    """An answer over gRPC that does not repeat the one over REST."""
+def shorten(over_grpc: str, body: Any) -> str:
+    """Replace an answer over gRPC that equals the one over REST by a remark."""
     head, _, _ = over_grpc.partition(" → ")
     message = body_of(over_grpc)
     if message == body:
         return f"{head} → OK, the same"
-    for name, value in message.items():
-        if len(message) == 1 and value == body:
-            return f"{head} → OK, the same in `{name}`"
+    if list(message.values()) == [body]:
+        return f"{head} → OK, the same in `{next(iter(message))}`"
     return over_grpc
 
 
@@ -112,16 +111,17 @@ def successes(rows: Rows) -> None:
     both("the server is ready", "/v2/health/ready", "ServerReady", messages.ServerReadyRequest())
     ready = messages.ModelReadyRequest(name=MODEL)
     both("the model is ready", f"{model}/ready", "ModelReady", ready)
-    both("the server", "/v2", "ServerMetadata", messages.ServerMetadataRequest())
-    both("the model", model, "ModelMetadata", messages.ModelMetadataRequest(name=MODEL))
+    both("metadata of the server", "/v2", "ServerMetadata", messages.ServerMetadataRequest())
+    metadata = messages.ModelMetadataRequest(name=MODEL)
+    both("metadata of the model", model, "ModelMetadata", metadata)
     config = messages.ModelConfigRequest(name=MODEL)
-    both("its configuration", f"{model}/config", "ModelConfig", config)
+    both("configuration of the model", f"{model}/config", "ModelConfig", config)
     index = messages.RepositoryIndexRequest()
-    both("the models", "/v2/repository/index", "RepositoryIndex", index, body={})
+    both("index of the models", "/v2/repository/index", "RepositoryIndex", index, body={})
     load = messages.RepositoryModelLoadRequest(model_name=MODEL)
     path = f"/v2/repository/models/{MODEL}/load"
-    both("loading the model anew", path, "RepositoryModelLoad", load, body={})
-    rows.infer("a caption; the id comes back", asking(CATS, id="a1"))
+    both("reloading the model", path, "RepositoryModelLoad", load, body={})
+    rows.infer("a caption; the id is returned", asking(CATS, id="a1"))
     rows.infer("the template's request", asking(CATS, PROMPT | {"optional": True}))
     outputs = [{"name": "finish_reason"}, {"name": "generated_output"}]
-    rows.infer("other outputs; the caption is first", asking(CATS, outputs=outputs))
+    rows.infer("selected outputs; the caption is first", asking(CATS, outputs=outputs))

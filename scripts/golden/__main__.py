@@ -14,7 +14,7 @@ PARTS = {"captions": captions.write, "generation": generation.write, "images": i
 
 
 def main() -> None:
-    """Command line."""
+    """Write the chosen parts."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), metavar="PART")
     options = parser.parse_args()

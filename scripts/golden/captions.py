@@ -1,8 +1,8 @@
 """Writes captions.json and tokenizer.json from the oracle: transformers on the embedded model.
 
-`tests/golden/captions.json`: the sample images x prompts and parameters, with ids, text, score and
-finish reason. `tests/golden/tokenizer.json`: prompts with their ids, and ids with their text. Both
-name the library versions they come from and the checksum of the weights they belong to.
+`tests/golden/captions.json` has the sample images x prompts and parameters, with ids, text, score
+and finish reason. `tests/golden/tokenizer.json` has prompts with their ids, and ids with their text.
+Both contain the versions of the libraries and the checksum of the weights.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from oracle.captions import Oracle, library_versions
-from parity import cases as parity_cases
+from parity.cases import LONG_PROMPTS, ODD_PROMPTS, PLAIN_PROMPTS
 from service import ROOT
 
 logger = logging.getLogger("golden")
@@ -48,7 +48,7 @@ REQUESTS: list[tuple[str | None, dict[str, Any]]] = [
     ),
     (None, {"do_sample": True, "top_k": 1}),
 ]
-"""Prompt and parameters; every second image gets the odd ones, the others the even ones."""
+"""Prompt and parameters; images alternate between the entries at even and at odd positions."""
 
 WORDS = "a an two three photo dog cats café Ångström it's e.g. x-ray 3.14 re-unite [SEP] 犬 ½ 🚀"
 PROMPTS = 200
@@ -56,7 +56,7 @@ TEXTS = 50
 
 
 def write() -> None:
-    """Writes both files."""
+    """Write both files."""
     torch.set_num_threads(1)
     oracle = Oracle(CHECKPOINT)
     GOLDEN.mkdir(parents=True, exist_ok=True)
@@ -65,7 +65,7 @@ def write() -> None:
 
 
 def captions(oracle: Oracle) -> list[dict[str, Any]]:
-    """One entry per image and request."""
+    """Return one entry per image and request."""
     cases = []
     for number, path in enumerate(sorted(p for p in IMAGES.iterdir() if p.is_file())):
         for prompt, parameters in REQUESTS[number % 2 :: 2]:
@@ -82,18 +82,14 @@ def captions(oracle: Oracle) -> list[dict[str, Any]]:
 
 
 def prompts(oracle: Oracle) -> list[dict[str, Any]]:
-    """Prompts, the ids that the decoder starts from, and those ids as text.
+    """Return prompts, the ids that the decoder starts from, and those ids as text.
 
-    `input_ids` as `generate` has them: start token first, [SEP] dropped; `word_ids`: the same text
-    as one of `bad_words`, without special tokens.
+    `input_ids` are those of `generate`, with the start token and without [SEP]. `word_ids` are those
+    of the same text in `bad_words`, without special tokens.
     """
     rng = random.Random(0)
-    words = WORDS.split() + [word for prompt in parity_cases.ODD_PROMPTS for word in prompt.split()]
-    drawn = [
-        *parity_cases.PLAIN_PROMPTS,
-        *parity_cases.LONG_PROMPTS,
-        *parity_cases.ODD_PROMPTS,
-    ]
+    words = WORDS.split() + [word for prompt in ODD_PROMPTS for word in prompt.split()]
+    drawn = [*PLAIN_PROMPTS, *LONG_PROMPTS, *ODD_PROMPTS]
     while len(drawn) < PROMPTS:
         separator = rng.choice([" ", " ", "", ", ", "\t"])
         drawn.append(separator.join(rng.choices(words, k=rng.randint(1, 9))))
@@ -114,7 +110,7 @@ def prompts(oracle: Oracle) -> list[dict[str, Any]]:
 
 
 def texts(oracle: Oracle) -> list[dict[str, Any]]:
-    """Random ids, special and missing ones among them, as text."""
+    """Return random ids, including special and unused ones, as text."""
     rng = random.Random(1)
     size = oracle.model.config.text_config.vocab_size
     entries = []
@@ -126,7 +122,7 @@ def texts(oracle: Oracle) -> list[dict[str, Any]]:
 
 
 def _write(name: str, sections: dict[str, list[dict[str, Any]]]) -> None:
-    """One entry a line, so that a change reads well."""
+    """Write one entry per line, so that a diff is readable."""
     weights = (CHECKPOINT / "model.safetensors").read_bytes()
     header = {
         "made_with": library_versions(),

@@ -1,9 +1,9 @@
-"""Writes tests/golden/generation.json: what transformers' generate() does with toy language models.
+"""Writes tests/golden/generation.json: the results of transformers' generate() for toy models.
 
-The toy models are tables of logits, written into the file, so that the decoding code alone is
+The toy models are tables of logits, which the file contains, so that only the decoding code is
 compared: ids and scores of greedy and beam search, probabilities after the sampling warpers,
-frequencies of sampled sequences, and which parameters are refused. Run it again only when the
-pinned transformers changes.
+frequencies of sampled sequences, and which parameters are refused. The file depends only on the
+pinned version of transformers.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ SAMPLED_RUNS = 20_000
 
 
 def expected_sequences(model: ToyModel, case: Case) -> list[dict[str, Any]]:
-    """Ids, score and finish reason of every returned sequence."""
+    """Return ids, score and finish reason of every returned sequence."""
     output = call(model, case)
     rows = []
     for row, ids in enumerate(output.sequences.tolist()):
@@ -58,13 +58,13 @@ def expected_sequences(model: ToyModel, case: Case) -> list[dict[str, Any]]:
 
 
 def warped_probabilities(model: ToyModel, case: Case) -> list[float]:
-    """Probability of each id as the first one drawn."""
+    """Return the probability of each id in the first draw."""
     scores = call(model, case).scores[0][0]
     return [round(probability, 9) for probability in scores.softmax(-1).tolist()]
 
 
 def sampled_frequencies(model: ToyModel, case: Case) -> list[list[Any]]:
-    """Frequency of each returned sequence, the most frequent first."""
+    """Return the frequency of each returned sequence, the most frequent first."""
     counts: Counter[tuple[int, ...]] = Counter()
     for _ in range(SAMPLED_RUNS // 1000):
         for ids in call(model, case, copies=1000).sequences.tolist():
@@ -73,16 +73,12 @@ def sampled_frequencies(model: ToyModel, case: Case) -> list[list[Any]]:
 
 
 def early_stop_row(rng: random.Random) -> dict[str, Any]:
-    """Whether transformers keeps a beam search open; scores lie close, so that the rule decides."""
-    num_beams, generated, max_new_tokens = (
-        rng.randrange(1, 4),
-        rng.randrange(1, 9),
-        rng.randrange(9, 20),
-    )
-    penalty, stopping = (
-        rng.choice([-1.0, -0.3, 0.0, 0.3, 1.0]),
-        rng.choice([False, True, "never"]),
-    )
+    """Return whether transformers keeps a beam search open, for scores close to the limit."""
+    num_beams = rng.randrange(1, 4)
+    generated = rng.randrange(1, 9)
+    max_new_tokens = rng.randrange(9, 20)
+    penalty = rng.choice([-1.0, -0.3, 0.0, 0.3, 1.0])
+    stopping = rng.choice([False, True, "never"])
     running_score = round(rng.uniform(-12.0, -1.0), 3)
     length = rng.choice([generated, max_new_tokens])
     finished = [
@@ -119,7 +115,7 @@ def early_stop_row(rng: random.Random) -> dict[str, Any]:
 
 
 def log_softmax_row(spread: float) -> dict[str, Any]:
-    """torch's log-probabilities at some of 30,524 logits from 0 to `spread`, made by a formula."""
+    """Return torch's log-probabilities at some of 30,524 logits from 0 to `spread`."""
     fractions = [((i * 2_654_435_761 % 2**32) >> 8) / 2**24 for i in range(30_524)]
     log_probs = torch.tensor([fraction * spread for fraction in fractions]).log_softmax(-1)
     picks = range(0, len(fractions), 1000)
@@ -130,7 +126,7 @@ def log_softmax_row(spread: float) -> dict[str, Any]:
 
 
 def is_accepted(model: ToyModel, parameters: dict[str, Any]) -> bool:
-    """Whether generate() goes through for a prompt of two ids."""
+    """Whether generate() accepts the parameters, for a prompt of two ids."""
     case = Case(
         model=0,
         prompt=[model.config.vocab_size - 2, 5],
@@ -146,7 +142,7 @@ def is_accepted(model: ToyModel, parameters: dict[str, Any]) -> bool:
 
 
 def build() -> dict[str, Any]:
-    """The whole file as JSON values."""
+    """Return the content of the file."""
     rng = random.Random(SEED)
     torch.manual_seed(SEED)
     models = make_models(rng)
@@ -184,7 +180,7 @@ def build() -> dict[str, Any]:
 
 
 def write_file(golden: dict[str, Any], path: Path) -> None:
-    """One case a line, so that a change shows as the lines it changes."""
+    """Write one case per line, so that a diff is readable."""
     parts = []
     for key, value in golden.items():
         if isinstance(value, list):
@@ -197,8 +193,8 @@ def write_file(golden: dict[str, Any], path: Path) -> None:
 
 
 def write() -> None:
-    """Writes the file."""
-    # Many cases are made to be warned about.
+    """Write the file."""
+    # Many cases cause warnings on purpose.
     transformers.logging.set_verbosity_error()
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)

@@ -1,4 +1,4 @@
-"""The calls of generate() that the golden file of the decoding code holds."""
+"""The calls of generate() in the golden file of the decoding code."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ VERDICT_PARAMETERS: list[dict[str, Any]] = [
 
 
 def draw_setting(rng: random.Random, models: list[ToyModel]) -> dict[str, Any]:
-    """A model, a prompt of one to four ids (start token first) and how likely the end is."""
+    """Draw a model, a prompt of one to four ids (start token first) and a bias of the end token."""
     model = rng.randrange(len(models))
     vocab_size = models[model].config.vocab_size
     words = [rng.randrange(3, vocab_size - 2) for _ in range(rng.randrange(4))]
@@ -67,7 +67,7 @@ def draw_setting(rng: random.Random, models: list[ToyModel]) -> dict[str, Any]:
 def draw_bad_words(
     rng: random.Random, models: list[ToyModel], setting: dict[str, Any]
 ) -> list[list[int]]:
-    """Pieces of what would be said without them, a random one, sometimes the end token alone."""
+    """Draw parts of the sequence without bad words, a random word, and sometimes the end token."""
     parameters = {"max_new_tokens": 8}
     ids = (
         call(models[setting["model"]], Case(**setting, parameters=parameters)).sequences[0].tolist()
@@ -81,7 +81,7 @@ def draw_bad_words(
 
 
 def single_cases(rng: random.Random, models: list[ToyModel]) -> Iterator[Case]:
-    """Each parameter alone, greedy and with beams."""
+    """Yield each parameter separately, greedy and with beams."""
     for name, values in SINGLE_PARAMETERS.items():
         for value, num_beams, _ in itertools.product(values, (1, 3), range(4)):
             beams = {"num_beams": num_beams} if num_beams > 1 else {}
@@ -94,7 +94,7 @@ def single_cases(rng: random.Random, models: list[ToyModel]) -> Iterator[Case]:
 
 
 def beam_cases(rng: random.Random, models: list[ToyModel]) -> Iterator[Case]:
-    """Every combination of the beam parameters."""
+    """Yield every combination of the beam parameters."""
     for num_beams, penalty, stopping in itertools.product(range(2, 7), *BEAM_PARAMETERS.values()):
         for returned in (1, num_beams):
             parameters = {
@@ -108,7 +108,7 @@ def beam_cases(rng: random.Random, models: list[ToyModel]) -> Iterator[Case]:
 
 
 def stopping_cases(rng: random.Random, models: list[ToyModel]) -> Iterator[Case]:
-    """Long searches whose end depends on the early stop rule and the sign of the length penalty."""
+    """Yield long searches that end by the early stop rule and the sign of the length penalty."""
     rules = itertools.product([-2.0, -1.0, -0.3, 1.0], BEAM_PARAMETERS["early_stopping"], range(8))
     for penalty, stopping, _ in rules:
         parameters = {
@@ -117,7 +117,7 @@ def stopping_cases(rng: random.Random, models: list[ToyModel]) -> Iterator[Case]
             "early_stopping": stopping,
             "max_new_tokens": 25,
         }
-        # Flat logits and a likely end: many finished beams that others may still displace.
+        # Flat logits and a likely end token give many finished beams that others may replace.
         parameters["num_return_sequences"] = parameters["num_beams"]
         prompt = [models[2].config.vocab_size - 2, rng.randrange(3, 58)]
         eos_bias = round(rng.uniform(0.0, 2.5), 2)
@@ -125,7 +125,7 @@ def stopping_cases(rng: random.Random, models: list[ToyModel]) -> Iterator[Case]
 
 
 def random_cases(rng: random.Random, models: list[ToyModel], count: int) -> Iterator[Case]:
-    """Everything with everything."""
+    """Yield random combinations of all parameters."""
     for _ in range(count):
         setting = draw_setting(rng, models)
         parameters = {
@@ -146,7 +146,7 @@ def random_cases(rng: random.Random, models: list[ToyModel], count: int) -> Iter
 
 
 def warped_cases(rng: random.Random, models: list[ToyModel]) -> Iterator[Case]:
-    """Sampling parameters alone and together, with and without processors and beams."""
+    """Yield combinations of the sampling parameters, with and without processors and beams."""
     grid = itertools.product([1.0, 0.3, 1.7], [None, 0, 1, 5, 100], [1.0, 0.0, 0.3, 0.9], [1, 2])
     for temperature, top_k, top_p, num_beams in grid:
         parameters: dict[str, Any] = {
@@ -166,7 +166,7 @@ def warped_cases(rng: random.Random, models: list[ToyModel]) -> Iterator[Case]:
 
 
 def sampled_cases(models: list[ToyModel]) -> Iterator[Case]:
-    """Few enough outcomes for their frequencies to be compared."""
+    """Yield cases with few possible sequences, so that their frequencies can be compared."""
     vocab_size = models[1].config.vocab_size
     setting = {"model": 1, "prompt": [vocab_size - 2, 7], "eos_bias": 3.0}
     common = {"do_sample": True, "max_new_tokens": 3}

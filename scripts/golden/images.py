@@ -1,7 +1,7 @@
 """Writes tests/golden/images.json: JPEG files decoded, images resized, pixel_values, by the oracle.
 
-Pictures are either files (base64) or noise that both sides compute from the same formula. Results
-are kept as SHA-256. Run it again only when the pinned Pillow or transformers changes.
+Images are either files (base64) or noise that both sides compute from the same formula. Results are
+stored as SHA-256. The file depends only on the pinned versions of Pillow and transformers.
 """
 
 from __future__ import annotations
@@ -67,14 +67,14 @@ SEGMENTS = {
 
 
 def noise(width: int, height: int) -> Image.Image:
-    """Sample `i` of the row-major RGB data is bits 24 to 31 of `i * 2654435761`."""
+    """Make an image whose RGB sample `i` (row-major) is bits 24 to 31 of `i * 2654435761`."""
     index = np.arange(width * height * 3, dtype=np.uint64)
     samples = ((index * 2654435761) % 2**32 >> 24).astype(np.uint8)
     return Image.fromarray(samples.reshape(height, width, 3))
 
 
 def sha256(array: np.ndarray) -> str:
-    """Of the array's bytes, little-endian."""
+    """Return the checksum of the array's bytes, little-endian."""
     return hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()
 
 
@@ -114,7 +114,10 @@ def jpeg_case(name: str, data: bytes) -> list[dict[str, Any]]:
 
 
 def resize_cases() -> list[dict[str, Any]]:
-    """All filters, and both orders of the passes; Pillow 12's order is forced by two calls."""
+    """Return cases of all filters and both orders of the passes.
+
+    Two calls give Pillow 12's order, first the horizontal and then the vertical pass.
+    """
     cases = []
     for size in SIZES:
         width, height, to_width, to_height = size
@@ -135,7 +138,7 @@ def resize_cases() -> list[dict[str, Any]]:
 
 
 def pixel_cases() -> list[dict[str, Any]]:
-    """pixel_values of one picture, with and without rescaling and normalising; floats as bits."""
+    """Return pixel_values of one image, with and without rescaling and normalisation, as bits."""
     cases = []
     settings = [{}, {"do_normalize": False}, {"do_rescale": False}, {"rescale_factor": 0.0123}]
     settings += [{"do_normalize": False, "do_rescale": False}]
@@ -153,7 +156,7 @@ def pixel_cases() -> list[dict[str, Any]]:
 
 
 def write() -> None:
-    """Writes the file."""
+    """Write the file."""
     versions = {"pillow": PIL.__version__, "transformers": transformers.__version__}
     versions |= {"numpy": np.__version__, "machine": platform.machine()}
     golden = {"versions": versions, "jpegs": jpeg_cases(), "resizes": resize_cases()}

@@ -1,6 +1,6 @@
 """Toy language models for the golden file of the decoding code.
 
-Tables of logits under transformers' real generate().
+Their logits come from a table; generate() is that of transformers.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Case:
     bad_words_ids: list[list[int]] = field(default_factory=list)
 
     def as_json(self, **expected: Any) -> dict[str, Any]:
-        """The case with its expected values, without what is not set."""
+        """Return the case with its expected values, without default values."""
         row: dict[str, Any] = {"model": self.model, "prompt": self.prompt}
         if self.eos_bias:
             row["eos_bias"] = self.eos_bias
@@ -39,7 +39,7 @@ class Case:
 
 
 class ToyConfig(PretrainedConfig):
-    """Nothing but the width of the vocabulary."""
+    """The size of the vocabulary."""
 
     model_type = "toy"
 
@@ -49,13 +49,13 @@ class ToyConfig(PretrainedConfig):
 
 
 class ToyModel(PreTrainedModel, GenerationMixin):
-    """Logits looked up by the length so far and the last two ids."""
+    """Looks up logits by the length and the last two ids."""
 
     config_class = ToyConfig
 
     def __init__(self, config: ToyConfig, table: torch.Tensor) -> None:
         super().__init__(config)
-        self.anchor = torch.nn.Parameter(torch.zeros(1))  # generate() asks for a device
+        self.anchor = torch.nn.Parameter(torch.zeros(1))  # generate() takes the device from it
         self.table = table  # [POSITIONS, vocab_size, vocab_size]
         self.eos_bias = 0.0
 
@@ -65,13 +65,13 @@ class ToyModel(PreTrainedModel, GenerationMixin):
         attention_mask: torch.Tensor | None = None,
         **_: Any,
     ) -> dict[str, Any]:
-        """All ids at every step, as there is no cache. The mask says nothing: no prompt is padded."""
+        """Return all ids at every step, without a cache and a mask (no prompt is padded)."""
         return {"input_ids": input_ids}
 
     def forward(self, input_ids: torch.Tensor, **_: Any) -> CausalLMOutput:
-        """Logits `[batch, 1, vocab_size]` of the id after the last."""
+        """Return the logits `[batch, 1, vocab_size]` of the next id."""
         length = input_ids.shape[1]
-        # The length keeps paths that take the same steps in another order from having equal scores.
+        # Without the length, paths with the same steps in another order would have equal scores.
         state = input_ids[:, -1] * 5 + length * 7
         if length > 1:
             state = state + input_ids[:, -2] * 3
@@ -81,7 +81,7 @@ class ToyModel(PreTrainedModel, GenerationMixin):
 
 
 def make_models(rng: random.Random) -> list[ToyModel]:
-    """Three vocabularies, from flat to peaked; five decimals, so that JSON holds the very value."""
+    """Make three models, from flat to peaked logits, of five decimals that JSON stores exactly."""
     models = []
     for vocab_size, spread in ((24, 1.5), (37, 3.0), (60, 0.7)):
         values = [round(rng.gauss(0.0, spread), 5) for _ in range(POSITIONS * vocab_size**2)]
@@ -91,7 +91,7 @@ def make_models(rng: random.Random) -> list[ToyModel]:
 
 
 def call(model: ToyModel, case: Case, copies: int = 1, **extra: Any) -> Any:
-    """generate() as BLIP calls it: the prompt without padding, end and pad ids passed."""
+    """Call generate() as BLIP does: without padding in the prompt, with end and pad ids."""
     model.eos_bias = case.eos_bias
     input_ids = torch.tensor([case.prompt] * copies)
     return model.generate(
@@ -110,7 +110,7 @@ def call(model: ToyModel, case: Case, copies: int = 1, **extra: Any) -> Any:
 
 
 def strip(ids: list[int], prompt_length: int) -> list[int]:
-    """Without the fill after the first end token that was generated."""
+    """Remove the padding after the first generated end token."""
     if EOS_TOKEN_ID in ids[prompt_length:]:
         return ids[: ids.index(EOS_TOKEN_ID, prompt_length) + 1]
     return ids

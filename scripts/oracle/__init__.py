@@ -1,1 +1,1 @@
-"""transformers and Pillow as the reference: captions, pixels, and checkpoints to compare on."""
+"""transformers and Pillow as the oracle: captions, pixels and random checkpoints to compare."""

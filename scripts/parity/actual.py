@@ -1,4 +1,4 @@
-"""The service's answers to many cases over gRPC, several in flight so that they share batches."""
+"""The service's answers to many cases over gRPC, several of them concurrent, to share batches."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Client:
     in_flight: int
 
     def answer(self, case: Case) -> Expected:
-        """One case."""
+        """Return the answer to one case."""
         image = expected.image_bytes(case)
         try:
             captions = self.service.caption(image, case.prompt, case.parameters, case.model)
@@ -40,7 +40,7 @@ class Client:
         ]
 
     def answers(self, cases: Sequence[Case]) -> list[Expected]:
-        """All cases, mixed so that different models and parameters meet, in the given order."""
+        """Return the answers in the order of the cases, which are sent in random order."""
         order = list(range(len(cases)))
         random.Random(len(cases)).shuffle(order)
         with ThreadPoolExecutor(self.in_flight) as pool:
@@ -48,29 +48,27 @@ class Client:
             answers = dict(zip(order, shuffled, strict=True))
         return [answers[i] for i in range(len(cases))]
 
-    def check_company(self, cases: Sequence[Case], sampled: Sequence[Case]) -> list[str]:
-        """Every answer, scores too, must be the same alone, alone again and in company."""
+    def check_concurrency(self, cases: Sequence[Case], sampled: Sequence[Case]) -> list[str]:
+        """Return the cases whose answers, with scores, differ between repetitions.
+
+        All cases are sent in sequence and concurrently, `sampled` twice in sequence.
+        """
         chosen = [*cases, *sampled]
-        alone = [self.answer(case) for case in chosen]
-        again = [self.answer(case) for case in sampled]
-        company = self.answers(chosen)
+        sequential = [self.answer(case) for case in chosen]
+        repeated = [self.answer(case) for case in sampled]
+        concurrent = self.answers(chosen)
         failures = [
-            f"{case}: alone {brief(one)}, in company {brief(other)}"
-            for case, one, other in zip(chosen, alone, company, strict=True)
+            f"{case}: sequential {brief(one)}, concurrent {brief(other)}"
+            for case, one, other in zip(chosen, sequential, concurrent, strict=True)
             if one != other
         ]
-        failures += [
-            f"{case}: {brief(one)}, again {brief(other)}"
-            for case, one, other in zip(sampled, alone[len(cases) :], again, strict=True)
-            if one != other
-        ]
-        failures += [
-            f"{case}: refused: {one}"
-            for case, one in zip(sampled, alone[len(cases) :], strict=True)
-            if isinstance(one, str)
-        ]
+        for case, one, other in zip(sampled, sequential[len(cases) :], repeated, strict=True):
+            if one != other:
+                failures.append(f"{case}: {brief(one)}, repeated {brief(other)}")
+            if isinstance(one, str):
+                failures.append(f"{case}: refused: {one}")
         logger.info(
-            "%d cases alone and in company, %d sampled ones twice: %d differ",
+            "%d cases sequential and concurrent, %d sampled ones twice: %d differ",
             *(len(chosen), len(sampled), len(failures)),
         )
         return failures

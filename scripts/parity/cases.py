@@ -1,8 +1,8 @@
 """Cases of the parity run: image file x prompt x parameters, drawn from a seed.
 
-Every parameter gets a group in which it is the only one changed (with `num_beams` where it means
-nothing without), and one group combines them at random. The drawing never looks at an answer;
-only `bad_words` needs words that the models really say, which the caller finds out first.
+Each parameter has a group in which only this parameter is set (with `num_beams` where it has no
+effect without it), and one group combines them at random. Drawing does not depend on answers, except
+for `bad_words`: the caller passes words that occur in the models' captions.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class Case:
 
 
 def draw_prompt(rng: random.Random) -> str:
-    """Half of them ordinary, the rest long or odd."""
+    """Draw an ordinary prompt in half of the cases, otherwise a long or odd one."""
     kind = rng.random()
     if kind < 0.5:
         return rng.choice(PLAIN_PROMPTS)
@@ -77,7 +77,7 @@ def draw_prompt(rng: random.Random) -> str:
 
 
 def _one(name: str, values: Sequence[Any], beams: float) -> Draw:
-    """A drawer of one parameter, with beam search in that share of the cases."""
+    """Return a function that draws one parameter, with beam search in a share `beams` of cases."""
 
     def draw(rng: random.Random) -> dict[str, Any]:
         searching = rng.random() < beams
@@ -93,14 +93,14 @@ def _returned(rng: random.Random) -> dict[str, Any]:
 
 
 def _stopped(rng: random.Random) -> dict[str, Any]:
-    """All hypotheses are asked for, and longer ones favoured: else the rules agree."""
+    """Draw all hypotheses and favour long ones, because only then the stopping rules differ."""
     beams = rng.randint(2, 6)
     chosen = {"num_beams": beams, "num_return_sequences": beams, "max_new_tokens": 24}
     chosen["early_stopping"] = rng.choice([True, True, True, "never", "never", False])
     return chosen | {"length_penalty": rng.choice([1.0, 2.0, 2.0, 3.0])}
 
 
-ALONE: dict[str, Draw] = {
+SINGLE: dict[str, Draw] = {
     "max_new_tokens": _one("max_new_tokens", [1, 2, 3, 5, 8, 12, 16, 24, 32], 0.3),
     "min_new_tokens": _one("min_new_tokens", range(5, 21), 0.3),
     "min_length": _one("min_length", range(5, 21), 0.3),
@@ -111,25 +111,26 @@ ALONE: dict[str, Draw] = {
     "repetition_penalty": _one("repetition_penalty", [0.7, 0.9, 1.05, 1.2, 1.5, 2.0, 5.0], 0.4),
     "no_repeat_ngram_size": _one("no_repeat_ngram_size", [1, 2, 3, 4], 0.4),
 }
-"""Groups in which one parameter is drawn alone; prompt and bad_words are drawn apart."""
+"""Groups in which only one parameter is set; prompt and bad_words have their own functions."""
 
 
 @dataclass(frozen=True)
 class Pool:
-    """What one model's cases draw from."""
+    """The images and words that the cases of one model are drawn from."""
 
     images: Sequence[str]
-    said: dict[str, list[str]]
-    """Words, and pairs of words, of the plain captions of some images: worth banning."""
+    words: dict[str, list[str]]
+    """Words, and pairs of words, of the plain captions of some images, for `bad_words`."""
 
-    def ban(self, rng: random.Random) -> tuple[str, list[str]]:
-        """An image, and words that its plain caption has."""
-        image = rng.choice(sorted(image for image, words in self.said.items() if words))
-        return image, rng.sample(self.said[image], k=min(rng.randint(1, 4), len(self.said[image])))
+    def draw_bad_words(self, rng: random.Random) -> tuple[str, list[str]]:
+        """Draw an image and words of its plain caption."""
+        image = rng.choice(sorted(image for image, words in self.words.items() if words))
+        words = self.words[image]
+        return image, rng.sample(words, k=min(rng.randint(1, 4), len(words)))
 
 
 def draw_combination(rng: random.Random) -> dict[str, Any]:
-    """A random handful of parameters that transformers accepts together."""
+    """Draw several parameters that transformers accepts together."""
     chosen: dict[str, Any] = {}
     if rng.random() < 0.6:
         chosen["num_beams"] = rng.randint(2, 6)
@@ -142,13 +143,13 @@ def draw_combination(rng: random.Random) -> dict[str, Any]:
         "no_repeat_ngram_size",
     ):
         if rng.random() < 0.4:
-            chosen[name] = ALONE[name](rng)[name]
+            chosen[name] = SINGLE[name](rng)[name]
     if "num_beams" in chosen and rng.random() < 0.6:
         chosen["early_stopping"] = rng.choice([False, True, "never"])
     if rng.random() < 0.3:
         chosen["min_new_tokens"] = rng.randint(1, chosen.get("max_new_tokens", 20))
     if rng.random() < 0.2:
-        # Not above what max_new_tokens allows without a prompt: longer is a contradiction.
+        # At most what max_new_tokens allows without a prompt; more would be a contradiction.
         chosen["min_length"] = rng.randint(1, chosen.get("max_new_tokens", 20) + 1)
     if rng.random() < 0.35:
         chosen["bad_words"] = []  # filled when the image is drawn
@@ -156,7 +157,7 @@ def draw_combination(rng: random.Random) -> dict[str, Any]:
 
 
 def draw_cases(seed: int, total: int, pools: dict[str, Pool]) -> list[Case]:
-    """About `total` cases: 3 % per parameter alone, 30 % combined, 3 % sampled, the rest plain."""
+    """Draw about `total` cases: 3 % per single parameter, 30 % combined, the rest plain."""
     rng = random.Random(f"cases {seed}")
     models = list(pools)
     each = max(1, -(-total * 32 // 1000))
@@ -169,10 +170,10 @@ def draw_cases(seed: int, total: int, pools: dict[str, Pool]) -> list[Case]:
             prompt = draw_prompt(rng) if rng.random() < prompted else None
             chosen = parameters(rng)
             if "bad_words" in chosen:
-                image, chosen["bad_words"] = pools[model].ban(rng)
+                image, chosen["bad_words"] = pools[model].draw_bad_words(rng)
             cases.append(Case(group, model, image, prompt, chosen))
 
-    for group, draw in ALONE.items():
+    for group, draw in SINGLE.items():
         add(group, each, draw, 0.25)
     add("bad_words", each, _one("bad_words", [()], 0.4), 0.1)
     add("prompt", 2 * each, lambda _rng: {}, 1.0)
@@ -183,7 +184,7 @@ def draw_cases(seed: int, total: int, pools: dict[str, Pool]) -> list[Case]:
 
 
 def _plain(count: int, pools: dict[str, Pool]) -> Iterator[Case]:
-    """Greedy captions without a prompt: each model goes through its images in order."""
+    """Yield greedy captions without a prompt, for each model's images in order."""
     models = list(pools)
     for number in range(count):
         model = models[number % len(models)]
@@ -192,7 +193,7 @@ def _plain(count: int, pools: dict[str, Pool]) -> Iterator[Case]:
 
 
 def draw_sampled(seed: int, count: int, pools: dict[str, Pool]) -> list[Case]:
-    """Sampling with a seed: torch's generator is out of reach, reproducibility is not."""
+    """Draw sampling with a seed, which is compared with itself and not with torch's generator."""
     rng = random.Random(f"sampled {seed}")
     models = list(pools)
     cases = []
@@ -216,7 +217,7 @@ def draw_sampled(seed: int, count: int, pools: dict[str, Pool]) -> list[Case]:
 
 
 def draw_large(seed: int, model: str, images: Sequence[str]) -> list[Case]:
-    """A handful for a model that takes seconds a caption: greedy, beams, prompts."""
+    """Draw a few cases for a model that takes seconds per caption: greedy, beams, prompts."""
     rng = random.Random(f"large {seed}")
     parameters: list[dict[str, Any]] = [
         {},

@@ -1,7 +1,7 @@
-"""The oracle's answers to many cases, by worker processes of one torch thread each.
+"""The oracle's answers to many cases, by worker processes with one torch thread each.
 
-The vision tower runs once per image and model in a worker, so cases go out grouped by image. A
-mismatch is explained by the same function in the main process.
+Cases are grouped by image, because a worker runs the vision tower once per image and model. The
+margin of a mismatch is computed by the same code in the main process.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from oracle.captions import Caption, ImageRefused, Oracle
 from parity.cases import Case
 
 Expected = list[Caption] | str
-"""Captions, or why the oracle refused."""
+"""Captions, or the reason why the oracle refused the case."""
 
 _oracles: dict[str, Oracle] = {}
 _images = Path()
 
 
 def load(checkpoints: dict[str, Path], images: Path, threads: int = 1) -> None:
-    """Readies this process; the number of threads may not change between answer and margin."""
+    """Load the oracles of this process, with the same number of threads for answers and margins."""
     import torch
 
     global _images
@@ -36,17 +36,17 @@ def load(checkpoints: dict[str, Path], images: Path, threads: int = 1) -> None:
 
 
 def oracle(name: str) -> Oracle:
-    """A model that `load` has loaded in this process."""
+    """Return an oracle that `load` has loaded in this process."""
     return _oracles[name]
 
 
 def image_bytes(case: Case) -> bytes:
-    """The file of a case."""
+    """Return the image file of a case."""
     return (_images / case.image).read_bytes()
 
 
 def answer(case: Case) -> Expected:
-    """What transformers makes of one case."""
+    """Return the oracle's answer to one case."""
     try:
         return _oracles[case.model].caption(image_bytes(case), case.prompt, case.parameters)
     except ImageRefused as refusal:
@@ -64,7 +64,7 @@ class Workers:
         self._pool = pool
 
     def answers(self, cases: Sequence[Case]) -> list[Expected]:
-        """In the order of the cases."""
+        """Return the answers in the order of the cases."""
         order = sorted(range(len(cases)), key=lambda i: (cases[i].model, cases[i].image))
         groups = [
             list(group)
@@ -78,8 +78,8 @@ class Workers:
 
 
 @contextmanager
-def workers(checkpoints: dict[str, Path], images: Path) -> Iterator[Workers]:
-    """As many workers as cores, two at most: each holds every model."""
+def start_workers(checkpoints: dict[str, Path], images: Path) -> Iterator[Workers]:
+    """Start a worker per core, but at most two, because each loads every model."""
     count = min(2, os.cpu_count() or 1)
     with ProcessPoolExecutor(
         count,
@@ -90,8 +90,8 @@ def workers(checkpoints: dict[str, Path], images: Path) -> Iterator[Workers]:
         yield Workers(pool)
 
 
-def words_said(captions: Expected) -> list[str]:
-    """Words, and pairs of words, of the first caption."""
+def words_of(captions: Expected) -> list[str]:
+    """Return words, and pairs of words, of the first caption."""
     if isinstance(captions, str):
         return []
     words = captions[0].text.split()

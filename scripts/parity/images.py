@@ -1,4 +1,4 @@
-"""The image files that a parity run captions: generated pictures, and scenes of the embedded model.
+"""The image files that a parity run captions: generated images, and scenes of the embedded model.
 
 Files come in every format that the service takes; damaged ones and formats that are refused by
 name belong to the pixel sweep.
@@ -23,11 +23,13 @@ FORMATS: dict[str, dict[str, object]] = {
     "tiff": {"compression": "tiff_lzw"},
 }
 CORPUS_SIDE = 96
-"""Every fourth file of the embedded model's pool is no scene at all."""
 
 
 def write_images(seed: int, count: int, folder: Path) -> dict[str, list[str]]:
-    """Writes `count` pictures and `count` scenes; names by pool, `corpus` and `scenes`."""
+    """Write `count` images and scenes and return their names by pool, `corpus` and `scenes`.
+
+    A quarter of the pool `scenes` are images of the corpus.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     pictures = _write_corpus(seed, count, folder)
     drawn = [_write_scene(seed, number, folder) for number in range(count * 3 // 4)]
@@ -56,7 +58,7 @@ def _write_scene(seed: int, number: int, folder: Path) -> str:
 
 
 def encode(picture: object, suffix: str, **options: object) -> bytes:
-    """`[height, width, 3]` uint8 as a file of the format with this suffix."""
+    """Encode uint8 `[height, width, 3]` as a file of the format with this suffix."""
     buffer = io.BytesIO()
     Image.fromarray(picture).save(buffer, Image.registered_extensions()[f".{suffix}"], **options)
     return buffer.getvalue()

@@ -1,7 +1,7 @@
-"""The models of a parity run: the embedded one and fresh random checkpoints, exported.
+"""The models of a parity run: the embedded one and new random checkpoints, exported.
 
-Checkpoints and bundles are made by the project's own command lines, two at a time, below the work
-folder of the run.
+Checkpoints and bundles are made by the project's command lines, two in parallel, in the work folder
+of the run.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ KINDS = ("base-small", "deep-text", "tiny")
 
 @dataclass(frozen=True)
 class Subject:
-    """A model under test: what the oracle loads and what the service loads."""
+    """A model under test: the checkpoint for the oracle and the bundle for the service."""
 
     name: str
     checkpoint: Path
@@ -33,19 +33,19 @@ class Subject:
 
     @property
     def tolerance(self) -> float:
-        """Four times the largest |logit difference| that the exporter recorded."""
+        """Return four times the largest |logit difference| in the manifest."""
         manifest = json.loads((self.bundle / "manifest.json").read_text("utf-8"))
         return 4 * manifest["verification"]["max_abs_logit_difference"]
 
 
 def embedded() -> Subject:
-    """The model that is part of the repository."""
+    """Return the embedded model."""
     folder = ROOT / "models" / EMBEDDED
     return Subject(EMBEDDED, folder / "checkpoint", folder)
 
 
 def make_checkpoint(kind: str, seed: int, work: Path, threads: int) -> Subject:
-    """A random checkpoint of one kind; its bundle is still to be exported."""
+    """Make a random checkpoint of one kind; `export` makes its bundle."""
     subject = Subject(kind, work / "checkpoints" / kind, work / "bundles" / kind)
     subject.checkpoint.parent.mkdir(parents=True, exist_ok=True)
     run_module("oracle.random_checkpoint", threads, kind=kind, seed=seed, output=subject.checkpoint)
@@ -53,12 +53,12 @@ def make_checkpoint(kind: str, seed: int, work: Path, threads: int) -> Subject:
 
 
 def export(subject: Subject, threads: int) -> None:
-    """The bundle of a checkpoint."""
+    """Export the bundle of a checkpoint."""
     run_module("blip_onnx", threads, model=subject.checkpoint, output=subject.bundle)
 
 
 def make_all(kinds: list[str], seed: int, work: Path) -> list[Subject]:
-    """Random models of these kinds with their bundles, two at a time on one thread each."""
+    """Make random models of these kinds with their bundles, two in parallel on one thread each."""
 
     def make(kind: str) -> Subject:
         subject = make_checkpoint(kind, seed, work, threads=1)
@@ -70,12 +70,12 @@ def make_all(kinds: list[str], seed: int, work: Path) -> list[Subject]:
 
 
 def available_cores() -> int:
-    """Cores that this process may use."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0))
 
 
 def run_module(module: str, threads: int, **options: object) -> None:
-    """Run one of the project's command lines; RuntimeError with its output if it fails."""
+    """Run one of the project's command lines; raises RuntimeError with its output."""
     flags = [text for name, value in options.items() for text in (f"--{name}", str(value))]
     command = [sys.executable, "-m", module, *flags]
     environment = os.environ | {"OMP_NUM_THREADS": str(threads)}

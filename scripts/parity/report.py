@@ -1,4 +1,4 @@
-"""The tables of a parity run, and its gates."""
+"""Logs the tables of a parity run and checks its limits."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ ENDED = (0.2, 0.8)
 SHOWN = 20
 
 
-def captions(cases: Sequence[Case], verdicts: Sequence[Verdict], records: Path) -> list[str]:
-    """The table by group; what failed."""
+def check_captions(cases: Sequence[Case], verdicts: Sequence[Verdict], records: Path) -> list[str]:
+    """Log the table by group and return the failures."""
     counts: dict[str, Counter[str]] = {}
     for case, verdict in zip(cases, verdicts, strict=True):
         counts.setdefault(case.group, Counter())[verdict.kind] += 1
@@ -43,7 +43,7 @@ def captions(cases: Sequence[Case], verdicts: Sequence[Verdict], records: Path) 
     if wrong:
         failures.append(f"{len(wrong)} of {len(cases)} captions mismatch; see {records}")
     if total[EXCUSED] > MAX_EXCUSED * len(cases):
-        failures.append(f"{total[EXCUSED]} of {len(cases)} cases excused, at most 0.5 % may be")
+        failures.append(f"{total[EXCUSED]} of {len(cases)} cases excused, must be at most 0.5 %")
     logger.info("%d cases, %d mismatches", len(cases), len(wrong))
     return failures
 
@@ -53,8 +53,8 @@ def _row(name: str, count: Counter[str]) -> None:
     logger.info("%-22s %6d %6d %8d %9d", name, *figures)
 
 
-def statistics(model: str, cases: Sequence[Case], expected: Sequence[Expected]) -> list[str]:
-    """Whether a checkpoint's captions differ by image, and a fair share of them end."""
+def check_statistics(model: str, cases: Sequence[Case], expected: Sequence[Expected]) -> list[str]:
+    """Check that a checkpoint's captions differ by image and that 20 to 80 % of them end."""
     answered = [
         (case, captions)
         for case, captions in zip(cases, expected, strict=True)
@@ -70,14 +70,15 @@ def statistics(model: str, cases: Sequence[Case], expected: Sequence[Expected]) 
     )
     failures = []
     if len(distinct) < MIN_DISTINCT:
-        failures.append(f"{model}: {len(distinct)} distinct captions, {MIN_DISTINCT} needed")
+        count = len(distinct)
+        failures.append(f"{model}: {count} distinct captions, must be at least {MIN_DISTINCT}")
     if not ENDED[0] <= ended <= ENDED[1]:
-        failures.append(f"{model}: {100 * ended:.0f} % of the captions end, 20 to 80 % should")
+        failures.append(f"{model}: {100 * ended:.0f} % of the captions end, must be 20 to 80 %")
     return failures
 
 
-def pixels(sweep: Sweep) -> list[str]:
-    """The figures of the pixel sweep; what failed."""
+def check_pixels(sweep: Sweep) -> list[str]:
+    """Log the figures of the pixel sweep and return the failures."""
     logger.info(
         "%d files: %d bit-identical, %d refused by both, %d refused by name, %d damaged, %d wrong",
         *(sweep.files, sweep.identical, sweep.refused_by_both),
@@ -91,8 +92,8 @@ def pixels(sweep: Sweep) -> list[str]:
     return [f"{len(sweep.wrong)} of {sweep.files} image files: {kinds}"]
 
 
-def sizes(subject: Subject) -> None:
-    """Bytes of a checkpoint and its bundle."""
+def log_sizes(subject: Subject) -> None:
+    """Log the sizes of a checkpoint and its bundle."""
     for name, folder in {
         "checkpoint": subject.checkpoint,
         "bundle": subject.bundle,
@@ -102,14 +103,17 @@ def sizes(subject: Subject) -> None:
 
 
 def finish(work: Path, times: Sequence[tuple[str, float]], failures: Sequence[str]) -> int:
-    """Times, what failed, the exit code; the work folder, gigabytes at times, goes on success."""
+    """Log durations and failures and return the exit status.
+
+    On success the work folder, which may have gigabytes, is removed.
+    """
     for name, seconds in times:
         logger.info("%7.1f s  %s", seconds, name)
     logger.info("%7.1f s  altogether", sum(seconds for _, seconds in times))
     for failure in failures:
         logger.info("FAILED %s", failure)
     if failures:
-        logger.info("parity failed; everything is kept in %s", work)
+        logger.info("parity failed; the work folder is %s", work)
         return 1
     shutil.rmtree(work)
     logger.info("parity holds")

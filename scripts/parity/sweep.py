@@ -26,12 +26,12 @@ from service import ROOT
 logger = logging.getLogger("parity")
 
 IMAGE_SIZE = 384
-"""The side that the published checkpoints see; the random models are smaller."""
+"""The input side of the published checkpoints; the random models are smaller."""
 
 
 @dataclass
 class Sweep:
-    """Counts of a sweep and the files that went wrong."""
+    """Counts of a sweep, and the files with wrong results."""
 
     files: int = 0
     identical: int = 0
@@ -43,12 +43,12 @@ class Sweep:
 
 
 def processor_of_published() -> BlipImageProcessorPil:
-    """The preprocessing of the published checkpoints: 384x384, bicubic, BLIP's mean and std."""
+    """Return the processor of the published checkpoints: 384x384, bicubic, BLIP's mean and std."""
     return BlipImageProcessorPil(size={"height": IMAGE_SIZE, "width": IMAGE_SIZE})
 
 
 def published_preprocessing(bundle: Path, folder: Path) -> Path:
-    """A folder whose manifest asks for the published preprocessing; `pixels` reads no more."""
+    """Write a manifest with the published preprocessing, which is all that `pixels` reads."""
     folder.mkdir(parents=True)
     manifest = json.loads((bundle / "manifest.json").read_text("utf-8"))
     processor = processor_of_published()
@@ -65,7 +65,7 @@ def published_preprocessing(bundle: Path, folder: Path) -> Path:
 
 
 def sweep(binary: Path, model: Path, seed: int, count: int, work: Path) -> Sweep:
-    """Compares `count` fresh files, two at a time."""
+    """Compare `count` new files, two in parallel."""
     folder = work / "sweep"
     folder.mkdir(parents=True)
     processor = processor_of_published()
@@ -111,11 +111,11 @@ def _check(binary: Path, model: Path, path: Path, processor: BlipImageProcessorP
             return "refused by both"
         if path.name.split("_")[1].startswith("other-"):
             return "refused by name"
-        return f"wrong: refused ({reason}), Pillow takes it"
+        return f"wrong: refused ({reason}), Pillow accepts it"
     pixels = np.load(output)
     output.unlink()
     if isinstance(expected, Refusal):
-        return f"wrong: taken, Pillow refuses it ({expected.reason})"
+        return f"wrong: accepted, Pillow refuses it ({expected.reason})"
     if pixels.shape != expected.shape or pixels.dtype != np.float32:
         return f"wrong: {pixels.dtype} {pixels.shape}"
     differing = int((pixels.view(np.uint32) != expected.view(np.uint32)).sum())

@@ -1,7 +1,7 @@
 """The verdict on one case: equal, excused by the oracle's own margin, or a mismatch.
 
-Token ids, text and finish reason must be equal. Where ids differ, the oracle is asked how close its
-own decision was: below four times the recorded logit difference it is excused.
+Token ids, text and finish reason must be equal. Where ids differ, the case is excused if the margin
+of the oracle's decision is below four times the logit difference in the manifest.
 """
 
 from __future__ import annotations
@@ -14,29 +14,28 @@ from pathlib import Path
 
 from oracle.captions import Caption
 from oracle.margin import margin_of_mismatch
-from parity import expected as parity_oracle
 from parity.cases import Case
-from parity.expected import Expected
+from parity.expected import Expected, image_bytes, oracle
 from parity.models import Subject
 
 RELATIVE_SCORE_TOLERANCE = 1e-4
 
 REFUSED = "INVALID_ARGUMENT: image"
-"""How the service's answer to a bad image begins."""
+"""The beginning of the service's answer to an image that it cannot read."""
 
 EQUAL, EXCUSED, MISMATCH = "equal", "excused", "mismatch"
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """How a case ended, and why it was not equal."""
+    """The result of a comparison, and the reason if it is not equal."""
 
     kind: str
     reason: str = ""
 
 
 def compare(case: Case, expected: Expected, got: Expected, subject: Subject) -> Verdict:
-    """The rule of the project on one case; may run the oracle again."""
+    """Compare the answers to one case; may run the oracle again."""
     if isinstance(expected, str) or isinstance(got, str):
         if isinstance(expected, str) and isinstance(got, str) and got.startswith(REFUSED):
             return Verdict(EQUAL)
@@ -47,8 +46,8 @@ def compare(case: Case, expected: Expected, got: Expected, subject: Subject) -> 
     if len(expected) != len(got):
         return Verdict(MISMATCH, f"{len(expected)} captions expected, got {len(got)}")
     margin = margin_of_mismatch(
-        parity_oracle.oracle(case.model),
-        parity_oracle.image_bytes(case),
+        oracle(case.model),
+        image_bytes(case),
         case.prompt,
         case.parameters,
         [c.token_ids for c in got],
@@ -63,7 +62,7 @@ def compare(case: Case, expected: Expected, got: Expected, subject: Subject) -> 
 def _beyond_tokens(
     expected: Sequence[Caption], got: Sequence[Caption], tolerance: float
 ) -> str | None:
-    """What differs besides the ids, which are equal."""
+    """Return the difference of captions with equal ids, or None."""
     for row, (want, have) in enumerate(zip(expected, got, strict=True)):
         if want.text != have.text:
             return f"row {row}: text {want.text!r} expected, got {have.text!r}"
@@ -76,7 +75,7 @@ def _beyond_tokens(
 
 
 def brief(answer: Expected) -> str:
-    """One line about an answer."""
+    """Format an answer as one line."""
     if isinstance(answer, str):
         return answer
     return str([(list(c.token_ids), round(c.score, 5), c.finish_reason) for c in answer])
@@ -90,7 +89,7 @@ def write_replay(
     got: Expected,
     verdict: Verdict,
 ) -> None:
-    """All that is needed to look at a case again: `python -m parity --replay FILE`."""
+    """Record a case for `python -m parity --replay FILE`."""
     record = {
         "case": asdict(case),
         "subject": {
@@ -101,14 +100,14 @@ def write_replay(
         "verdict": asdict(verdict),
         "expected": expected if isinstance(expected, str) else [asdict(c) for c in expected],
         "got": got if isinstance(got, str) else [asdict(c) for c in got],
-        "image_base64": base64.b64encode(parity_oracle.image_bytes(case)).decode(),
+        "image_base64": base64.b64encode(image_bytes(case)).decode(),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(record, indent=1) + "\n", "utf-8")
 
 
 def read_replay(path: Path, images: Path) -> tuple[Case, Subject]:
-    """The case of a file written by `write_replay`; its image is put into `images`."""
+    """Read a file written by `write_replay`, and write its image into `images`."""
     record = json.loads(path.read_text("utf-8"))
     case = Case(**record["case"])
     images.mkdir(parents=True, exist_ok=True)

@@ -1,1 +1,1 @@
-"""Container images, manifests, and the tools that builds and checks fetch."""
+"""Container images, manifests, test runs and the tools that builds and tests fetch."""

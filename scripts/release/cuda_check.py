@@ -1,9 +1,9 @@
-"""Compares a model on an NVIDIA GPU with the same model on the CPU: captions, where nodes run, speed.
+"""Compares a model on an NVIDIA GPU with the CPU: captions, placement of nodes, speed.
 
 Usage: `make cuda-check`, or with `BUNDLE=<folder>` for another model than the embedded one. Both
-services use the library of the onnxruntime-gpu wheel and run one after the other; the pictures are
-noise-distorted samples, so each is another one. Prints one JSON line per figure. Exit code 1 if the
-captions agree less than `--min-agreement`, or nothing ran on the GPU.
+services use the library of the onnxruntime-gpu wheel and run in sequence; the images are samples
+with noise, so that all are distinct. Prints one JSON line per figure. The exit status is 1 if the
+share of equal captions is below `--min-agreement`, or if no node ran on the GPU.
 """
 
 from __future__ import annotations
@@ -42,17 +42,18 @@ logger = logging.getLogger("cuda_check")
 
 @dataclass(frozen=True)
 class Side:
-    """One execution provider's answers and times."""
+    """Captions and times of one execution provider."""
 
     captions: list[list[list[int]]]
+    # Number of nodes by execution provider.
     nodes: dict[str, int]
-    # Seconds for each picture alone, and for all at once.
-    one_by_one: float
-    at_once: float
+    # Seconds for all images in sequence, and concurrently.
+    sequential: float
+    concurrent: float
 
 
 def pictures(count: int) -> list[bytes]:
-    """Sample pictures, each with noise of its own."""
+    """Return sample images, each with different noise."""
     files = sorted(SAMPLES.iterdir())
     rng = np.random.default_rng(0)
     made = []
@@ -67,7 +68,7 @@ def pictures(count: int) -> list[bytes]:
 
 
 def measure(provider: str, arguments: argparse.Namespace, work: Path) -> Side:
-    """Starts a service on `provider` and lets it caption."""
+    """Start a service on `provider` and measure its captions."""
     models = work / f"{provider}.toml"
     entry = {"name": "model", "path": str(arguments.bundle.resolve())}
     lines = [
@@ -92,16 +93,16 @@ def measure(provider: str, arguments: argparse.Namespace, work: Path) -> Side:
         start = time.perf_counter()
         for file in files:
             service.caption(file)
-        one_by_one = time.perf_counter() - start
+        sequential = time.perf_counter() - start
         with ThreadPoolExecutor(16) as pool:
             start = time.perf_counter()
             list(pool.map(service.caption, files))
-            at_once = time.perf_counter() - start
-    return Side(captions, placements(arguments.binary, models, flags), one_by_one, at_once)
+            concurrent = time.perf_counter() - start
+    return Side(captions, placements(arguments.binary, models, flags), sequential, concurrent)
 
 
 def placements(binary: Path, models: Path, flags: list[str]) -> dict[str, int]:
-    """How many nodes of both graphs run on which provider, by ONNX Runtime's own log."""
+    """Count the nodes of both graphs by execution provider, from ONNX Runtime's log."""
     command = [str(binary), "check", "--models", str(models), *flags, "--log", "ort=trace"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     nodes: Counter[str] = Counter()
@@ -111,15 +112,15 @@ def placements(binary: Path, models: Path, flags: list[str]) -> dict[str, int]:
 
 
 def report(cpu: Side, other: Side) -> dict[str, Any]:
-    """The figures."""
-    equal = sum(mine == theirs for mine, theirs in zip(cpu.captions, other.captions, strict=True))
+    """Return the figures of the comparison."""
+    equal = sum(a == b for a, b in zip(cpu.captions, other.captions, strict=True))
     return {
         "captions": len(cpu.captions),
         "equal": equal,
         "agreement": round(equal / len(cpu.captions), 4),
         "nodes": other.nodes,
-        "speedup_one_by_one": round(cpu.one_by_one / other.one_by_one, 2),
-        "speedup_at_once": round(cpu.at_once / other.at_once, 2),
+        "speedup_sequential": round(cpu.sequential / other.sequential, 2),
+        "speedup_concurrent": round(cpu.concurrent / other.concurrent, 2),
     }
 
 
@@ -134,7 +135,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--images", type=int, default=32)
     parser.add_argument("--max-batch-size", type=int, default=8)
     parser.add_argument("--min-agreement", type=float, default=0.95)
-    parser.add_argument("--provider", default="cuda", help="what is compared with the CPU")
+    parser.add_argument("--provider", default="cuda", help="compared with the CPU")
     return parser.parse_args(arguments)
 
 

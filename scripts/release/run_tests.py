@@ -1,10 +1,10 @@
-"""`make test`: runs the suites one after the other and closes with one line for all of them.
+"""`make test`: runs the test suites in sequence and prints one line with the sum of their results.
 
     python -m release.run_tests COMMAND...
 
-Each command is a `cargo test` or a pytest. Its output passes through as it comes. The last line is
-`N passed, M failed`; a test that was ignored, skipped or left out counts as failed, and so does a
-suite that ran no test or ended badly without naming one.
+Each command is a `cargo test` or a pytest, whose output is printed. The last line is `N passed, M
+failed`. A test that was ignored, skipped or filtered out counts as failed, and so does a suite that
+ran no test or failed without a failed test.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ CARGO = re.compile(r"^test result: \w+\. (\d+) passed; (.*); finished in", re.MU
 PYTEST = re.compile(r"^=* ?((?:\d+ [a-z]+(?:, )?)+) in \d")
 COUNT = re.compile(r"(\d+) ([a-z]+)")
 COLOUR = re.compile(r"\x1b\[[\d;]*m")
-# Neither passed nor not passed.
-BESIDE = {"warning", "warnings", "measured"}
+# Words of the summaries that are not results of tests.
+NOT_RESULTS = {"warning", "warnings", "measured"}
 
 
 @dataclass(frozen=True)
 class Count:
-    """How many tests passed, and how many did not."""
+    """The number of tests that passed, and that did not."""
 
     passed: int = 0
     failed: int = 0
@@ -36,7 +36,7 @@ class Count:
 
 
 def run(command: list[str]) -> tuple[int, str]:
-    """Exit status and output of a command that has no input; the output is shown as it comes."""
+    """Run a command without input, print its output, and return exit status and output."""
     process = subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,
@@ -53,7 +53,7 @@ def run(command: list[str]) -> tuple[int, str]:
 
 
 def count(status: int, output: str) -> Count:
-    """What the closing lines of a suite say: each of cargo's, or the last one, pytest's."""
+    """Add up the summaries of a suite: all those of cargo, or the last line of pytest."""
     summaries = [f"{passed} passed; {rest}" for passed, rest in CARGO.findall(output)]
     lines = output.strip().splitlines()
     if not summaries and lines and (closing := PYTEST.match(lines[-1])):
@@ -62,7 +62,7 @@ def count(status: int, output: str) -> Count:
     for number, outcome in COUNT.findall(" ".join(summaries)):
         if outcome == "passed":
             total += Count(passed=int(number))
-        elif outcome not in BESIDE:
+        elif outcome not in NOT_RESULTS:
             total += Count(failed=int(number))
     if total.failed == 0 and (status != 0 or total.passed == 0):
         total += Count(failed=1)

@@ -1,1 +1,1 @@
-"""The embedded model: its images, its shape, its export and its accuracy."""
+"""The embedded model: its images, configuration, export and accuracy."""

@@ -1,7 +1,7 @@
 """Training batches of rendered scenes: images, compact ids, labels for the auxiliary heads.
 
-A batch is a function of (step, size, seed). Prompt and padding carry no label, so the loss
-covers exactly what the model will have to generate.
+A batch is a function of (step, size, seed). Prompt and padding have no label, so the loss covers
+exactly the tokens that the model has to generate.
 """
 
 import random
@@ -22,30 +22,30 @@ PROMPTED = 0.4  # share of captions that follow a prompt
 
 @dataclass(frozen=True)
 class Batch:
-    """Normalised images [B,3,96,96], ids and labels [B,T], patches [B,36,2], scene labels [B]."""
+    """A training batch."""
 
-    images: Tensor
-    ids: Tensor
-    labels: Tensor
-    patches: Tensor
-    background: Tensor
-    kind: Tensor
+    images: Tensor  # [batch, 3, 96, 96], normalised
+    ids: Tensor  # [batch, tokens]
+    labels: Tensor  # [batch, tokens], -100 where there is no label
+    patches: Tensor  # [batch, 36, 2], object and role
+    background: Tensor  # [batch]
+    kind: Tensor  # [batch]
 
 
-def normalised(images: list[np.ndarray]) -> Tensor:
-    """Float images as the processor makes them, [B,3,96,96]."""
+def normalise(images: list[np.ndarray]) -> Tensor:
+    """Convert images as the processor does, to floats [batch, 3, 96, 96]."""
     pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 255
     return (pixels - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
 
 
 def roles(scene: Scene) -> list[int]:
-    """The role of each sprite: 1 counted, 2 left, 3 right, 4 upper, 5 lower."""
+    """Return the role of each sprite: 1 counted, 2 left, 3 right, 4 upper, 5 lower."""
     return {"next to": [2, 3], "above": [4, 5]}.get(scene.kind, [1] * len(scene.placements))
 
 
 def patch_labels(scene: Scene) -> np.ndarray:
-    """Per patch, in raster order: the number of the object over its centre, and its role [36,2]."""
-    pixels = np.zeros((SIDE, SIDE, 2), np.int64)  # 0 and 0: background
+    """Return object and role at the centre of each patch in raster order, [36, 2]."""
+    pixels = np.zeros((SIDE, SIDE, 2), np.int64)  # 0 and 0 are the background
     for item, role in zip(scene.placements, roles(scene), strict=True):
         rows, columns = (slice(start, start + item.size) for start in (item.top, item.left))
         pixels[rows, columns] = list(OBJECTS).index(item.name) + 1, role
@@ -53,7 +53,7 @@ def patch_labels(scene: Scene) -> np.ndarray:
 
 
 def make_batch(step: int, size: int, seed: int, words: Words) -> Batch:
-    """The training batch of one step."""
+    """Make the training batch of one step."""
     first = seed * 10**9 + step * size
     scenes = [make_scene("train", first + offset) for offset in range(size)]
     rng = random.Random(f"prompt/{seed}/{step}")
@@ -69,7 +69,7 @@ def make_batch(step: int, size: int, seed: int, words: Words) -> Batch:
         ids[index, : len(row)] = torch.tensor(row)
         labels[index, start : len(row)] = torch.tensor(row[start:])
     return Batch(
-        images=normalised([render(scene) for scene in scenes]),
+        images=normalise([render(scene) for scene in scenes]),
         ids=ids,
         labels=labels,
         patches=torch.from_numpy(np.stack([patch_labels(scene) for scene in scenes])),

@@ -1,9 +1,9 @@
 """Scenes of sprites on a plain background, with one true caption each.
 
-A scene is a function of (split, index) alone, so that a training run, an evaluation and a
-test see the same images on every machine. Captions can be read off the image: "next to"
-names the left object first, "above" the upper one first, and counted objects are equal.
-Held-out splits use only combinations that training never shows. Needs numpy and Pillow only.
+A scene is a function of (split, index), so that training, evaluation and tests see the same images
+on every machine. The image determines the caption: "next to" names the left object first, "above"
+the upper one, and counted objects are equal. Held-out splits use only combinations that do not
+occur in training. The module needs only numpy and Pillow.
 """
 
 import hashlib
@@ -76,11 +76,11 @@ UNSEEN_STYLE = "google"
 SPLITS = ("train", "heldout", "unseen")
 PROMPTS = ("a photography of", "a picture of", "an image of")
 
-SIDE = 96  # pixels of the model's input, and the unit of every position below
-CELL = 32  # sprites stand on a 3x3 grid of cells, two ViT patches wide each
+SIDE = 96  # pixels of the model's input, in which all positions below are given
+CELL = 32  # sprites are placed on a 3x3 grid of cells, each two ViT patches wide
 SPRITE_SIZES = (28, 30, 32)
 JITTER = 2
-TINT = 10  # a background's colour varies by this much per channel
+TINT = 10  # the colour of a background varies by this much per channel
 HELD_OUT_SHARE = 10  # one combination in this many is never trained on
 FILTERS = (Image.Resampling.BOX, Image.Resampling.BICUBIC, Image.Resampling.LANCZOS)
 
@@ -105,21 +105,21 @@ class Scene:
     style: str
     placements: tuple[Placement, ...]
     colour: tuple[int, int, int]
-    noise: int  # 0: flat, otherwise the number of a noise field
+    noise: int  # number of a noise field; 0 is flat
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The distinct objects, in the order the caption names them."""
+        """Return the distinct objects, in the order of the caption."""
         return tuple(dict.fromkeys(placement.name for placement in self.placements))
 
     @property
     def combination(self) -> tuple[str, ...]:
-        """What must not occur on both sides of the split: the sorted objects, then background."""
+        """Return sorted objects and background, which must not occur on both sides of the split."""
         return (*sorted(self.names), self.background)
 
     @property
     def caption(self) -> str:
-        """The one true caption, lower case and without a full stop."""
+        """Return the true caption, in lower case and without a full stop."""
         first, second = self.names[0], self.names[-1]
         if self.kind == "one":
             subject = with_article(first)
@@ -131,7 +131,7 @@ class Scene:
 
 
 def with_article(noun: str) -> str:
-    """The noun behind "a" or "an"."""
+    """Return the noun after "a" or "an"."""
     return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
 
 
@@ -142,20 +142,20 @@ def _one_in(share: int, *words: str) -> bool:
 
 @cache
 def is_held_out(combination: tuple[str, ...]) -> bool:
-    """Whether a combination is kept from training: whole pairs, and objects with a background."""
+    """Whether a combination is excluded from training, as a pair or with its background."""
     *names, _background = combination
     whole_pair = len(names) == 2 and _one_in(HELD_OUT_SHARE, *names)
     return whole_pair or _one_in(HELD_OUT_SHARE, *combination)
 
 
 def held_out_pairs() -> list[tuple[str, str]]:
-    """The object pairs (sorted) that training never shows on any background."""
+    """Return the sorted object pairs that do not occur in training on any background."""
     pairs = combinations(sorted(OBJECTS), 2)
     return [pair for pair in pairs if _one_in(HELD_OUT_SHARE, *pair)]
 
 
 def _cells(rng: random.Random, kind: str) -> list[tuple[int, int]]:
-    """(column, row) per sprite; the relation of a pair must be readable from the cells."""
+    """Draw (column, row) for each sprite; the cells determine the relation of a pair."""
     if kind == "next to":
         row, columns = rng.randrange(3), sorted(rng.sample(range(3), 2))
         return [(column, row) for column in columns]
@@ -174,7 +174,7 @@ def _place(rng: random.Random, name: str, cell: tuple[int, int]) -> Placement:
 
 
 def make_scene(split: str, index: int) -> Scene:
-    """The scene with this number in a split; the same on every machine."""
+    """Make the scene with this number in a split, the same on every machine."""
     if split not in SPLITS:
         raise ValueError(f"unknown split {split!r}, expected one of {SPLITS}")
     rng = random.Random(f"{split}/{index}")
@@ -198,7 +198,7 @@ def make_scene(split: str, index: int) -> Scene:
 
 @cache
 def _sprite(style: str, name: str, size: int, method: int) -> tuple[np.ndarray, np.ndarray]:
-    """Premultiplied colour (float32, HxWx3) and 1 - alpha (HxWx1) at one size."""
+    """Return premultiplied colour [size, size, 3] and 1 - alpha [size, size, 1] in float32."""
     with Image.open(SPRITES / style / f"{name}.png") as image:
         resized = image.convert("RGBa").resize((size, size), method)
     pixels = np.asarray(resized, dtype=np.float32)
@@ -207,7 +207,7 @@ def _sprite(style: str, name: str, size: int, method: int) -> tuple[np.ndarray, 
 
 @cache
 def _noise(number: int, side: int) -> np.ndarray:
-    """A fixed field of light noise, at most 6 levels either way; field 0 is flat."""
+    """Return a fixed noise field [side, side, 1] of -6 to 6 levels; field 0 is flat."""
     if number == 0:
         return np.zeros((side, side, 1), np.float32)
     generator = np.random.Generator(np.random.PCG64(number))
@@ -215,7 +215,7 @@ def _noise(number: int, side: int) -> np.ndarray:
 
 
 def render(scene: Scene, side: int = SIDE) -> np.ndarray:
-    """The scene as uint8 RGB, side x side x 3; side is a multiple of 96."""
+    """Render the scene as uint8 RGB [side, side, 3]; `side` is a multiple of 96."""
     scale = side // SIDE
     canvas = np.asarray(scene.colour, np.float32) + _noise(scene.noise, side)
     for item in scene.placements:

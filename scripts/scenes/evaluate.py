@@ -1,7 +1,7 @@
-"""Measure the checkpoint in models/scenes with transformers, and write the sample images.
+"""Measures the checkpoint in models/scenes with transformers, and writes the sample images.
 
-Captions come from BlipForConditionalGeneration.generate() in float32 with the processor saved
-beside the weights, so the figures hold for the checkpoint as anyone would load it.
+Captions come from BlipForConditionalGeneration.generate() in float32 with the checkpoint's
+processor, so the figures hold for any program that loads the checkpoint with transformers.
 """
 
 import argparse
@@ -45,7 +45,7 @@ SAMPLE_IMAGES = (
 
 
 class Captioner:
-    """The checkpoint, as a function from images and an optional prompt to texts."""
+    """Captions images with the checkpoint."""
 
     def __init__(self, checkpoint: Path) -> None:
         self.model = BlipForConditionalGeneration.from_pretrained(checkpoint).float().eval()
@@ -53,7 +53,7 @@ class Captioner:
 
     @torch.no_grad()
     def __call__(self, images: list[Image.Image], prompt: str | None = None) -> list[str]:
-        """Greedy captions; a prompt is part of the text it returns."""
+        """Return greedy captions, which contain the prompt."""
         texts = []
         for start in range(0, len(images), BATCH):
             part = images[start : start + BATCH]
@@ -64,20 +64,20 @@ class Captioner:
         return texts
 
 
-def picture(scene: Scene, side: int = SIDE) -> Image.Image:
-    """The rendered scene as a Pillow image."""
+def render_image(scene: Scene, side: int = SIDE) -> Image.Image:
+    """Render the scene as a Pillow image."""
     return Image.fromarray(render(scene, side))
 
 
 def score(
     captioner: Captioner, scenes: list[Scene], title: str, prompt: str = "", side: int = SIDE
 ) -> None:
-    """Log the share of exact captions, by layout, and the first mistakes."""
-    texts = captioner([picture(scene, side) for scene in scenes], prompt or None)
-    wanted = [scene.caption for scene in scenes]
+    """Log the share of exact captions by layout, and the first wrong ones."""
+    texts = captioner([render_image(scene, side) for scene in scenes], prompt or None)
+    captions = [scene.caption for scene in scenes]
     if prompt:
-        wanted = [w if w.startswith(prompt) else f"{prompt} {w}" for w in wanted]
-    wrong = [row for row in zip(scenes, wanted, texts, strict=True) if row[1] != row[2]]
+        captions = [c if c.startswith(prompt) else f"{prompt} {c}" for c in captions]
+    wrong = [row for row in zip(scenes, captions, texts, strict=True) if row[1] != row[2]]
     right = len(scenes) - len(wrong)
     LOG.info("%s: %d of %d exact (%.1f %%)", title, right, len(scenes), 100 * right / len(scenes))
     totals = Counter(scene.kind for scene in scenes)
@@ -85,11 +85,11 @@ def score(
     by_kind = [f"{k} {totals[k] - misses[k]}/{totals[k]}" for k in KINDS if totals[k]]
     LOG.info("  %s", ", ".join(by_kind))
     for _, expected, text in wrong[:5]:
-        LOG.info("  wanted %r got %r", expected, text)
+        LOG.info("  expected %r got %r", expected, text)
 
 
 def evaluate(captioner: Captioner, count: int) -> None:
-    """All figures of the model card."""
+    """Log all figures of the model card."""
     for split in ("train", "heldout", "unseen"):
         score(captioner, [make_scene(split, index) for index in range(count)], split)
     heldout = [make_scene("heldout", index) for index in range(count)]
@@ -102,12 +102,12 @@ def evaluate(captioner: Captioner, count: int) -> None:
 
 
 def write_samples(captioner: Captioner) -> None:
-    """Write the sample images at twice the model's size; refuse one that is captioned wrong."""
+    """Write the sample images at twice the model's size; raises ValueError for a wrong caption."""
     SAMPLES.mkdir(parents=True, exist_ok=True)
     for sample in SAMPLE_IMAGES:
         scene = make_scene("heldout", sample.index)
         path = SAMPLES / sample.name
-        picture(scene, 2 * SIDE).save(path, **sample.options)
+        render_image(scene, 2 * SIDE).save(path, **sample.options)
         with Image.open(path) as image:
             text = captioner([image.convert("RGB")])[0]
         if text != scene.caption:
@@ -116,7 +116,7 @@ def write_samples(captioner: Captioner) -> None:
 
 
 def main() -> None:
-    """Evaluate, and write the samples where asked."""
+    """Evaluate the checkpoint, or write the samples."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--checkpoint", type=Path, default=CHECKPOINT)
     parser.add_argument("--count", type=int, default=500, help="scenes per figure")

@@ -1,6 +1,6 @@
-"""`make export-scenes`: puts the bundle of the embedded model beside its checkpoint, through the ordinary exporter.
+"""`make export-scenes`: exports the bundle of the embedded model into models/scenes.
 
-The exporter refuses a folder that is not empty, so it writes to a temporary one and the files are moved.
+The exporter only writes to an empty folder, so it writes to a temporary one and the files are moved.
 """
 
 import logging
@@ -15,20 +15,19 @@ MODEL = ROOT / "models" / "scenes"
 
 
 def main() -> int:
+    """Export the bundle and return the exit status."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     with tempfile.TemporaryDirectory(dir=MODEL) as temporary:
         bundle = Path(temporary) / "bundle"
-        # Relative, because the name goes into the manifest.
+        # A relative path, because it is written into the manifest.
         command = [sys.executable, "-m", "blip_onnx", "--model", "models/scenes/checkpoint"]
         command += ["--output", str(bundle), "--images", "examples/images"]
         done = subprocess.run(command, cwd=ROOT)
         if done.returncode != 0:
             return done.returncode
         for file in sorted(bundle.iterdir()):
-            shutil.move(file, MODEL / file.name)
-            logging.info(
-                "%9d  %s", (MODEL / file.name).stat().st_size, MODEL.name + "/" + file.name
-            )
+            target = Path(shutil.move(file, MODEL / file.name))
+            logging.info("%9d  %s/%s", target.stat().st_size, MODEL.name, target.name)
     return 0
 
 

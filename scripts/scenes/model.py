@@ -1,8 +1,8 @@
-"""The model behind models/scenes: its shape, its word pieces, and how it becomes a checkpoint.
+"""The model in models/scenes: its configuration, word pieces and conversion to a checkpoint.
 
-Training works on compact ids (only the word pieces that captions and prompts contain). The
-export spreads them over the 30,524 ids of BLIP, rounds the weights to half precision and writes
-a folder that transformers loads by itself.
+Training uses compact ids for the word pieces that occur in captions and prompts. `export` maps them
+to the 30,524 ids of BLIP, rounds the weights to half precision and writes a folder that
+transformers loads.
 """
 
 import json
@@ -23,11 +23,11 @@ from scenes.dataset import BACKGROUNDS, KINDS, OBJECTS, PROMPTS, SIDE, with_arti
 
 BOS, SEP, PAD, VOCABULARY = 30522, 102, 0, 30524
 PATCH = 16
-NEVER = -40.0  # output bias of ids that training never used
+UNUSED_BIAS = -40.0  # output bias of ids that training does not use
 
 
 def read_vocabulary(path: Path) -> dict[str, int]:
-    """Word pieces and their ids from a vocab.txt or a tokenizer.json."""
+    """Read word pieces and their ids from a vocab.txt or a tokenizer.json."""
     text = path.read_text(encoding="utf-8")
     if path.suffix == ".json":
         return json.loads(text)["model"]["vocab"]
@@ -49,22 +49,22 @@ class Words:
         self.compact = {full: index for index, full in enumerate(self.used)}
 
     def pieces(self, text: str) -> list[int]:
-        """Ids of a text without [CLS] and [SEP]."""
+        """Return the ids of a text without [CLS] and [SEP]."""
         return self.tokenizer.encode(text, add_special_tokens=False).ids
 
     def encode(self, text: str) -> list[int]:
-        """Compact ids of a text."""
+        """Return the compact ids of a text."""
         return [self.compact[piece] for piece in self.pieces(text)]
 
     def decode(self, ids: list[int]) -> str:
-        """Text of compact ids, up to the first [SEP]."""
+        """Return the text of compact ids, up to the first [SEP]."""
         full = [self.used[index] for index in ids]
         full = full[: full.index(SEP)] if SEP in full else full
         return self.tokenizer.decode([index for index in full if index < BOS])
 
 
 def config(words: int, bos: int, sep: int, pad: int) -> BlipConfig:
-    """The model's shape; head counts on purpose not the class defaults."""
+    """Return the model's configuration, whose head counts differ from the class defaults."""
     vision = {
         "hidden_size": 128,
         "intermediate_size": 384,
@@ -72,7 +72,7 @@ def config(words: int, bos: int, sep: int, pad: int) -> BlipConfig:
         "num_attention_heads": 4,
         "image_size": SIDE,
         "patch_size": PATCH,
-        "initializer_range": 0.02,  # the default, 1e-10, leaves the tower without weights
+        "initializer_range": 0.02,  # the default, 1e-10, makes all weights nearly zero
     }
     text = {
         "vocab_size": words,
@@ -90,7 +90,7 @@ def config(words: int, bos: int, sep: int, pad: int) -> BlipConfig:
 
 
 def export(blip: BlipForConditionalGeneration, words: Words, out: Path) -> None:
-    """Spread the compact ids over BLIP's vocabulary and save checkpoint and processor."""
+    """Map the compact ids to BLIP's vocabulary and save checkpoint and processor."""
     torch.manual_seed(0)
     full = BlipForConditionalGeneration(config(VOCABULARY, BOS, SEP, PAD))
     state, small = full.state_dict(), blip.state_dict()
@@ -99,13 +99,13 @@ def export(blip: BlipForConditionalGeneration, words: Words, out: Path) -> None:
         if tensor.shape == state[name].shape:
             state[name] = tensor.clone()
         elif tensor.dim() == 1:
-            state[name] = torch.full_like(state[name], NEVER).index_copy(0, used, tensor)
+            state[name] = torch.full_like(state[name], UNUSED_BIAS).index_copy(0, used, tensor)
         else:
             state[name] = state[name].index_copy(0, used, tensor)
     full.load_state_dict({name: tensor.half().float() for name, tensor in state.items()})
     full.tie_weights()
     full.save_pretrained(out)
-    # The file holds half precision, the configuration says float32: loading widens it exactly.
+    # The file has half precision and the configuration float32, to which loading converts exactly.
     halves = {
         name: tensor.half().contiguous()
         for name, tensor in full.state_dict().items()
@@ -117,7 +117,7 @@ def export(blip: BlipForConditionalGeneration, words: Words, out: Path) -> None:
 
 
 def save_processor(words: Words, out: Path) -> None:
-    """Tokenizer and image processor as BlipProcessor.from_pretrained expects them."""
+    """Save tokenizer and image processor for BlipProcessor.from_pretrained."""
     tokenizer = BertTokenizerFast(vocab=words.vocabulary, do_lower_case=True, model_max_length=128)
     size = {"height": SIDE, "width": SIDE}
     BlipProcessor(BlipImageProcessorPil(size=size), tokenizer).save_pretrained(out)

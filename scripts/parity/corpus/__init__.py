@@ -1,1 +1,1 @@
-"""Image files of every format and variant that the service accepts or refuses."""
+"""Generates image files of every format and variant that the service accepts or refuses."""

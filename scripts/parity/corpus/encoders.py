@@ -1,4 +1,4 @@
-"""Hand-made image encoders for the variants that Pillow cannot write.
+"""Image encoders for the variants that Pillow cannot write.
 
 Each function takes samples as a numpy array and returns the bytes of a file. They aim at coverage
 of the formats, not at small files.
@@ -80,7 +80,7 @@ def png(samples: np.ndarray, layout: PngLayout) -> bytes:
 
 
 def _filtered(rows: np.ndarray, bpp: int) -> bytes:
-    """Applies filter `row % 5` to each row, with its filter byte in front."""
+    """Apply filter `row % 5` to each row, with its filter byte in front."""
     height, length = rows.shape
     grid = np.zeros((height + 1, length + bpp), np.int16)
     grid[1:, bpp:] = rows

@@ -2,8 +2,8 @@
 
     python -m parity.corpus.generate --seed 7 --count 1000 --output corpus
 
-The same seed gives the same files. The first ones go once through all recipes; later ones repeat
-them at other sizes, with other content. Names say what each file is, as in
+The same seed gives the same files. The first files use each recipe once; later ones repeat the
+recipes with other sizes and content. The name describes the file, as in
 `00017_jpeg-420-q50_301x77.jpg`.
 """
 
@@ -47,11 +47,11 @@ EDGE_SIZES += [
 ]
 LARGE_SIZES = [(4000, 3000), (3000, 4000), (1920, 1080), (1080, 1920), (2500, 600)]
 LARGE_EVERY = 120
-"""One file in this many is large: they dominate the time."""
+"""One file in this many is large, because large files dominate the time."""
 
 
 def draw_size(rng: np.random.Generator, number: int) -> tuple[int, int]:
-    """Width and height of file `number`."""
+    """Draw width and height of file `number`."""
     if number % LARGE_EVERY == LARGE_EVERY - 1:
         return LARGE_SIZES[number // LARGE_EVERY % len(LARGE_SIZES)]
     if number % 4 == 1:
@@ -61,7 +61,7 @@ def draw_size(rng: np.random.Generator, number: int) -> tuple[int, int]:
 
 
 def draw_picture(rng: np.random.Generator, width: int, height: int) -> np.ndarray:
-    """`[height, width, 3]`: smooth shades, blobs, text-like edges and noise in random amounts."""
+    """Draw `[height, width, 3]`: smooth shades, shapes, text and noise in random amounts."""
     coarse = rng.integers(
         0, 256, (int(rng.integers(2, 7)), int(rng.integers(2, 7)), 3), dtype=np.uint8
     )
@@ -84,7 +84,7 @@ def draw_picture(rng: np.random.Generator, width: int, height: int) -> np.ndarra
 
 
 def corpus(seed: int, count: int, only: str = "") -> Iterator[tuple[str, bytes]]:
-    """Yields `count` names and file contents; `only` keeps recipes whose name contains it."""
+    """Yield `count` names and file contents, of recipes whose name contains `only`."""
     chosen: list[tuple[str, str, Recipe]] = [entry for entry in RECIPES if only in entry[0]]
     for number in range(count):
         name, suffix, recipe = chosen[number % len(chosen)]
@@ -95,7 +95,7 @@ def corpus(seed: int, count: int, only: str = "") -> Iterator[tuple[str, bytes]]
 
 
 def main() -> None:
-    """Command line."""
+    """Write the files."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

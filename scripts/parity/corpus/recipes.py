@@ -1,7 +1,7 @@
-"""One recipe for each kind of image file: pixels in, bytes of a file out.
+"""One recipe for each kind of image file: a function from pixels to the bytes of a file.
 
-A recipe's name says what the file is. Names that start with `other-` are formats the service
-refuses by name although Pillow reads them; `damaged-` files were broken on purpose.
+The name of a recipe describes the file. Names that start with `other-` are formats that the service
+refuses although Pillow reads them; `damaged-` files are damaged on purpose.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Recipe = Callable[[Rng, np.ndarray], bytes]
 
 
 def save(image: Image.Image, kind: str, **options: Any) -> bytes:
-    """The bytes Pillow writes."""
+    """Encode an image with Pillow."""
     buffer = BytesIO()
     try:
         image.save(buffer, kind, **options)
@@ -39,7 +39,7 @@ def via_pillow(mode: str, kind: str, **options: Any) -> Recipe:
 
 
 def with_mode(rng: Rng, rgb: np.ndarray, mode: str) -> Image.Image:
-    """The picture in a Pillow mode; modes with alpha get a varied alpha channel."""
+    """Convert the image to a Pillow mode; modes with alpha get a varied alpha channel."""
     image = Image.fromarray(rgb)
     if mode in ("RGBA", "LA"):
         image = image.convert(mode)
@@ -91,7 +91,7 @@ def jpeg_planes(mode: str, factors: list[tuple[int, int]], transform: int | None
 
 
 def jpeg_mpo(rng: Rng, rgb: np.ndarray) -> bytes:
-    """Two pictures in one file, as stereo cameras write them."""
+    """Two images in one file, as stereo cameras write them."""
     first = Image.fromarray(rgb)
     return save(
         first,
@@ -272,7 +272,7 @@ def by_hand(encode: Callable[..., bytes], *args: Any, **options: Any) -> Recipe:
 
 
 def fixed(data: bytes) -> Recipe:
-    """The same bytes whatever the picture."""
+    """Return a recipe that always gives the same bytes."""
     return lambda rng, rgb: data
 
 

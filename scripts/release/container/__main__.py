@@ -1,8 +1,9 @@
-"""`make image`: builds a container image on a machine without container engine and without a registry, and runs it.
+"""`make image`: builds and runs a container image without a container engine and without a registry.
 
-Debian's buildah builds the Dockerfile in chroot isolation, as root. The bases that it would pull are made here: Debian by
-debootstrap, and on top of it the Rust toolchain of this machine. They stand in for the released images, to build and to try;
-debootstrap's has no security updates. Everything lies in build/image; the result is build/image/blip-serve-<target>.tar.
+buildah builds the Dockerfile in chroot isolation, as root. The base images are made here instead of
+pulled: Debian by debootstrap, and this machine's Rust toolchain on top of it. They are for tests
+only, because debootstrap installs no security updates. All files are in build/image; the result is
+build/image/blip-serve-<target>.tar.
 """
 
 from __future__ import annotations
@@ -23,15 +24,15 @@ SUITE = "trixie"
 BASE = f"localhost/blip-base:{SUITE}"
 TOOLCHAIN = f"localhost/blip-rust:{SUITE}"
 PYTHON = f"localhost/blip-python:{SUITE}"
-# What Python's own modules are linked with.
+# The libraries that Python's standard modules are linked with.
 PYTHON_LIBRARIES = ("libbz2-1.0", "libffi8", "liblzma5", "libsqlite3-0", "libssl3t64", "zlib1g")
 PACKAGES = {"buildah": "buildah", "debootstrap": "debootstrap"}
-# What slim images leave out.
+# The folders that slim images do not contain.
 DISPENSABLE = ("usr/share/doc", "usr/share/info", "usr/share/locale", "usr/share/man")
 
 
 def install_tools() -> None:
-    """Debian's packages, where they are missing."""
+    """Install the Debian packages that are missing."""
     missing = [package for tool, package in PACKAGES.items() if not shutil.which(tool)]
     if missing:
         LOG.info("installing %s", " ".join(missing))
@@ -41,7 +42,7 @@ def install_tools() -> None:
 
 
 def make_base(buildah: Buildah) -> None:
-    """A minimal Debian."""
+    """Make an image with a minimal Debian."""
     folder = WORK / "debian"
     shutil.rmtree(folder, ignore_errors=True)
     command = ["debootstrap", "--variant=minbase", SUITE, str(folder)]
@@ -61,7 +62,7 @@ def make_base(buildah: Buildah) -> None:
 
 
 def make_toolchain(buildah: Buildah) -> None:
-    """The base with this machine's Rust and the certificates that this machine trusts."""
+    """Add this machine's Rust toolchain and trusted certificates to the base."""
     sysroot = Path(subprocess.check_output(["rustc", "--print", "sysroot"], text=True).strip())
     with buildah.container(BASE) as container:
         root = buildah.mount(container)
@@ -73,10 +74,10 @@ def make_toolchain(buildah: Buildah) -> None:
 
 
 def make_python(buildah: Buildah) -> None:
-    """The base with a Python 3.11 of this machine, and the certificates that this machine trusts."""
+    """Add this machine's Python 3.11 and trusted certificates to the base."""
     prefix = Path(sys.base_prefix)
     if sys.version_info[:2] != (3, 11):
-        raise SystemExit("error: the exporter's requirements are for Python 3.11: run this with it")
+        raise SystemExit("error: must run with Python 3.11, for the exporter's requirements")
     with buildah.container(BASE) as container:
         root = buildah.mount(container)
         trust(root)
@@ -100,13 +101,13 @@ def make_python(buildah: Buildah) -> None:
             (root / "usr/local/bin" / name).symlink_to("python3.11")
         run("ldconfig")
         run("python", "-m", "ensurepip", "--default-pip")
-        # pip brings its own certificates.
+        # pip does not use the system's certificates by default.
         buildah("config", "--env=PIP_CERT=/etc/ssl/certs/ca-certificates.crt", container)
         buildah("commit", "--quiet", container, PYTHON)
 
 
 def trust(root: Path) -> None:
-    """Puts the certificates that this machine trusts where Debian's ca-certificates looks for them."""
+    """Copy this machine's trusted certificates to the folder of Debian's ca-certificates."""
     certificates = Path(os.environ.get("SSL_CERT_FILE", "/etc/ssl/certs/ca-certificates.crt"))
     if certificates.is_file():
         trusted = root / "usr/local/share/ca-certificates"
@@ -115,7 +116,7 @@ def trust(root: Path) -> None:
 
 
 def build(buildah: Buildah, target: str) -> str:
-    """The image's name."""
+    """Build a target of the Dockerfile and return the name of the image."""
     revision = subprocess.run(
         ["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True
     )
@@ -127,7 +128,7 @@ def build(buildah: Buildah, target: str) -> str:
     }
     name = f"localhost/blip-serve:{target}"
     flags = [f"--build-arg={key}={value}" for key, value in arguments.items()]
-    # HEALTHCHECK is not in OCI's format.
+    # The OCI format has no HEALTHCHECK.
     flags += ["--isolation=chroot", "--format=docker", "--layers", f"--target={target}"]
     buildah.build(*flags, "--tag", name, "--file", "Dockerfile", ".")
     return name
@@ -136,7 +137,7 @@ def build(buildah: Buildah, target: str) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--target", choices=("cpu", "cuda", "export"), default="cpu")
-    parser.add_argument("--fresh", action="store_true", help="make the bases anew, too")
+    parser.add_argument("--fresh", action="store_true", help="rebuild the base images, too")
     arguments = parser.parse_args()
     target = arguments.target
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
@@ -146,8 +147,9 @@ def main() -> int:
     install_tools()
     buildah = Buildah()
     try:
-        own = (PYTHON, make_python) if target == "export" else (TOOLCHAIN, make_toolchain)
-        for name, make in ((BASE, make_base), own):
+        bases = {BASE: make_base}
+        bases |= {PYTHON: make_python} if target == "export" else {TOOLCHAIN: make_toolchain}
+        for name, make in bases.items():
             if arguments.fresh or not buildah.has(name):
                 LOG.info("making %s", name)
                 make(buildah)

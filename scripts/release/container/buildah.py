@@ -1,4 +1,4 @@
-"""buildah with a storage of the project's own, under build/image."""
+"""Runs buildah with its storage in build/image."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[3]
 WORK = ROOT / "build" / "image"
-# buildah 1.28 now and then fails to start a step, by a race of its own; what was built is kept.
-CHANCE = "sealing memfd copy: Device or resource busy"
+# A race in buildah 1.28 sometimes fails the start of a step; completed layers are kept.
+RACE = "sealing memfd copy: Device or resource busy"
 ATTEMPTS = 5
 
 
 class Buildah:
-    """Calls buildah; a failure ends the program with buildah's own words."""
+    """Calls buildah; a failure ends the program with buildah's error."""
 
     def __init__(self) -> None:
         self._command = [
@@ -28,13 +28,13 @@ class Buildah:
             f"--runroot={WORK / 'run'}",
             "--storage-driver=overlay",
         ]
-        # What the Dockerfile keeps between builds lies there, too.
+        # Also holds the cache mounts of the Dockerfile.
         temporary = WORK / "tmp"
         temporary.mkdir(parents=True, exist_ok=True)
         self._environment = os.environ | {"TMPDIR": str(temporary)}
 
     def __call__(self, *arguments: str) -> str:
-        """What it prints."""
+        """Run a command and return its output."""
         command = [*self._command, *arguments]
         done = subprocess.run(
             command, cwd=ROOT, capture_output=True, text=True, env=self._environment
@@ -44,7 +44,7 @@ class Buildah:
         return done.stdout.strip()
 
     def build(self, *arguments: str) -> None:
-        """Builds, and shows how it goes."""
+        """Build, and print the output."""
         command = [*self._command, "build", *arguments]
         for _ in range(ATTEMPTS):
             process = subprocess.Popen(
@@ -55,29 +55,29 @@ class Buildah:
                 text=True,
                 env=self._environment,
             )
-            is_chance = False
+            is_race = False
             for line in process.stdout:
                 print(line, end="", flush=True)
-                is_chance |= CHANCE in line
+                is_race |= RACE in line
             if process.wait() == 0:
                 return
-            if not is_chance:
+            if not is_race:
                 break
         sys.exit(f"error: buildah build failed ({process.returncode})")
 
     def close(self) -> None:
-        """Takes away what buildah leaves mounted on itself, or the folder could not be removed."""
+        """Unmount the storage, which buildah leaves mounted, so that the folder can be removed."""
         mounted = ["umount", str(WORK / "storage" / "overlay")]
         while subprocess.run(mounted, capture_output=True).returncode == 0:
             pass
 
     def has(self, image: str) -> bool:
-        """Whether the image is there."""
+        """Whether the image exists."""
         return bool(self("images", "--quiet", "--filter", f"reference={image}"))
 
     @contextmanager
     def container(self, image: str) -> Iterator[str]:
-        """A working container, gone at the end."""
+        """Create a working container and remove it at the end."""
         container = self("from", "--pull-never", image).splitlines()[-1]
         try:
             yield container
@@ -85,9 +85,9 @@ class Buildah:
             self("rm", container)
 
     def mount(self, container: str) -> Path:
-        """Its root folder."""
+        """Mount a container and return its root folder."""
         return Path(self("mount", container))
 
     def config(self, image: str) -> dict[str, Any]:
-        """What the image says of how it is run."""
+        """Return the configuration of an image."""
         return json.loads(self("inspect", "--type=image", image))["Docker"]["config"]
