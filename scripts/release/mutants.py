@@ -1,8 +1,8 @@
-"""Mutation tests: changes the code and counts how many of the changes (mutants) the Rust tests catch.
+"""Mutation tests: changes the code and counts the changes (mutants) that the Rust tests catch.
 
-cargo-mutants runs on a copy of the sources under target/mutants, so an interrupted run leaves the working tree as it is.
-The copy shares target/ with the working tree: libraries are built once. Mutants that no test can catch are excluded in
-.cargo/mutants.toml, with the reason.
+cargo-mutants runs on a copy of the sources in target/mutants, so an interrupted run does not change
+the working tree. The copy shares target/ with it, so that libraries are built once. Mutants that no
+test can catch are excluded in .cargo/mutants.toml, with the reason.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Group:
     name: str
     package: str
     files: tuple[str, ...]
-    # Which tests of the package run.
+    # The tests of the package that run, as arguments of cargo test.
     tests: tuple[str, ...] = ("--lib",)
 
 
@@ -57,16 +57,18 @@ GROUPS = (
 
 @dataclass
 class Score:
-    """Mutants of a group by what became of them."""
+    """The number of mutants of a group by their result."""
 
     caught: int = 0
     missed: int = 0
+    # They do not compile.
     unviable: int = 0
+    # The time ended before they were tried.
     left: int = 0
 
     @property
     def share(self) -> float:
-        """Caught of the viable ones."""
+        """Return the share of the viable mutants that are caught."""
         viable = self.caught + self.missed
         return self.caught / viable if viable else 1.0
 
@@ -89,8 +91,10 @@ def main() -> int:
     )
     parser.add_argument("--only", choices=[group.name for group in GROUPS], help="a single group")
     parser.add_argument("--changed", action="store_true", help="only lines that differ from --base")
-    parser.add_argument("--base", help="commit (default: where HEAD left origin/main, else HEAD~1)")
-    parser.add_argument("--seconds", type=float, help="end after so long; the build is not counted")
+    parser.add_argument(
+        "--base", help="commit (default: merge base of HEAD and origin/main, else HEAD~1)"
+    )
+    parser.add_argument("--seconds", type=float, help="time limit, without the build")
     options = parser.parse_args()
     groups = [group for group in GROUPS if options.only in (None, group.name)]
     WORK.mkdir(parents=True, exist_ok=True)
@@ -103,7 +107,7 @@ def main() -> int:
         diff = WORK / "changes.diff"
         diff.write_bytes(git("diff", "--no-color", "--no-ext-diff", base, "--", "*.rs"))
         filters = [f"--in-diff={diff}"]
-    install()
+    install_cargo_mutants()
     copy_sources()
     groups = [(group, count_mutants(group, filters)) for group in groups]
     groups = [(group, count) for group, count in groups if count]
@@ -120,7 +124,7 @@ def main() -> int:
     end = time.monotonic() + options.seconds if options.seconds else None
     scores = {}
     for position, (group, count) in enumerate(groups):
-        # What is left of the time is shared among the groups that are left.
+        # The remaining time is divided among the remaining groups.
         share = None if end is None else max(0.0, end - time.monotonic()) / (len(groups) - position)
         scores[group.name] = run(group, count, filters, share)
     return report(scores, tolerated=1 if options.changed else 0)
@@ -141,7 +145,7 @@ def is_commit(name: str) -> bool:
 
 
 def default_base() -> str | None:
-    """Where HEAD left origin/main; on main itself, or without a remote, the commit before HEAD."""
+    """Return the merge base of HEAD and origin/main; if it is HEAD or missing, HEAD's parent."""
     if is_commit("origin/main"):
         base = subprocess.run(
             ["git", "merge-base", "HEAD", "origin/main"],
@@ -155,7 +159,7 @@ def default_base() -> str | None:
     return "HEAD~1" if is_commit("HEAD~1") else None
 
 
-def install() -> None:
+def install_cargo_mutants() -> None:
     version = subprocess.run(
         ["cargo", "mutants", "--version"],
         stdout=subprocess.PIPE,
@@ -177,7 +181,7 @@ def install() -> None:
 
 
 def copy_sources() -> None:
-    """Makes TREE equal to the working tree without what git ignores; unchanged files keep their time for cargo."""
+    """Copy the working tree to TREE without ignored files; unchanged files keep their time stamp."""
     names = git("ls-files", "-z", "--cached", "--others", "--exclude-standard").decode().split("\0")
     wanted = {name for name in names if name and (ROOT / name).is_file()}
     for path in [path for path in TREE.rglob("*") if path.is_file() or path.is_symlink()]:
@@ -214,7 +218,7 @@ def count_mutants(group: Group, filters: list[str]) -> int:
 
 
 def run(group: Group, count: int, filters: list[str], seconds: float | None) -> Score:
-    """Tests the mutants of a group, for at most so many seconds."""
+    """Test the mutants of a group for at most `seconds`."""
     output = WORK / group.name
     shutil.rmtree(output, ignore_errors=True)
     output.mkdir()
@@ -226,11 +230,12 @@ def run(group: Group, count: int, filters: list[str], seconds: float | None) -> 
         try:
             status = process.wait(seconds)
         except subprocess.TimeoutExpired:
-            # It restores the file that it has changed, then ends.
+            # On SIGINT cargo-mutants restores the changed file and exits.
             process.send_signal(signal.SIGINT)
             process.wait()
             status = 0
-    # 2 is missed mutants, 3 is timeouts. With any other the tests fail without a mutant, or cargo-mutants itself does.
+    # 2: mutants were missed, 3: tests timed out. Otherwise the tests fail without a mutant, or
+    # cargo-mutants failed.
     if status not in (0, 2, 3):
         print((output / "stderr.txt").read_text(), file=sys.stderr)
         sys.exit(f"mutants: {group.name}: cargo-mutants ended with status {status}")
@@ -246,7 +251,10 @@ def count_lines(path: Path) -> int:
 
 
 def report(scores: dict[str, Score], tolerated: int) -> int:
-    """Prints the scores; 1 if a group is below what is required and misses more mutants than are tolerated."""
+    """Print the scores and return the exit status.
+
+    It is 1 if a group is below REQUIRED and misses more than `tolerated` mutants.
+    """
     total = sum(scores.values(), Score())
     for name, score in {**scores, "total": total}.items():
         print(f"{name:16} {score}")

@@ -35,7 +35,7 @@ class Option:
 
 
 def help_options(binary: Path, command: str) -> list[Option]:
-    """The flags of `blip-serve COMMAND --help`, in its order."""
+    """Return the flags of `blip-serve COMMAND --help` in order."""
     argv = [str(binary), command, "--help"]
     text = subprocess.run(argv, capture_output=True, text=True, check=True, env={}).stdout
     options, heading = [], ""
@@ -43,12 +43,12 @@ def help_options(binary: Path, command: str) -> list[Option]:
         if title := re.fullmatch(r"(\w[\w ]*):\s*", block):
             heading = title[1]
         elif flag := re.match(r"\s+(?:-\w, )?(--[\w-]+)[^\n]*\n(.*)", block, re.DOTALL):
-            options.append(Option(heading, flag[1], *described(flag[2])))
+            options.append(Option(heading, flag[1], *parse_description(flag[2])))
     return options
 
 
-def described(text: str) -> tuple[str, str, str]:
-    """First paragraph, environment variable and default of the indented lines below a flag."""
+def parse_description(text: str) -> tuple[str, str, str]:
+    """Return first paragraph, environment variable and default from the lines below a flag."""
     paragraphs = [" ".join(part.split()) for part in re.split(r"\n\s*\n", text)]
     env = re.search(r"\[env: (\w+)", text)
     default = re.search(r"\[default: ([^\]]*)\]", text)
@@ -56,7 +56,7 @@ def described(text: str) -> tuple[str, str, str]:
 
 
 def settings_table(options: list[Option]) -> str:
-    """One table for each heading, of the flags that have an environment variable."""
+    """Return a table for each heading, with the flags that have an environment variable."""
     lines: list[str] = []
     heading = None
     for option in options:
@@ -77,7 +77,7 @@ def settings_table(options: list[Option]) -> str:
 
 
 def parameters_table(options: list[Option]) -> str:
-    """The generation parameters, with the names that requests use."""
+    """Return the table of generation parameters, with their names in requests."""
     lines = ["| name | flag of `caption` | meaning |", "|---|---|---|"]
     for option in options:
         if option.heading == GENERATION and option.flag != "--prompt":
@@ -87,12 +87,12 @@ def parameters_table(options: list[Option]) -> str:
 
 
 def cell(text: str) -> str:
-    """A help text inside a table: a vertical bar would end the cell."""
+    """Escape the vertical bars of a help text, which would end a table cell."""
     return text.replace("|", "\\|")
 
 
 def replace_table(page: str, name: str, table: str) -> str:
-    """The page with a new table between the marks of that name."""
+    """Replace the table between the marks of that name."""
     begin, end = f"<!-- begin: {name} -->", f"<!-- end: {name} -->"
     if page.count(begin) != 1 or page.count(end) != 1:
         raise ValueError(f"{name}: the page must have one {begin} and one {end}")
@@ -101,7 +101,7 @@ def replace_table(page: str, name: str, table: str) -> str:
 
 
 def pages(binary: Path) -> dict[Path, str]:
-    """The pages as they should be."""
+    """Return the pages with up-to-date tables."""
     settings = settings_table(help_options(binary, "serve"))
     parameters = parameters_table(help_options(binary, "caption"))
     return {

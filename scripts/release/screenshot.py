@@ -1,4 +1,4 @@
-"""Takes the picture of the playground that README shows: docs/images/playground.png.
+"""Takes the screenshot of the playground in README: docs/images/playground.png.
 
     python -m release.screenshot [--binary FILE] [--output FILE]
 
