@@ -90,7 +90,7 @@ cuda-check: build venv $(ORT_GPU) ## compare an NVIDIA GPU with the CPU; BUNDLE=
 	$(PYTHON) -m release.cuda_check --binary $(BINARY) $(if $(BUNDLE),--bundle $(BUNDLE))
 
 ##@ Fuzz: needs a C++ compiler; new inputs are kept in fuzz/found
-FUZZ_TARGETS ?= image,oip_json,oip_binary,grpc_raw,friendly,url,bundle,prompt,beam_search
+FUZZ_TARGETS ?= image,oip_json,oip_binary,grpc_raw,caption_json,url,bundle,prompt,beam_search
 FUZZ_RUNS ?= 1000000
 FUZZ_SECONDS ?= 1200
 FUZZ := PYTHONPATH=scripts python3 -m reliability.fuzzing

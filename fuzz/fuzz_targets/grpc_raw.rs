@@ -1,5 +1,5 @@
-//! Messages of gRPC, after a letter: `m` `ModelInferRequest`, `c` `blip.v1.CaptionRequest`, `s` a made-up request that must
-//! mean the same as JSON.
+//! Messages of gRPC, after a letter: `m` `ModelInferRequest`, `c` `blip.v1.CaptionRequest`, `s` a generated request that
+//! must mean the same as JSON.
 
 #![no_main]
 

@@ -1,7 +1,7 @@
 //! An infer request over REST with binary tensors behind its JSON.
 //!
 //! A NUL, which JSON never holds, stands between the two, and the header says where; without one, the first line is the
-//! header. `s` at the beginning makes up a request that must mean the same as JSON alone.
+//! header. After a leading `s` a generated request must mean the same as JSON alone.
 
 #![no_main]
 

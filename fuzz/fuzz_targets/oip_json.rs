@@ -1,4 +1,4 @@
-//! The JSON of an infer request over REST, up to its meaning.
+//! The JSON of an infer request over REST, up to the requests for the captioner.
 
 #![no_main]
 

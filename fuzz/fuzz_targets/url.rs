@@ -1,4 +1,4 @@
-//! A picture's URL: `data:` URIs, and which addresses may be fetched.
+//! The URL of an image: `data:` URIs, and which addresses may be fetched.
 
 #![no_main]
 
@@ -39,7 +39,7 @@ fuzz_target!(|text: &[u8]| {
 
 fn check(url: &Url) {
     let (public, any) = (PUBLIC.allows(url), ANY.allows(url));
-    assert!(any || !public, "{url} is only for the public");
+    assert!(any || !public, "{url} is permitted only without private networks");
     if any {
         assert!(matches!(url.scheme(), "http" | "https"));
         assert!(url.username().is_empty() && url.password().is_none());
@@ -50,16 +50,16 @@ fn check(url: &Url) {
         _ => None,
     };
     if let Some(address) = address {
-        assert!(!public || !is_special(address), "{url} leads to {address}");
+        assert!(!public || !is_special(address), "{url} is at {address}");
     }
-    // The HTTP client reads the text once more: another reading would lead elsewhere than what was checked.
+    // The HTTP client parses the text again, and must arrive at the host that was checked.
     if any && let Ok(uri) = url.as_str().parse::<Uri>() {
         assert_eq!(uri.host(), url.host_str());
         assert_eq!(uri.port_u16().or(url.port_or_known_default()), url.port_or_known_default());
     }
 }
 
-/// Not public by the standard library's own names for addresses, nor by an IPv4 address inside.
+/// Whether an address, or the IPv4 address in it, is not public by the standard library's classification.
 fn is_special(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(v4) => is_special_v4(v4),

@@ -1,4 +1,4 @@
-//! A request as the bytes of each transport. Protobuf is written by hand: the service's own messages stay in its server.
+//! A request as the bytes of each transport. Protobuf is encoded here, since the service's messages are private.
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use serde_json::{Map, Value, json};
@@ -56,7 +56,7 @@ pub fn message(request: &Request) -> Vec<u8> {
         let mut input = vec![];
         put_bytes(&mut input, 1, tensor.name.0.as_bytes());
         put_bytes(&mut input, 2, elements.datatype.as_bytes());
-        tensor.shape.of(elements.json.len()).iter().for_each(|size| put_varint(&mut input, 3, *size as u64));
+        tensor.shape.for_count(elements.json.len()).iter().for_each(|size| put_varint(&mut input, 3, *size as u64));
         if request.is_raw {
             put_bytes(&mut raw, 7, &elements.raw);
         } else {
@@ -92,7 +92,7 @@ fn body(request: &Request, inputs: Vec<Value>) -> Vec<u8> {
 }
 
 fn head(tensor: &Tensor, elements: &Elements) -> Value {
-    let shape = tensor.shape.of(elements.json.len());
+    let shape = tensor.shape.for_count(elements.json.len());
     json!({"name": tensor.name.0, "datatype": elements.datatype, "shape": shape})
 }
 

@@ -1,11 +1,11 @@
-//! An inference request made up from random bytes, of what JSON, JSON with binary tensors and gRPC can all say.
+//! An inference request generated from random bytes, within what JSON, JSON with binary tensors and gRPC can express.
 
 use arbitrary::{Arbitrary, Result, Unstructured};
 
-/// Elements of a tensor, at most; a request for more images or words is refused long before.
+/// Elements of a tensor, at most; more images or words are refused.
 pub const MAX_ELEMENTS: usize = 64;
 
-/// Texts that mean something somewhere in a request.
+/// Texts with a meaning in a request.
 const WORDS: [&str; 45] = [
     "img_url",
     "image_url",
@@ -61,7 +61,7 @@ pub struct Word(pub String);
 /// A request.
 #[derive(Arbitrary, Debug)]
 pub struct Request {
-    /// To be echoed.
+    /// The id, which is echoed.
     pub id: Word,
     /// Names may repeat.
     pub parameters: Vec<(Word, Scalar)>,
@@ -69,7 +69,7 @@ pub struct Request {
     pub inputs: Vec<Tensor>,
     /// Names of outputs.
     pub outputs: Vec<Word>,
-    /// gRPC: elements as bytes, not in the field of their type.
+    /// Whether elements are bytes in gRPC, not in the field of their type.
     pub is_raw: bool,
 }
 
@@ -91,15 +91,15 @@ pub enum Scalar {
 /// An input.
 #[derive(Arbitrary, Debug)]
 pub struct Tensor {
-    /// Of the input.
+    /// Name of the input.
     pub name: Word,
-    /// Which may contradict the elements.
+    /// The shape, which may contradict the elements.
     pub shape: Shape,
     /// The elements.
     pub data: Data,
 }
 
-/// How the elements lie.
+/// How the elements are arranged.
 #[derive(Arbitrary, Clone, Copy, Debug)]
 pub enum Shape {
     /// `[n]`.
@@ -108,7 +108,7 @@ pub enum Shape {
     Column,
     /// `[1, n]`.
     Row,
-    /// Whatever the elements.
+    /// A shape of any other size.
     Odd(u8, u8),
 }
 
@@ -139,8 +139,8 @@ impl<'a> Arbitrary<'a> for Word {
 }
 
 impl Shape {
-    /// Sizes for `count` elements.
-    pub fn of(self, count: usize) -> Vec<usize> {
+    /// The dimensions for `count` elements.
+    pub fn for_count(self, count: usize) -> Vec<usize> {
         match self {
             Self::Flat => vec![count],
             Self::Column => vec![count, 1],

@@ -1,4 +1,4 @@
-//! What must hold of a request that was taken, and of a refusal.
+//! What must hold for an accepted request, and for a refusal.
 
 use blip_serve::{
     caption::{CaptionRequest, ImageSource},
@@ -11,29 +11,29 @@ use generation::{GenerationConfig, GenerationLimits};
 const MAX_IMAGES: usize = 32;
 /// Bytes of a prompt, at most.
 const MAX_PROMPT_BYTES: usize = 16_384;
-/// Bytes of an error's text, at most: some transports have it in a header.
+/// Bytes of an error's text, at most: gRPC sends it in a header.
 const MAX_TEXT_BYTES: usize = 1024 + "...".len();
 
-/// Of a request for several images.
+/// Checks the outcome of a request for several images.
 pub fn many(outcome: &Result<Vec<CaptionRequest>, CaptionError>) {
     match outcome {
         Ok(requests) => {
             assert!((1..=MAX_IMAGES).contains(&requests.len()), "{} images", requests.len());
-            requests.iter().for_each(taken);
+            requests.iter().for_each(accepted);
         }
         Err(error) => refused(error),
     }
 }
 
-/// Of a request for one image.
+/// Checks the outcome of a request for one image.
 pub fn one(outcome: &Result<CaptionRequest, CaptionError>) {
     match outcome {
-        Ok(request) => taken(request),
+        Ok(request) => accepted(request),
         Err(error) => refused(error),
     }
 }
 
-/// Of a picture's place.
+/// Checks where an image comes from.
 pub fn image(source: &ImageSource) {
     match source {
         ImageSource::Bytes { bytes, .. } => assert!((1..=MAX_IMAGE_BYTES).contains(&bytes.len())),
@@ -41,7 +41,7 @@ pub fn image(source: &ImageSource) {
     }
 }
 
-/// Of a refusal: it is the client's mistake, and its text is short.
+/// Checks a refusal: it is the client's mistake, and its text is short.
 pub fn refused(error: &CaptionError) {
     assert_eq!(error.code(), ErrorCode::InvalidArgument, "{error:?}");
     let (status, text) = refusal(error);
@@ -49,7 +49,7 @@ pub fn refused(error: &CaptionError) {
     assert!(!text.is_empty() && text.len() <= MAX_TEXT_BYTES, "{text}");
 }
 
-/// Of one request in several forms: all are taken and mean the same, or all are refused.
+/// Checks one request in several forms: all are accepted and mean the same, or all are refused.
 pub fn alike(outcomes: &[Result<Vec<CaptionRequest>, CaptionError>]) {
     let meaning = |outcome: &Result<Vec<CaptionRequest>, CaptionError>| {
         let meaning =
@@ -66,12 +66,12 @@ pub fn alike(outcomes: &[Result<Vec<CaptionRequest>, CaptionError>]) {
     }
 }
 
-fn taken(request: &CaptionRequest) {
+fn accepted(request: &CaptionRequest) {
     image(&request.image);
     if let Some(prompt) = &request.prompt {
         assert!((1..=MAX_PROMPT_BYTES).contains(&prompt.text.len()));
     }
-    // Bounds are checked here, where only types were until now.
+    // The bounds, too: the parsers check types only.
     match GenerationConfig::new(&request.parameters, &GenerationLimits::default()) {
         Ok(config) => assert!(config.max_length(1, 512).is_ok_and(|length| (2..=513).contains(&length))),
         Err(error) => refused(&error.into()),

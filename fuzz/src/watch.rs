@@ -11,13 +11,13 @@ use crate::search::{Case, ValidCase};
 pub fn run(case: &Case) {
     let Some(checked) = case.validate() else { return };
     let mut search = checked.search();
-    let mut twin = checked.search();
+    let mut single_row = checked.search();
     let (rows, vocab_size) = (search.rows(), checked.vocabulary.size);
     let mut watch = Watch::new(&checked, rows);
     for step in 0..checked.max_length {
         let logits = case.logits(step, rows, vocab_size);
         let advance = search.advance(logits.view());
-        let same = twin.advance(logits.slice_axis(Axis(0), (..if step == 0 { 1 } else { rows }).into()));
+        let same = single_row.advance(logits.slice_axis(Axis(0), (..if step == 0 { 1 } else { rows }).into()));
         // As text, since a score can be NaN.
         assert_eq!(format!("{advance:?}"), format!("{same:?}"));
         match advance {

@@ -27,7 +27,7 @@ fn client(server: &Server) -> CaptionServiceClient<GrpcClient> {
     server.grpc(CaptionServiceClient::with_origin).max_encoding_message_size(usize::MAX)
 }
 
-fn picture() -> pb::CaptionRequest {
+fn image_request() -> pb::CaptionRequest {
     pb::CaptionRequest { source: Some(Source::Image(png().into())), ..Default::default() }
 }
 
@@ -57,7 +57,7 @@ fn a_caption_is_the_same_over_both_transports() {
             prompt: Some("a".into()),
             parameters: Some(parameters),
             id: "x".into(),
-            ..picture()
+            ..image_request()
         };
         let reply = client.caption(asked.clone()).await.unwrap().into_inner();
         assert_eq!((reply.id.as_str(), reply.model.as_str(), reply.model_version.as_str()), ("x", model(), "1"));
@@ -82,7 +82,7 @@ fn mistakes_are_invalid_arguments_with_their_field() {
     run(async {
         let server = Server::start(&[]).await;
         let mut client = client(&server);
-        let with = |parameters| pb::CaptionRequest { parameters: Some(parameters), ..picture() };
+        let with = |parameters| pb::CaptionRequest { parameters: Some(parameters), ..image_request() };
         let text = pb::CaptionRequest { source: Some(Source::Image("text".into())), ..Default::default() };
         for (request, field) in [
             (pb::CaptionRequest::default(), "image"),
@@ -110,7 +110,7 @@ fn mistakes_are_invalid_arguments_with_their_field() {
         }
         let status = client.caption(at("ftp://x/".into())).await.unwrap_err();
         assert_eq!((status.message(), reason(&status)), (refused_sentence().as_str(), "IMAGE_URL_REFUSED".into()));
-        let status = client.caption(pb::CaptionRequest { model: "none".into(), ..picture() }).await.unwrap_err();
+        let status = client.caption(pb::CaptionRequest { model: "none".into(), ..image_request() }).await.unwrap_err();
         assert_eq!((status.code(), reason(&status)), (Code::NotFound, "UNKNOWN_MODEL".into()));
     });
 }
@@ -120,9 +120,9 @@ fn keys_are_metadata_and_health_needs_none() {
     run(async {
         let server = Server::start(&["--api-keys=alpha"]).await;
         let mut client = client(&server);
-        let status = client.caption(picture()).await.unwrap_err();
+        let status = client.caption(image_request()).await.unwrap_err();
         assert_eq!((status.code(), reason(&status)), (Code::Unauthenticated, "UNAUTHENTICATED".into()));
-        let mut request = Request::new(picture());
+        let mut request = Request::new(image_request());
         request.metadata_mut().insert("authorization", "Bearer alpha".parse().unwrap());
         client.caption(request).await.unwrap();
         server.grpc(HealthClient::with_origin).check(HealthCheckRequest::default()).await.unwrap();
@@ -160,7 +160,7 @@ fn deadlines_have_their_code() {
 }
 
 #[test]
-fn a_full_house_is_resource_exhausted_with_a_time_to_come_back() {
+fn a_full_queue_is_resource_exhausted_with_a_retry_delay() {
     run(async {
         let server = Server::start(&["--queue-capacity=1"]).await;
         let images = ImageServer::start().await;
@@ -168,12 +168,12 @@ fn a_full_house_is_resource_exhausted_with_a_time_to_come_back() {
         let (mut other, slow) = (client.clone(), at(images.url("/slow")));
         let first = tokio::spawn(async move { other.caption(slow).await });
         images.slow_request().await;
-        let status = client.caption(picture()).await.unwrap_err();
+        let status = client.caption(image_request()).await.unwrap_err();
         assert_eq!((status.code(), reason(&status)), (Code::ResourceExhausted, "OVERLOADED".into()));
         assert_eq!(status.get_error_details().retry_info().unwrap().retry_delay, Some(Duration::from_secs(1)));
         images.release();
         first.await.unwrap().unwrap();
-        client.caption(picture()).await.unwrap();
+        client.caption(image_request()).await.unwrap();
     });
 }
 
@@ -189,7 +189,7 @@ fn an_oversize_message_is_resource_exhausted() {
 }
 
 #[test]
-fn what_no_service_knows_is_unimplemented_and_garbage_is_refused() {
+fn an_unknown_method_is_unimplemented_and_an_invalid_message_is_refused() {
     run(async {
         let server = Server::start(&[]).await;
         let call = async |path: &'static str, message: Vec<u8>| {
@@ -202,7 +202,7 @@ fn what_no_service_knows_is_unimplemented_and_garbage_is_refused() {
             let status = call(path, vec![]).await;
             assert_eq!((status.code(), reason(&status)), (Code::Unimplemented, "UNIMPLEMENTED".into()), "{path}");
         }
-        // Field 1 is a string there, and these bytes are no UTF-8.
+        // Field 1 is a string there, and these bytes are not UTF-8.
         let status = call("/blip.v1.CaptionService/Caption", vec![0xff, 0xfe]).await;
         assert_eq!(status.code(), Code::InvalidArgument, "{status}");
         assert_eq!(status.message(), "message: is not a valid gRPC message of this method");
@@ -217,7 +217,7 @@ struct Bytes {
 }
 
 #[test]
-fn answers_that_are_not_taken_leave_the_other_requests_of_their_connection_alone() {
+fn responses_that_are_not_read_do_not_stall_other_requests_of_the_connection() {
     run(async {
         let server = Server::start(&["--write-timeout=1"]).await;
         let images = ImageServer::start().await;
@@ -226,7 +226,7 @@ fn answers_that_are_not_taken_leave_the_other_requests_of_their_connection_alone
         let client = builder.http2_only(true).http2_initial_stream_window_size(1024).build_http();
         let origin = format!("http://{}", server.address).parse().unwrap();
         let mut client = CaptionServiceClient::with_origin(client, origin);
-        let mut untaken = client.caption_many(stream::iter(vec![picture(); 300])).await.unwrap().into_inner();
+        let mut stalled = client.caption_many(stream::iter(vec![image_request(); 300])).await.unwrap().into_inner();
         let slow = at(images.url("/slow"));
         let slow = tokio::spawn(async move { client.caption(slow).await });
         images.slow_request().await;
@@ -234,10 +234,10 @@ fn answers_that_are_not_taken_leave_the_other_requests_of_their_connection_alone
         sleep(Duration::from_secs(3)).await;
         images.release();
         slow.await.unwrap().unwrap();
-        // Nobody else is left on the connection.
+        // No other request is left on the connection.
         sleep(Duration::from_secs(3)).await;
         let end = loop {
-            match untaken.message().await {
+            match stalled.message().await {
                 Ok(Some(_)) => {}
                 end => break end,
             }

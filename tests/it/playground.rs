@@ -1,4 +1,4 @@
-//! The playground's files: how they are sent, and that they are all there.
+//! The files of the playground: their headers, and that none is missing.
 
 use std::collections::HashSet;
 
@@ -24,14 +24,14 @@ fn is_guarded(reply: &Reply) {
 }
 
 #[test]
-fn every_file_that_the_page_names_is_there_without_a_key() {
+fn every_file_that_the_page_names_is_served_without_a_key() {
     run(async {
         let server = Server::start(&["--api-keys=alpha"]).await.address;
         let mut to_read = vec!["/".to_owned()];
         let mut read = HashSet::new();
         while let Some(path) = to_read.pop() {
             let extension = path.rsplit_once('.').map(|(_, extension)| extension);
-            // A picture is no text.
+            // The sample image is not text.
             let method = if extension == Some("jpg") { "HEAD" } else { "GET" };
             let request = format!("{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
             let reply = exchange(server, &request).await;
@@ -46,7 +46,7 @@ fn every_file_that_the_page_names_is_there_without_a_key() {
                 Some(_) => "image/jpeg",
             };
             assert_eq!(content_type, expected, "{path}");
-            // Neither style attributes nor anything from elsewhere; names of namespaces are no addresses.
+            // Neither style attributes nor files of other servers; XML namespaces are not addresses.
             assert!(!reply.text.contains(" style=\"") && !reply.text.contains("src=\"http"), "{path}");
             to_read.extend(named(&reply.text).filter(|name| !read.contains(name)));
             read.insert(path);
@@ -56,7 +56,7 @@ fn every_file_that_the_page_names_is_there_without_a_key() {
 }
 
 #[test]
-fn a_browser_that_has_a_file_is_told_so() {
+fn a_file_that_the_browser_has_is_not_modified() {
     run(async {
         let server = Server::start(&[]).await.address;
         let page = get(server, "/", &[]).await;
@@ -72,7 +72,7 @@ fn a_browser_that_has_a_file_is_told_so() {
 }
 
 #[test]
-fn a_head_has_no_body_and_another_verb_no_page() {
+fn head_has_no_body_and_post_is_not_allowed() {
     run(async {
         let server = Server::start(&[]).await;
         let page = get(server.address, "/", &[]).await;

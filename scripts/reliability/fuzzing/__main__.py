@@ -68,7 +68,7 @@ TARGETS = {
     "oip_json": Target(4096, "json"),
     "oip_binary": Target(4096, "json"),
     "grpc_raw": Target(4096),
-    "friendly": Target(4096, "json"),
+    "caption_json": Target(4096, "json"),
     "url": Target(4096, "url"),
     "bundle": Target(4096, "bundle"),
     "prompt": Target(512),

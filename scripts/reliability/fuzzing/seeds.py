@@ -167,7 +167,7 @@ def binary(entry: Json) -> bytes:
     return b"".join(struct.pack("<I", len(value)) + value for value in values)
 
 
-def friendly() -> Seeds:
+def caption_json() -> Seeds:
     for letter, bodies in {"c": SHORT, "g": GENERATE}.items():
         for name, body in bodies.items():
             yield f"{letter}-{name}", letter.encode() + json.dumps(body).encode()
@@ -219,7 +219,7 @@ def random_bytes(letter: str, count: int) -> Seeds:
         yield f"made-up-{number}", letter.encode() + rng.randbytes(40 + 8 * number)
 
 
-TARGETS = [image, oip_json, oip_binary, grpc_raw, friendly, url, bundle, prompt, beam_search]
+TARGETS = [image, oip_json, oip_binary, grpc_raw, caption_json, url, bundle, prompt, beam_search]
 
 
 def write(folder: Path, seeds: Seeds) -> int:

@@ -1,4 +1,4 @@
-//! `blip.v1` messages to the domain and back.
+//! The messages of `blip.v1`: to the domain and back.
 
 use crate::{
     caption::{Caption, CaptionReply, CaptionRequest},
@@ -14,7 +14,7 @@ use crate::{
 };
 use generation::{FinishReason, GenerationParameters};
 
-/// One typed request.
+/// The request that a message describes.
 pub(crate) fn caption_request(
     message: pb::CaptionRequest,
     limits: ContentLimits,
@@ -33,7 +33,7 @@ pub(crate) fn caption_request(
     })
 }
 
-/// The answer to the request with this `id`.
+/// The response to the request with this `id`.
 pub(crate) fn caption_response(id: String, reply: CaptionReply) -> pb::CaptionResponse {
     pb::CaptionResponse {
         id,
@@ -94,7 +94,7 @@ mod tests {
     }
 
     fn with(parameters: pb::GenerationParameters) -> Result<GenerationParameters, String> {
-        let source = Some(Source::Image("picture".into()));
+        let source = Some(Source::Image("image".into()));
         let message = pb::CaptionRequest { source, parameters: Some(parameters), ..Default::default() };
         convert(message).map(|request| request.parameters)
     }

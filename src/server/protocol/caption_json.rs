@@ -104,7 +104,7 @@ pub(crate) struct GenerateBody {
 impl CaptionBody {
     /// Reads a JSON body.
     pub(crate) fn from_json(body: &[u8]) -> Result<Self, CaptionError> {
-        let mut object = json::parse_object(body)?;
+        let mut object = json::parse_object("body", body)?;
         remove_nulls(&mut object);
         from_object(object)
     }
@@ -145,7 +145,7 @@ impl CaptionForm {
 impl GenerateBody {
     /// Reads a JSON body.
     pub(crate) fn from_json(body: &[u8]) -> Result<Self, CaptionError> {
-        let mut object = json::parse_object(body)?;
+        let mut object = json::parse_object("body", body)?;
         remove_nulls(&mut object);
         move_parameters(&mut object)?;
         from_object(object)
@@ -188,8 +188,11 @@ impl FormParts {
         }
         let text = String::from_utf8(bytes.into())
             .map_err(|_| CaptionError::invalid(echo(name), "must be UTF-8; a file goes into the field image"))?;
-        let value =
-            if name == "parameters" { json::parse("parameters", text.as_bytes())? } else { typed_value(name, text) };
+        let value = if name == "parameters" {
+            Value::Object(json::parse_object("parameters", text.as_bytes())?)
+        } else {
+            typed_value(name, text)
+        };
         match self.texts.get_mut(name) {
             None => drop(self.texts.insert(name.to_owned(), value)),
             Some(Value::Array(list)) => list.push(value),
@@ -322,7 +325,7 @@ mod tests {
             (json!({"image": "aGk=", "prompt": ["a"]}), "prompt: must be a string, got an array"),
             (json!({"image": "aGk=", "id": 7}), "id: must be a string, got 7"),
             (json!({"image": "aGk=", "id": long}), "id: must be at most 1024 bytes, got 1025"),
-            (json!({"image": "aGk=", "propmt": "a"}), "propmt: unknown field"),
+            (json!({"image": "aGk=", "propmt": "a"}), "propmt: unknown field, must be one of id, model, image_url, "),
             (json!({"image": "aGk=", "num_beams": 3}), "num_beams: unknown field"),
             (json!({"image": "aGk=", "parameters": []}), "parameters: must be an object"),
             (json!({"image": "aGk=", "parameters": {"beams": 3}}), "parameters.beams: unknown field"),
@@ -377,6 +380,7 @@ mod tests {
             (&[("image", "hi"), ("num_beams", "x")], "num_beams: must be an integer"),
             (&[("image", "hi"), ("parameters", "{")], "parameters: not valid JSON"),
             (&[("image", "hi"), ("parameters", "[]")], "parameters: must be an object"),
+            (&[("image", "hi"), ("parameters", "null")], "parameters: must be an object, got null"),
             (&[("image", "hi"), ("file", "ho")], "file: unknown field"),
             (&[("id", "x"); 40], "id: is given twice"),
             (&[("bad_words", "x"); 40], "body: must have at most 32 fields"),

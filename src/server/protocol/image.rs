@@ -1,6 +1,6 @@
-//! An image as a request names it: a URL, a `data:` URI, base64 or bytes.
+//! An image as a request gives it: a URL, a `data:` URI, base64 or bytes.
 //!
-//! Only the form is checked here; what the bytes are is found out by the decoder, and where a URL may lead by the fetcher.
+//! Only the form is checked here: the decoder checks the bytes, and the fetcher checks the address of a URL.
 
 use bytes::Bytes;
 use url::Url;
@@ -12,10 +12,10 @@ use crate::{
     server::protocol::ContentLimits,
 };
 
-/// A URL longer than this is refused; `data:` URIs are bounded by the image's size instead.
+/// Longest URL in bytes; `data:` URIs are bounded by the size of the image instead.
 const MAX_URL_BYTES: usize = 8192;
 
-/// http, https or data: URL.
+/// The image at an http, https or data: URL.
 pub(crate) fn from_url(text: &str, limits: ContentLimits) -> Result<ImageSource, CaptionError> {
     let text = text.trim_ascii();
     if is_data_url(text) {
@@ -33,10 +33,10 @@ pub(crate) fn from_url(text: &str, limits: ContentLimits) -> Result<ImageSource,
     }
 }
 
-/// The base64 of a file.
+/// The image in the base64 of a file.
 pub(crate) fn from_base64(text: &str, limits: ContentLimits) -> Result<ImageSource, CaptionError> {
     if least_decoded_length(text.len()) > limits.max_image_bytes {
-        // Line breaks count here; a file within a few per cent of the limit may be sent without them.
+        // Line breaks count here, so a file just within the limit must be sent without them.
         return Err(too_large(limits));
     }
     let bytes = decode_base64(text.as_bytes()).ok_or_else(|| CaptionError::invalid("image", "is not valid base64"))?;
@@ -58,7 +58,7 @@ pub(crate) fn from_either<F>(
     }
 }
 
-/// The bytes of an image file.
+/// The image in the bytes of a file.
 pub(crate) fn from_bytes(bytes: Bytes, limits: ContentLimits) -> Result<ImageSource, CaptionError> {
     if bytes.is_empty() {
         return Err(CaptionError::invalid("image", "is empty"));
@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn a_web_address_stays_an_address() {
+    fn a_web_address_is_not_fetched_here() {
         let source = from_url("HTTPS://Example.com/a b", LIMITS).unwrap();
         assert!(matches!(source, ImageSource::Url(url) if url.as_str() == "https://example.com/a%20b"));
     }

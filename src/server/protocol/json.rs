@@ -1,48 +1,75 @@
-//! JSON from untrusted clients: bounded while it is read, then deserialised with the path of each mistake.
+//! JSON from untrusted clients: bounded, parsed, then deserialised with the path of each mistake.
 //!
-//! A few bytes of text can become many times as much memory (`[0,0,0,...]`), so values are counted while they are read.
+//! A few bytes of text can become many times as much memory (`[0,0,0,...]`), so values are counted before they are parsed.
 //! Error texts are this service's own, never those of a library.
 
-use std::{cell::Cell, fmt};
+use std::fmt;
 
+use memchr::memchr2;
 use serde::{
     Deserializer,
     de::{
-        DeserializeOwned, DeserializeSeed, Error, Expected, IntoDeserializer, MapAccess, SeqAccess, Visitor,
+        DeserializeOwned, Error, Expected, IntoDeserializer, Visitor,
         value::{MapDeserializer, SeqDeserializer},
     },
     forward_to_deserialize_any,
 };
-use serde_json::{Map, Number, Value};
+use serde_json::{Map, Value};
 
 use crate::{error::CaptionError, server::protocol::echo};
 
 /// Values in one body, containers counted; far above any real request.
 const MAX_VALUES: usize = 65_536;
 
+/// Fields of a struct that an error still lists.
+const MAX_LISTED_FIELDS: usize = 10;
+
 /// The largest integer that every JSON writer gets right when it writes it as 5.0.
 const MAX_EXACT_FLOAT: f64 = 9_007_199_254_740_992.0;
 
 /// Parses a whole text as one JSON value of at most 65,536 values and 128 levels. `field` is where it stood.
 pub(crate) fn parse(field: &'static str, text: &[u8]) -> Result<Value, CaptionError> {
-    let budget = Cell::new(MAX_VALUES);
-    let mut deserializer = serde_json::Deserializer::from_slice(text);
-    let parsed = Bounded(&budget).deserialize(&mut deserializer);
-    parsed.and_then(|value| deserializer.end().map(|()| value)).map_err(|error| {
+    if count_values(text) > MAX_VALUES {
+        return Err(CaptionError::invalid(field, format!("more than {MAX_VALUES} JSON values")));
+    }
+    serde_json::from_slice(text).map_err(|error| {
         let (line, column) = (error.line(), error.column());
-        let reason = match budget.get() {
-            0 => format!("more than {MAX_VALUES} JSON values"),
-            _ => format!("not valid JSON, or nested too deeply, at line {line} column {column}"),
-        };
+        let reason = format!("not valid JSON, or nested too deeply, at line {line} column {column}");
         CaptionError::invalid(field, reason)
     })
 }
 
-/// Parses a whole body as an object.
-pub(crate) fn parse_object(body: &[u8]) -> Result<Map<String, Value>, CaptionError> {
-    match parse("body", body)? {
+/// The number of values in a text, containers included; an empty container counts twice.
+fn count_values(mut text: &[u8]) -> usize {
+    let mut count = 1;
+    while let Some((byte, rest)) = text.split_first() {
+        text = rest;
+        match byte {
+            b'[' | b'{' | b',' => count += 1,
+            b'"' => text = after_string(text),
+            _ => {}
+        }
+    }
+    count
+}
+
+/// The text behind a string whose opening quote has been read.
+fn after_string(mut text: &[u8]) -> &[u8] {
+    while let Some(at) = memchr2(b'"', b'\\', text) {
+        let is_end = text[at] == b'"';
+        text = text.get(at + 1 + usize::from(!is_end)..).unwrap_or_default();
+        if is_end {
+            return text;
+        }
+    }
+    &[]
+}
+
+/// Parses a whole text as an object.
+pub(crate) fn parse_object(field: &'static str, text: &[u8]) -> Result<Map<String, Value>, CaptionError> {
+    match parse(field, text)? {
         Value::Object(object) => Ok(object),
-        other => Err(CaptionError::invalid("body", mistake("an object", &other))),
+        other => Err(CaptionError::invalid(field, mistake("an object", &other))),
     }
 }
 
@@ -197,76 +224,11 @@ impl Error for Mistake {
         Self(reason.to_string())
     }
 
-    fn unknown_field(_: &str, _: &'static [&'static str]) -> Self {
-        Self("unknown field".to_owned())
-    }
-}
-
-/// Builds a [`Value`] and counts the budget down.
-#[derive(Clone, Copy)]
-struct Bounded<'a>(&'a Cell<usize>);
-
-impl<'de> DeserializeSeed<'de> for Bounded<'_> {
-    type Value = Value;
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
-        self.0.set(self.0.get() - 1);
-        if self.0.get() == 0 {
-            return Err(D::Error::custom("too many values"));
+    fn unknown_field(_: &str, expected: &'static [&'static str]) -> Self {
+        if expected.len() > MAX_LISTED_FIELDS {
+            return Self("unknown field".to_owned());
         }
-        deserializer.deserialize_any(self)
-    }
-}
-
-impl<'de> Visitor<'de> for Bounded<'_> {
-    type Value = Value;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a JSON value")
-    }
-
-    fn visit_unit<E: Error>(self) -> Result<Value, E> {
-        Ok(Value::Null)
-    }
-
-    fn visit_bool<E: Error>(self, flag: bool) -> Result<Value, E> {
-        Ok(Value::Bool(flag))
-    }
-
-    fn visit_i64<E: Error>(self, number: i64) -> Result<Value, E> {
-        Ok(Value::Number(number.into()))
-    }
-
-    fn visit_u64<E: Error>(self, number: u64) -> Result<Value, E> {
-        Ok(Value::Number(number.into()))
-    }
-
-    fn visit_f64<E: Error>(self, number: f64) -> Result<Value, E> {
-        Number::from_f64(number).map(Value::Number).ok_or_else(|| E::custom("not a finite number"))
-    }
-
-    fn visit_str<E: Error>(self, text: &str) -> Result<Value, E> {
-        Ok(Value::String(text.to_owned()))
-    }
-
-    fn visit_string<E: Error>(self, text: String) -> Result<Value, E> {
-        Ok(Value::String(text))
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut access: A) -> Result<Value, A::Error> {
-        let mut values = Vec::new();
-        while let Some(value) = access.next_element_seed(self)? {
-            values.push(value);
-        }
-        Ok(Value::Array(values))
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<Value, A::Error> {
-        let mut map = Map::new();
-        while let Some(key) = access.next_key::<String>()? {
-            map.insert(key, access.next_value_seed(self)?);
-        }
-        Ok(Value::Object(map))
+        Self(format!("unknown field, must be one of {}", expected.join(", ")))
     }
 }
 
@@ -291,10 +253,23 @@ mod tests {
 
     #[test]
     fn refuses_depth_and_number_of_values() {
-        let deep = "[".repeat(100_000);
+        let deep = "[".repeat(60_000);
         assert!(parse("body", deep.as_bytes()).unwrap_err().to_string().contains("nested too deeply"));
         let wide = format!("[{}0]", "0,".repeat(MAX_VALUES));
         assert_eq!(parse("body", wide.as_bytes()).unwrap_err().to_string(), "body: more than 65536 JSON values");
         assert!(parse("body", format!("[{}0]", "0,".repeat(MAX_VALUES - 4)).as_bytes()).is_ok());
+    }
+
+    #[test]
+    fn counts_values_but_not_the_commas_of_strings() {
+        for (text, count) in [
+            ("1", 1),
+            (r#"[1, 2, {"a": 3}]"#, 5),
+            (r#"{"a": ",[{", "b": "\"," }"#, 3),
+            (r#"["\\", 1]"#, 3),
+            ("\"unterminated,,,", 1),
+        ] {
+            assert_eq!(count_values(text.as_bytes()), count, "{text}");
+        }
     }
 }

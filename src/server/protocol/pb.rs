@@ -1,6 +1,6 @@
 //! The messages and services that `build.rs` generates from `proto/`.
 //!
-//! They never leave the server room: `convert` turns them into the domain's types.
+//! They stay in the server: `protocol` turns them into the domain's types.
 #![allow(missing_docs, unreachable_pub, clippy::pedantic, clippy::enum_variant_names, reason = "generated")]
 
 /// `blip.v1`.
@@ -18,7 +18,7 @@ pub(crate) mod health {
     tonic::include_proto!("grpc.health.v1");
 }
 
-/// The name of a `DataType`, as JSON has it.
+/// Writes a `DataType` as its name, as JSON has it.
 fn data_type_name<S: serde::Serializer>(number: &i32, serializer: S) -> Result<S::Ok, S::Error> {
     let data_type = inference::DataType::try_from(*number).unwrap_or_default();
     serializer.serialize_str(data_type.as_str_name())

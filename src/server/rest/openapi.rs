@@ -90,12 +90,16 @@ fn failure(status: StatusCode) -> Response {
     ResponseBuilder::new().description(reason).content("application/json", content).build()
 }
 
-/// `generate` takes the generation parameters beside the image, too.
+/// `generate` and the form take the generation parameters beside the image, too. Those of the form are texts, which its
+/// schema leaves open.
 fn add_flat_parameters(document: &mut Document) {
     let Some(schemas) = document.components.as_mut().map(|components| &mut components.schemas) else { return };
     let Some(RefOr::T(Schema::Object(parameters))) = schemas.get("GenerationParameters").cloned() else { return };
     if let Some(RefOr::T(Schema::Object(request))) = schemas.get_mut("GenerateRequest") {
         request.properties.extend(parameters.properties);
+    }
+    if let Some(RefOr::T(Schema::Object(form))) = schemas.get_mut("CaptionForm") {
+        form.additional_properties = None;
     }
 }
 

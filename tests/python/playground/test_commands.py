@@ -22,7 +22,7 @@ from support.reflected import ReflectedClient
 
 ODD_NAME = """it's "a" 50%; x,y & $HOME `id` \\ ö.jpg"""
 ODD_PROMPT = """@home 'quoted' "50%" <b> $HOME `id` \\ {a}"""
-NAMES = ["curl", "curl, reading along", "grpcurl"]
+NAMES = ["curl", "curl, streaming", "grpcurl"]
 PARAMETERS = {"max_new_tokens": 5, "repetition_penalty": 1.5, "seed": 2**53 - 1}
 
 
@@ -47,7 +47,7 @@ def texts(folder: Path, name: str, command: str, **environment: str) -> list[str
         answer = reflected_call(arguments, data)
     else:
         answer = json.loads(done.stdout.strip().splitlines()[-1].removeprefix("data: "))
-    if name == "curl, reading along":
+    if name == "curl, streaming":
         return [answer["caption"]]
     answer = answer.get("response", answer)
     assert "captions" in answer, answer

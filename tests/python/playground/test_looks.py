@@ -150,7 +150,7 @@ def test_everything_has_a_role_and_a_name(playground: Playground, tmp_path: Path
         f"Remove {PICTURES[0]}",
     } <= names
     (beams,) = (node for node in controls if node["name"] == "num_beams")
-    assert "searches wider" in beams["description"]
+    assert "search wider" in beams["description"]
     levels = playground.run(
         "[...document.querySelectorAll('h1, h2, h3, h4')].map((e) => +e.tagName[1])"
     )

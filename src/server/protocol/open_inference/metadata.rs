@@ -1,6 +1,6 @@
-//! What a model is and has done, in the messages of the Open Inference Protocol and Triton's extensions.
+//! Metadata, configuration and statistics of models, in the messages of the Open Inference Protocol and Triton's extensions.
 //!
-//! REST answers with the same messages as JSON: the names of their fields are those of the JSON (`build.rs`).
+//! REST sends the same messages as JSON, with the names of their fields (`build.rs`).
 
 use std::time::UNIX_EPOCH;
 
@@ -24,7 +24,7 @@ use crate::{
 pub(crate) const EXTENSIONS: [&str; 4] =
     ["binary_tensor_data", "model_configuration", "model_repository", "statistics"];
 
-/// Name of an input, and whether it can be left out.
+/// Name of an input, and whether it is optional.
 const INPUTS: [(&str, bool); 3] = [("img_url", false), ("text", true), ("image", true)];
 
 /// Inputs and outputs with the dimension of the images.
@@ -68,28 +68,28 @@ pub(crate) fn config(model: &ServedModel, max_images: usize) -> ModelConfig {
         max_batch_size: max_images as i32,
         input: INPUTS.iter().map(input).collect(),
         output: Output::ALL.iter().map(output).collect(),
-        // Rows join the decoder at any token: nothing waits for a batch to fill.
+        // No preferred batch sizes or delays: rows join the decoder at any token.
         dynamic_batching: Some(ModelDynamicBatching::default()),
         model_transaction_policy: Some(ModelTransactionPolicy { decoupled: false }),
     }
 }
 
-/// What the model has done, with what Triton has no name for.
+/// Statistics of a model, with those that Triton does not have.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct ModelCounts {
     #[serde(flatten)]
     triton: ModelStatistics,
-    /// Images that the vision encoder ran for.
+    /// Images that the vision encoder processed.
     encoder_stats: StatisticDuration,
 }
 
-/// The same with the counts of the encoder; for REST, where a client may meet a field that it does not know.
+/// The statistics with those of the encoder, for REST, whose clients ignore unknown fields.
 pub(crate) fn all_statistics(model: &ServedModel) -> ModelCounts {
     let encoder_stats = duration(model.recorder.statistics().encoder_runs);
     ModelCounts { triton: statistics(model), encoder_stats }
 }
 
-/// What the model has done.
+/// The statistics of a model since it was loaded.
 pub(crate) fn statistics(model: &ServedModel) -> ModelStatistics {
     let counts = model.recorder.statistics();
     let runs = counts.decoder_runs.iter().map(|(rows, runs)| InferBatchStatistics {
@@ -122,10 +122,10 @@ pub(crate) fn statistics(model: &ServedModel) -> ModelStatistics {
 /// The index of the repository.
 pub(crate) fn index(registry: &Registry, only_ready: bool) -> Vec<ModelIndex> {
     let states = registry.index().into_iter().filter(|model| model.problem.is_none() || !only_ready);
-    states.map(line).collect()
+    states.map(index_entry).collect()
 }
 
-fn line(model: ModelState) -> ModelIndex {
+fn index_entry(model: ModelState) -> ModelIndex {
     let state = if model.problem.is_none() { "READY" } else { "UNAVAILABLE" };
     ModelIndex {
         name: model.name,

@@ -59,7 +59,7 @@ const runAll = () => {
   if (isNarrow && chosen.some((card) => card.isBusy)) chosen[0].node.scrollIntoView({ block: "center" });
 };
 
-const house = {
+const page = {
   settings,
   run: (card) => run([card]),
   removed(card) {
@@ -79,7 +79,7 @@ const house = {
 };
 
 const add = (sources) => {
-  const added = sources.map((source) => new Card(source, house));
+  const added = sources.map((source) => new Card(source, page));
   cards.push(...added);
   find("#cards").append(...added.map((card) => card.node));
   say(problem, "");

@@ -6,7 +6,7 @@ import { announce, copyButton, duration, element, find, number, say, size } from
 import { ApiError, explain } from "./errors.js";
 
 /**
- * @typedef {object} House What a card asks the page.
+ * @typedef {object} Page What a card needs of the page.
  * @property {() => import("./api.js").Settings} settings Of the form, now.
  * @property {(card: Card) => void} run
  * @property {(card: Card) => void} removed
@@ -28,20 +28,20 @@ let count = 0;
 export class Card {
   #abort = new AbortController();
   /** Settings of the last run. */
-  #asked = null;
-  #house;
+  #settings = null;
+  #page;
   #preview = "";
 
   /**
    * @param {import("./api.js").Source} source
-   * @param {House} house
+   * @param {Page} page
    */
-  constructor(source, house) {
+  constructor(source, page) {
     this.source = source;
     this.state = "idle";
     /** @type {string[]} */
     this.texts = [];
-    this.#house = house;
+    this.#page = page;
     this.node = find("#card-template").content.cloneNode(true).firstElementChild;
     this.#title();
     this.#showThumbnail();
@@ -58,7 +58,7 @@ export class Card {
   enqueue(queue) {
     if (this.isBusy) return;
     this.#abort = new AbortController();
-    this.#asked = this.#house.settings();
+    this.#settings = this.#page.settings();
     this.#clear();
     this.#become("waiting");
     queue.add(this.#abort.signal, () => this.#work());
@@ -75,15 +75,15 @@ export class Card {
     this.#abort.abort();
     URL.revokeObjectURL(this.#preview);
     this.node.remove();
-    this.#house.removed(this);
+    this.#page.removed(this);
   }
 
   /** Updates the commands if they are visible. */
   refresh() {
     const fold = this.#part(".commands");
     if (!fold.open) return;
-    const made = commands(this.source, this.#asked ?? this.#house.settings(), new URL(location.href));
-    const blocks = made.map(({ name, text }) =>
+    const shown = commands(this.source, this.#settings ?? this.#page.settings(), new URL(location.href));
+    const blocks = shown.map(({ name, text }) =>
       element("div", { className: "command" },
         element("div", { className: "command-head" }, element("h4", { textContent: name }), copyButton(`Copy the ${name} command`, () => text)),
         element("pre", {}, element("code", { textContent: text }))));
@@ -128,7 +128,7 @@ export class Card {
 
   #buttons() {
     const { name } = this.source;
-    const actions = { cancel: () => this.cancel(), run: () => this.#house.run(this), remove: () => this.remove(), retry: () => this.#house.run(this) };
+    const actions = { cancel: () => this.cancel(), run: () => this.#page.run(this), remove: () => this.remove(), retry: () => this.#page.run(this) };
     const labels = { cancel: `Cancel ${name}`, run: `Caption ${name}`, remove: `Remove ${name}` };
     for (const [action, act] of Object.entries(actions)) {
       const button = this.#part(`[data-do=${action}]`);
@@ -148,7 +148,7 @@ export class Card {
     // Keep the focus when one button replaces the other.
     if (focused === cancel && cancel.hidden) run.focus();
     if (focused === run && run.hidden) cancel.focus();
-    this.#house.changed(this);
+    this.#page.changed(this);
   }
 
   #clear() {
@@ -163,7 +163,7 @@ export class Card {
     const { signal } = this.#abort;
     this.#become("running");
     try {
-      const answer = await caption(this.source, this.#asked, { signal, onPiece: (piece) => this.#piece(piece, signal) });
+      const answer = await caption(this.source, this.#settings, { signal, onPiece: (piece) => this.#piece(piece, signal) });
       if (!signal.aborted) this.#finish(answer);
     } catch (error) {
       if (!signal.aborted) this.#fail(error);
@@ -196,7 +196,7 @@ export class Card {
     this.#part(".problem").hidden = false;
     this.#become("failed");
     announce(`${this.source.name}: ${text}`);
-    if (error instanceof ApiError) this.#house.failed(error);
+    if (error instanceof ApiError) this.#page.failed(error);
   }
 }
 

@@ -22,7 +22,7 @@ export const quote = (text) => (/^[\w@%+=:,./-]+$/.test(text) ? text : `'${text.
 export const commands = (source, settings, page) => {
   const made = [{ name: "curl", text: "file" in source ? upload(source, settings, page) : post(source, settings, page) }];
   if (settings.model && canStream(settings.parameters)) {
-    made.push({ name: "curl, reading along", text: readAlong(source, settings, page) });
+    made.push({ name: "curl, streaming", text: postStream(source, settings, page) });
   }
   made.push({ name: "grpcurl", text: grpc(source, settings, page) });
   return made;
@@ -65,7 +65,7 @@ const post = ({ url }, settings, page) => {
 };
 
 /** Server-sent events. */
-const readAlong = (source, settings, page) => {
+const postStream = (source, settings, page) => {
   const { model, ...others } = settings;
   const fields = fieldsOf({ ...others, model: "" }, "text_input");
   const target = quote(new URL(streamPath(model), page).href);

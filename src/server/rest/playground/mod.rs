@@ -1,5 +1,5 @@
-//! The playground at `/`: a page for people that tries the REST routes. Its files are part of the binary, and nothing on
-//! it comes from elsewhere.
+//! The playground at `/`: a page that tries the REST routes. Its files are part of the binary, and the page loads nothing
+//! from other servers.
 
 use std::{future::ready, sync::Arc};
 
@@ -9,14 +9,14 @@ use sha2::{Digest as _, Sha256};
 
 use crate::server::state::AppState;
 
-/// Scripts and styles are files of this server, requests go to it alone, and no script can write HTML. Pictures are also
-/// those that a person has just chosen.
+/// Scripts and styles are files of this server, requests go only to this server, and no script can write HTML. Images may
+/// also be files that the user has chosen.
 const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; \
     img-src 'self' blob: data:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; \
     require-trusted-types-for 'script'; trusted-types 'none'";
 
-/// What every file is sent with. A browser asks each time whether it has changed: a new version of the server must not
-/// meet scripts of the old one.
+/// Headers of every file. A browser checks each time whether the file has changed, since a new version of the server must
+/// not run with scripts of the old one.
 const HEADERS: [(HeaderName, &str); 4] = [
     (header::CACHE_CONTROL, "no-cache"),
     (header::CONTENT_SECURITY_POLICY, CONTENT_SECURITY_POLICY),
@@ -28,7 +28,7 @@ const HTML: &str = "text/html; charset=utf-8";
 const CSS: &str = "text/css; charset=utf-8";
 const JAVASCRIPT: &str = "text/javascript; charset=utf-8";
 
-/// Where a file is, its type and its bytes. The page names the others relative to itself, so that it also works behind a
+/// Path, content type and bytes of a file. The page names the others relative to itself, so that it also works behind a
 /// proxy that adds a prefix.
 type Asset = (&'static str, &'static str, &'static [u8]);
 
@@ -61,14 +61,14 @@ pub(super) fn routes() -> Router<Arc<AppState>> {
     })
 }
 
-/// The file, or word that the browser still has it.
+/// The file, or 304 if the browser has it.
 fn response((_, content_type, bytes): Asset, tag: &str, request: &HeaderMap) -> Response {
-    let is_known = knows(request, tag);
-    let mut response = Response::new(if is_known { Body::empty() } else { Body::from(bytes) });
+    let is_cached = is_cached(request, tag);
+    let mut response = Response::new(if is_cached { Body::empty() } else { Body::from(bytes) });
     let headers = response.headers_mut();
     headers.extend(HEADERS.map(|(name, value)| (name, HeaderValue::from_static(value))));
     headers.extend(HeaderValue::from_str(tag).ok().map(|tag| (header::ETAG, tag)));
-    if is_known {
+    if is_cached {
         *response.status_mut() = StatusCode::NOT_MODIFIED;
     } else {
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
@@ -76,15 +76,15 @@ fn response((_, content_type, bytes): Asset, tag: &str, request: &HeaderMap) -> 
     response
 }
 
-/// Weak, as the bytes on the wire differ with their compression.
+/// A weak tag, since the bytes on the wire depend on the compression.
 fn entity_tag(bytes: &[u8]) -> String {
     let digest: [u8; 32] = Sha256::digest(bytes).into();
     let head = digest.first_chunk().copied().map_or(0, u128::from_be_bytes);
     format!("W/\"{head:032x}\"")
 }
 
-/// Whether the request names this file as one that it has.
-fn knows(request: &HeaderMap, tag: &str) -> bool {
+/// Whether the request names this file as one that the browser has.
+fn is_cached(request: &HeaderMap, tag: &str) -> bool {
     let named = request.get_all(header::IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());
     let opaque = |tag: &str| tag.trim().trim_start_matches("W/").to_owned();
     named.flat_map(|value| value.split(',')).map(opaque).any(|named| named == "*" || named == opaque(tag))

@@ -1,4 +1,4 @@
-//! The short requests, after a letter: `c` the JSON of `/v1/captions`, `g` that of `generate`, `f` a form whose boundary is
+//! The bodies of one image, after a letter: `c` the JSON of `/v1/captions`, `g` that of `generate`, `f` a form whose boundary is
 //! `x`, `b` base64.
 
 #![no_main]
@@ -14,7 +14,7 @@ fuzz_target!(|bytes: &[u8]| {
         [b'g', rest @ ..] => verdict::one(&generate(rest)),
         [b'f', rest @ ..] => verdict::one(&captions_form("x", Bytes::copy_from_slice(rest))),
         [b'b', rest @ ..] => {
-            // What is read once is what any encoder's text stands for.
+            // What is decoded is decoded from any encoder's text, too.
             if let Some(decoded) = base64(rest) {
                 assert_eq!(base64(STANDARD.encode(&decoded).as_bytes()), Some(decoded));
             }
