@@ -33,6 +33,7 @@ struct Live {
 
 /// Whether requests are accepted.
 #[derive(Serialize, ToSchema)]
+#[expect(clippy::struct_field_names, reason = "the protocol's name of the field")]
 struct Ready<'a> {
     /// Name of the model in the path.
     #[serde(skip_serializing_if = "Option::is_none")]

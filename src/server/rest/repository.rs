@@ -33,6 +33,7 @@ struct RepositoryIndexRequest {
 
 /// A request to load or unload a model. Unknown keys are tolerated.
 #[derive(Debug, Default, Deserialize, ToSchema)]
+#[expect(clippy::zero_sized_map_values, reason = "serde reads a set from an array, not from an object")]
 struct ModelControlRequest {
     /// Triton's parameters. Those of a load must be empty.
     #[serde(default)]
