@@ -10,9 +10,9 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-# A name that is no folder must fail at once, not after a search on the network.
+# A model name that is not a folder must fail at once, not after a search on the network.
 os.environ["HF_HUB_OFFLINE"] = "1"
-# Every server of the tests is on this machine.
+# All servers of the tests are on this machine.
 os.environ["NO_PROXY"] = os.environ["no_proxy"] = "127.0.0.1"
 
 import pytest
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class QuietHandler(SimpleHTTPRequestHandler):
-    """Serves the sample images without a line on stderr for each."""
+    """Serves the sample images without a log line on stderr for each request."""
 
     def __init__(self, *args: object) -> None:
         super().__init__(*args, directory=str(IMAGES))
@@ -37,7 +37,7 @@ class QuietHandler(SimpleHTTPRequestHandler):
 
 @pytest.fixture(scope="session")
 def images_url() -> Iterator[str]:
-    """A web server with the sample images."""
+    """The URL of a web server with the sample images."""
     with ThreadingHTTPServer(("127.0.0.1", 0), QuietHandler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_address[1]}"
@@ -46,9 +46,9 @@ def images_url() -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """The service on the repository's own models.toml, one for all tests.
+    """The service with the repository's models.toml, one for all tests.
 
-    Its caches are on, and all tests share them: whatever any test has asked for before may be
+    Its caches are on, and all tests share them: a request that any test has sent before may be
     answered without a run of the model. Tests that count work use `uncached`.
     """
     with Service(log=tmp_path_factory.mktemp("service") / "service.log") as running:
@@ -64,7 +64,7 @@ def uncached(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 
 @pytest.fixture(scope="session")
 def exporter(tmp_path_factory: pytest.TempPathFactory) -> Exporter:
-    """The exporter, with two pictures of its own."""
+    """The exporter, with two random images for verification."""
     from oracle import random_checkpoint
     from support.exporting import Exporter
 

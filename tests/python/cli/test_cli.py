@@ -1,4 +1,4 @@
-"""`blip-serve caption` with the real binary: what is captioned, in which order, how it is written."""
+"""`blip-serve caption` with the real binary: its inputs, their order, and the formats of its output."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from PIL import Image
 
 from service import Service
 from support.clients import IMAGES, PROMPT, ROOT, SECONDS, expected, golden
-from support.command_line import JPEG, PICTURES, PNG, Waiting, command, lines, run, running
+from support.command_line import JPEG, PICTURES, PNG, PipedImage, command, lines, run, running
 
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
-    """A folder with pictures, folders, and files that are none."""
+    """A folder with images, subfolders, and a text file."""
     folder = tmp_path / "photos"
     for name in ("b.jpg", "a.jpg", "sub/c.jpg", "sub/deep/d.JPG", ".thumbs/e.jpg"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(JPEG, folder / name)
     shutil.copy(PNG, folder / "scan")
-    (folder / "notes.txt").write_text("no picture")
+    (folder / "notes.txt").write_text("not an image")
     return folder
 
 
-def names(photos: Path, *arguments: object, **how: object) -> list[str]:
-    return [str(Path(line["image"]).relative_to(photos)) for line in lines(*arguments, **how)]
+def names(photos: Path, *arguments: object, **options: object) -> list[str]:
+    return [str(Path(line["image"]).relative_to(photos)) for line in lines(*arguments, **options)]
 
 
 @pytest.mark.parametrize(
@@ -51,7 +51,7 @@ def names(photos: Path, *arguments: object, **how: object) -> list[str]:
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("jobs", [1, 8])
-def test_captions_are_those_of_transformers(
+def test_captions_equal_those_of_transformers(
     prompt: str | None, flags: list[str], parameters: dict[str, object], jobs: int
 ) -> None:
     requests = [[c["image"], c["prompt"], c["parameters"]] for c in golden()["cases"]]
@@ -68,7 +68,7 @@ def test_captions_are_those_of_transformers(
     assert [tuple(line[key] for key in keys) for line in got] == wanted
 
 
-def test_captions_are_those_of_the_service(service: Service) -> None:
+def test_captions_equal_those_of_the_service(service: Service) -> None:
     got = {line["image"]: (line["caption"], line["score"]) for line in lines(IMAGES)}
     assert list(got) == [str(picture) for picture in PICTURES]
     for picture in PICTURES:
@@ -76,7 +76,7 @@ def test_captions_are_those_of_the_service(service: Service) -> None:
         assert got[str(picture)] == (caption.text, pytest.approx(caption.score, rel=1e-6))
 
 
-def test_a_folder_gives_its_pictures_by_name(photos: Path) -> None:
+def test_the_images_of_a_folder_are_captioned_in_the_order_of_their_names(photos: Path) -> None:
     assert names(photos, photos) == ["a.jpg", "b.jpg", "scan"]
     every = ["a.jpg", "b.jpg", "scan", "sub/c.jpg", "sub/deep/d.JPG"]
     assert names(photos, photos, "--recursive") == every
@@ -84,29 +84,29 @@ def test_a_folder_gives_its_pictures_by_name(photos: Path) -> None:
     assert names(photos, *some, photos) == ["a.jpg", "b.jpg", "sub/c.jpg"]
 
 
-def test_a_pattern_gives_the_pictures_that_match(photos: Path) -> None:
+def test_the_images_that_match_a_pattern_are_captioned(photos: Path) -> None:
     assert names(photos, f"{photos}/**/*.jpg") == ["a.jpg", "b.jpg", "sub/c.jpg"]
     assert names(photos, f"{photos}/[b-s]*") == ["b.jpg", "scan"]
     here = lines("s*/*.jpg", "scan", "--models", ROOT / "models.toml", cwd=photos)
     assert [line["image"] for line in here] == ["sub/c.jpg", "scan"]
-    # A file of that name is no pattern.
+    # The name of an existing file is not a pattern.
     shutil.copy(PNG, photos / "[x].png")
     assert names(photos, photos / "[x].png") == ["[x].png"]
 
 
-def test_what_gives_no_picture_is_an_error_and_the_rest_goes_on(photos: Path) -> None:
+def test_an_input_without_an_image_is_an_error_and_the_others_are_captioned(photos: Path) -> None:
     (photos / "empty").mkdir()
     inputs = [f"{photos}/*.txt", photos / "empty", photos / "a.jgp", photos / "notes.txt", PNG]
     done = run("caption", *inputs)
     assert done.returncode == 1
     assert done.stdout.startswith(f"{PNG}\t".encode()) and done.stdout.count(b"\n") == 1
-    said = done.stderr.decode().splitlines()
+    errors = done.stderr.decode().splitlines()
     parts = ["no image matches", "no image in this folder", "did you mean", "notes.txt: "]
-    assert len(said) == len(parts) and all(map(str.__contains__, said, parts)), said
-    assert said[2].endswith("a.jpg?")
+    assert len(errors) == len(parts) and all(map(str.__contains__, errors, parts)), errors
+    assert errors[2].endswith("a.jpg?")
 
 
-def test_lists_are_read_line_by_line_or_by_nul(tmp_path: Path) -> None:
+def test_a_list_of_files_is_separated_by_newlines_or_nul(tmp_path: Path) -> None:
     odd = tmp_path / "a\nb *.png"
     shutil.copy(PNG, odd)
     by_nul = lines(
@@ -121,7 +121,7 @@ def test_lists_are_read_line_by_line_or_by_nul(tmp_path: Path) -> None:
     assert lines("--files-from", "-") == []
 
 
-def test_one_picture_comes_from_standard_input() -> None:
+def test_one_image_is_read_from_standard_input() -> None:
     (line,) = lines("-", stdin=PNG.read_bytes())
     assert (line["image"], line["caption"]) == ("-", expected(PNG.name)[0]["text"])
     assert run("caption", "-", "--files-from", "-").returncode == 1
@@ -130,7 +130,7 @@ def test_one_picture_comes_from_standard_input() -> None:
     assert large.stderr == b"-: the file is larger than --max-image-bytes 9\n"
 
 
-def test_results_come_in_the_order_of_the_input(tmp_path: Path) -> None:
+def test_results_are_printed_in_the_order_of_the_input(tmp_path: Path) -> None:
     # Decoding the first takes longest.
     Image.effect_noise((3000, 2000), 90).save(tmp_path / "0.png")
     for index in range(1, 20):
@@ -143,11 +143,11 @@ def test_results_come_in_the_order_of_the_input(tmp_path: Path) -> None:
     assert sorted(any_order) == sorted(one)
 
 
-def test_several_pictures_are_worked_on_at_once(tmp_path: Path) -> None:
-    first, second = Waiting(tmp_path / "first.png"), Waiting(tmp_path / "second.png")
+def test_several_images_are_processed_at_the_same_time(tmp_path: Path) -> None:
+    first, second = PipedImage(tmp_path / "first.png"), PipedImage(tmp_path / "second.png")
     flags = ["caption", first.path, second.path, "--jobs", 2, "--unordered"]
     with running(*flags) as process:
-        pipe = first.opened()
+        pipe = first.open()
         second.write(PNG.read_bytes())
         assert process.stdout.readline().startswith(bytes(second.path) + b"\t")
         with pipe:
@@ -156,21 +156,21 @@ def test_several_pictures_are_worked_on_at_once(tmp_path: Path) -> None:
         assert process.wait(SECONDS) == 0
 
 
-def test_no_more_pictures_than_jobs_are_worked_on(tmp_path: Path) -> None:
-    first, second = Waiting(tmp_path / "first.png"), Waiting(tmp_path / "second.png")
+def test_at_most_as_many_images_as_jobs_are_processed_at_the_same_time(tmp_path: Path) -> None:
+    first, second = PipedImage(tmp_path / "first.png"), PipedImage(tmp_path / "second.png")
     with running("caption", first.path, second.path, "--jobs", 1) as process:
-        with first.opened() as pipe:
+        with first.open() as pipe:
             assert not second.is_opened()
             pipe.write(PNG.read_bytes())
         second.write(PNG.read_bytes())
         assert process.wait(SECONDS) == 0
 
 
-def test_csv_is_what_python_reads(tmp_path: Path) -> None:
+def test_csv_output_is_read_by_python(tmp_path: Path) -> None:
     odd = tmp_path / 'a "b",\nc.png'
     shutil.copy(PNG, odd)
     bad = tmp_path / "bad.png"
-    bad.write_bytes(b"no picture")
+    bad.write_bytes(b"not an image")
     done = run(
         "caption", odd, bad, "--format", "csv", "--num-beams", 2, "--num-return-sequences", 2
     )
@@ -186,7 +186,7 @@ def test_csv_is_what_python_reads(tmp_path: Path) -> None:
     assert [rows[2][key] for key in ("image", "caption", "score")] == [str(bad), "", ""]
 
 
-def test_names_that_are_not_unicode_are_kept_apart(tmp_path: Path) -> None:
+def test_names_that_are_not_unicode_stay_distinct(tmp_path: Path) -> None:
     folder = os.fsencode(tmp_path)
     odd = [folder + b"/caf\xe8.png", folder + b"/caf\xe9.png"]
     for name in odd:
@@ -204,50 +204,50 @@ def test_names_that_are_not_unicode_are_kept_apart(tmp_path: Path) -> None:
         assert [row["image"] for row in csv.DictReader(file)] == [*escaped, f"{tmp_path}/\\xFF"]
 
 
-def test_a_reader_that_leaves_ends_it_quietly(tmp_path: Path) -> None:
-    waiting = Waiting(tmp_path / "waiting.png")
-    with running("caption", PNG, waiting.path, "--jobs", 1) as process:
+def test_a_closed_standard_output_ends_the_command_without_an_error(tmp_path: Path) -> None:
+    piped = PipedImage(tmp_path / "piped.png")
+    with running("caption", PNG, piped.path, "--jobs", 1) as process:
         process.stdout.readline()
         process.stdout.close()
-        waiting.write(PNG.read_bytes())
+        piped.write(PNG.read_bytes())
         assert (process.wait(SECONDS), process.stderr.read()) == (141, b"")
 
 
 def on_terminal(*arguments: object) -> str:
-    """What a run writes to standard error if that is a terminal, and standard output is not."""
-    ours, theirs = pty.openpty()
+    """Returns what a run writes to standard error if only that is a terminal."""
+    terminal, child_end = pty.openpty()
     # A narrow terminal would cut the line.
     pty_size = ["sh", "-c", 'stty cols 120 <&2; exec "$@"', "sh"]
     with subprocess.Popen(
-        [*pty_size, *command(*arguments)], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=theirs
+        [*pty_size, *command(*arguments)], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=child_end
     ) as process:
-        os.close(theirs)
-        said = b""
+        os.close(child_end)
+        output = b""
         while True:
             try:
-                part = os.read(ours, 4096)
+                part = os.read(terminal, 4096)
             except OSError:
                 break
             if not part:
                 break
-            said += part
+            output += part
         assert process.wait(SECONDS) == 0
-    os.close(ours)
-    return said.decode()
+    os.close(terminal)
+    return output.decode()
 
 
-def test_a_terminal_is_shown_progress_and_nothing_else_is() -> None:
-    said = on_terminal("caption", *PICTURES)
+def test_progress_is_shown_on_a_terminal_only() -> None:
+    shown = on_terminal("caption", *PICTURES)
     total = len(PICTURES)
-    assert f"of {total} images" in said and f"{total} of {total} images captioned" in said
+    assert f"of {total} images" in shown and f"{total} of {total} images captioned" in shown
     assert on_terminal("caption", "--quiet", *PICTURES) == ""
     assert on_terminal("caption", "--progress", "never", *PICTURES) == ""
     assert run("caption", *PICTURES).stderr == b""
-    told = run("caption", "--progress", "always", *PICTURES).stderr.decode()
-    assert told.startswith(f"{total} of {total} images captioned")
+    summary = run("caption", "--progress", "always", *PICTURES).stderr.decode()
+    assert summary.startswith(f"{total} of {total} images captioned")
 
 
-def test_json_lines_stay_what_they_were() -> None:
+def test_json_lines_have_these_keys_in_this_order() -> None:
     done = run("caption", "--json", PNG)
     (line,) = done.stdout.splitlines()
     keys = ["image", "sequence_index", "caption", "token_ids", "score", "finish_reason"]

@@ -1,4 +1,4 @@
-"""The rest of the command line: bundles, completions, help, and what mistakes are told."""
+"""The other commands: bundles, completions, help, and the errors of mistakes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from support.command_line import PNG, run
 BUNDLE = ROOT / "models" / "scenes"
 
 
-def test_a_bundle_says_what_it_is() -> None:
+def test_inspect_describes_a_bundle() -> None:
     done = run("bundle", "inspect", "--json", BUNDLE)
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
@@ -29,7 +29,7 @@ def test_a_bundle_says_what_it_is() -> None:
     ]
     assert report["files"] == sorted(files, key=lambda file: file["name"])
     assert report["bytes"] == sum(file["bytes"] for file in files)
-    # The default model, by its name or without.
+    # The default model, with its name or without.
     assert (
         run("bundle", "inspect", "--json", "scenes").stdout
         == run("bundle", "inspect", "--json").stdout
@@ -40,7 +40,7 @@ def test_a_bundle_says_what_it_is() -> None:
     assert text.count("verified") == len(files)
 
 
-def test_a_damaged_bundle_is_shown_file_by_file(scenes_copy: Path) -> None:
+def test_inspect_shows_the_damaged_files_of_a_bundle(scenes_copy: Path) -> None:
     content = bytearray((scenes_copy / "text_decoder.onnx.data").read_bytes())
     content[-1] ^= 1
     (scenes_copy / "text_decoder.onnx.data").write_bytes(content)
@@ -54,19 +54,19 @@ def test_a_damaged_bundle_is_shown_file_by_file(scenes_copy: Path) -> None:
     assert b"CHANGED" in run("bundle", "inspect", scenes_copy).stdout
 
 
-def test_inspecting_needs_no_onnx_runtime(tmp_path: Path) -> None:
+def test_inspect_needs_no_onnx_runtime(tmp_path: Path) -> None:
     binary = shutil.copy(default_binary(), tmp_path / "blip-serve")
 
-    def alone(*arguments: object) -> int:
+    def run_without_library(*arguments: object) -> int:
         command = [binary, *map(str, arguments)]
         return subprocess.run(command, env={}, capture_output=True, timeout=SECONDS).returncode
 
-    assert alone("bundle", "inspect", BUNDLE) == 0
-    # It is not there, indeed.
-    assert alone("caption", "--model", BUNDLE, PNG) == 1
+    assert run_without_library("bundle", "inspect", BUNDLE) == 0
+    # A command that needs ONNX Runtime fails there.
+    assert run_without_library("caption", "--model", BUNDLE, PNG) == 1
 
 
-def test_bash_completes(tmp_path: Path) -> None:
+def test_bash_completes_commands_flags_and_values(tmp_path: Path) -> None:
     script = tmp_path / "completions"
     script.write_bytes(run("completions", "bash").stdout)
     program = (
@@ -90,34 +90,36 @@ def test_bash_completes(tmp_path: Path) -> None:
     "command",
     [[], ["serve"], ["caption"], ["check"], ["pixels"], ["completions"], ["bundle", "inspect"]],
 )
-def test_help_is_short_or_teaches(command: list[str]) -> None:
+def test_short_help_is_short_and_long_help_has_examples(command: list[str]) -> None:
     short, long = (run(*command, flag).stdout.decode() for flag in ("-h", "--help"))
     assert "Example" in long and "Example" not in short
     assert len(short.splitlines()) <= 30 and len(short) < len(long)
 
 
-def test_flags_are_in_groups() -> None:
+def test_flags_are_grouped_under_headings() -> None:
     text = run("caption", "--help").stdout.decode()
     headings = ["Input", "Output", "Models", "Generation", "Fetching", "Limits", "Observability"]
     assert all(f"\n{heading}:\n" in text for heading in headings), text
     assert text.index("\nInput:") < text.index("\nOutput:") < text.index("\nGeneration:")
 
 
-def test_mistakes_are_told_what_to_do(tmp_path: Path) -> None:
-    def said(*arguments: object, cwd: Path = ROOT) -> str:
+def test_errors_of_mistakes_suggest_what_to_do(tmp_path: Path) -> None:
+    def error_line(*arguments: object, cwd: Path = ROOT) -> str:
         done = run(*arguments, cwd=cwd)
         assert done.returncode == 1
         (line,) = done.stderr.decode().splitlines()
         return line
 
-    assert said("caption", "--model", "scense", PNG).endswith("did you mean scenes?")
-    assert "which has scenes" in said("caption", "--model", "photos", PNG)
-    assert "manifest.json" in said("caption", "--model", tmp_path, PNG)
+    assert error_line("caption", "--model", "scense", PNG).endswith("did you mean scenes?")
+    assert "which has scenes" in error_line("caption", "--model", "photos", PNG)
+    assert "manifest.json" in error_line("caption", "--model", tmp_path, PNG)
     for command in (["caption", PNG], ["check"], ["serve", "--listen", "127.0.0.1:0"]):
-        line = said(*command, cwd=tmp_path)
+        line = error_line(*command, cwd=tmp_path)
         assert line.startswith("error: models.toml: there is no such file") and "--models" in line
-    assert said("bundle", "inspect", "scense").endswith("did you mean scenes?")
-    assert said("caption", str(PNG).replace("tree-cat", "treecat")).endswith(f"did you mean {PNG}?")
+    assert error_line("bundle", "inspect", "scense").endswith("did you mean scenes?")
+    assert error_line("caption", str(PNG).replace("tree-cat", "treecat")).endswith(
+        f"did you mean {PNG}?"
+    )
 
 
 @pytest.mark.parametrize(
@@ -126,13 +128,13 @@ def test_mistakes_are_told_what_to_do(tmp_path: Path) -> None:
      ["caption", "x", "--jobs", "0"], ["caption", "x", "--resume"], ["completions", "tcsh"],
      ["caption", "x", "--json", "--format", "csv"]],
 )  # fmt: skip
-def test_a_wrong_command_line_is_exit_code_2(arguments: list[str]) -> None:
+def test_an_invalid_command_line_exits_with_code_2(arguments: list[str]) -> None:
     done = run(*arguments)
     assert (done.returncode, done.stdout) == (2, b"")
     assert done.stderr.startswith(b"error: ") and b"--help" in done.stderr
 
 
-def test_the_environment_is_listened_to() -> None:
+def test_settings_are_read_from_the_environment() -> None:
     environment = {**os.environ, "BLIP_MODELS": "/nowhere/models.toml"}
     command = [default_binary(), "bundle", "inspect"]
     done = subprocess.run(command, env=environment, capture_output=True, timeout=SECONDS)

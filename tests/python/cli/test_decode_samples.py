@@ -1,4 +1,4 @@
-"""The pixels that the decoders' unit tests expect are the oracle's: each sample is decoded again."""
+"""The pixels that the decoders' unit tests expect are those of the oracle, which decodes each sample here."""
 
 import io
 from pathlib import Path
@@ -12,7 +12,7 @@ SAMPLES = ROOT / "src" / "image" / "decode" / "samples.txt"
 
 
 def oracle(file: bytes, alpha: str) -> tuple[str, str]:
-    """Size and RGB bytes in hexadecimal, or that the oracle refuses."""
+    """Returns size and RGB bytes in hexadecimal, or "refused"."""
     try:
         image = Image.open(io.BytesIO(file))
         if alpha == "white":

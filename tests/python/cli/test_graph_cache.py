@@ -1,4 +1,4 @@
-"""Optimised graphs kept between starts: used when they are whole, made anew when they are not."""
+"""The cache of optimised graphs: valid entries are used at the next start, damaged ones are replaced."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from support.clients import caption, picture
 
 
 def start_and_caption(folder: Path, log: Path, binary: Path | None = None) -> str:
-    """The log of a service that keeps its graphs in `folder` and captions as it should."""
+    """Starts a service with the cache `folder`, checks a caption, and returns the log."""
     flags = ("--graph-cache", str(folder))
     with Service(binary=binary or default_binary(), log=log, flags=flags) as service:
         assert service.caption(picture(), "a photography of")[0].text == caption()
@@ -22,7 +22,7 @@ def entries(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.is_dir())
 
 
-def test_the_second_start_takes_both_graphs_from_the_cache(tmp_path: Path) -> None:
+def test_the_second_start_loads_both_graphs_from_the_cache(tmp_path: Path) -> None:
     folder = tmp_path / "graphs"
     first = start_and_caption(folder, tmp_path / "first.log")
     assert "taken from the cache" not in first
@@ -35,7 +35,7 @@ def test_the_second_start_takes_both_graphs_from_the_cache(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("damage", ["byte", "short", "missing", "checksums", "graph"])
-def test_a_damaged_entry_is_made_anew(tmp_path: Path, damage: str) -> None:
+def test_a_damaged_entry_is_replaced(tmp_path: Path, damage: str) -> None:
     folder = tmp_path / "graphs"
     start_and_caption(folder, tmp_path / "first.log")
     entry = next(path for path in entries(folder) if path.name.endswith("text_decoder"))
@@ -61,15 +61,15 @@ def test_a_damaged_entry_is_made_anew(tmp_path: Path, damage: str) -> None:
     assert start_and_caption(folder, tmp_path / "third.log").count("taken from the cache") == 2
 
 
-def test_a_folder_that_cannot_be_written_costs_a_warning(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written_causes_a_warning_only(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     log = start_and_caption(tmp_path / "file" / "graphs", tmp_path / "log")
     assert log.count("optimised graph not kept") == 2
 
 
-def test_a_full_disk_costs_a_warning(tmp_path: Path) -> None:
+def test_a_full_disk_causes_a_warning_only(tmp_path: Path) -> None:
     limited = tmp_path / "blip-serve"
-    # Files end at 500 KiB, with an error as on a full disk; without the trap, with a signal.
+    # Writes beyond 500 KiB fail with an error, as on a full disk; without the trap, with a signal.
     limited.write_text(
         f"#!/bin/bash\ntrap '' XFSZ\nulimit -f 500\nexec {default_binary()} \"$@\"\n"
     )

@@ -1,4 +1,4 @@
-"""The tables of docs/ are those of the program."""
+"""The tables of docs/ agree with the program."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ CONFORMANCE = (ROOT / "docs" / "conformance.md").read_text()
 @pytest.mark.parametrize(
     "page", [reference.SETTINGS, reference.PARAMETERS], ids=lambda page: page.name
 )
-def test_the_tables_are_those_of_the_help_text(page: Path) -> None:
+def test_the_tables_equal_the_help_text(page: Path) -> None:
     assert page.read_text() == reference.pages(default_binary())[page]
 
 
-def test_the_help_text_is_read_whole() -> None:
+def test_all_options_of_the_help_text_are_parsed() -> None:
     serve = [option for option in reference.help_options(default_binary(), "serve") if option.env]
     assert len(serve) >= 45 and all(option.heading and option.help for option in serve)
     assert sum(bool(option.default) for option in serve) >= 25
@@ -44,7 +44,7 @@ def test_the_help_text_is_read_whole() -> None:
     ],
     ids=["catalogue", "model"],
 )
-def test_the_keys_of_models_toml_are_those_that_the_program_reads(
+def test_the_documented_keys_of_models_toml_are_those_that_the_program_accepts(
     header: str, text: str, tmp_path: Path
 ) -> None:
     catalogue = tmp_path / "models.toml"
@@ -57,7 +57,7 @@ def test_the_keys_of_models_toml_are_those_that_the_program_reads(
     assert set(re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)) == expected
 
 
-def test_every_status_that_the_service_answers_is_in_the_table_of_errors() -> None:
+def test_every_status_of_an_error_is_in_the_table_of_errors() -> None:
     answered = set(re.findall(r"→ ([45]\d\d)", CONFORMANCE))
     assert {"400", "404", "429"} <= answered
     assert answered <= set(re.findall(r"^\| (\d{3}) \|", FORMATS, re.MULTILINE))

@@ -1,4 +1,4 @@
-"""`blip-serve caption --output --resume`: after a crash, an interruption, a failure."""
+"""`blip-serve caption --output --resume` after a crash, an interruption or a failure."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 
 from support.clients import SECONDS
-from support.command_line import JPEG, PICTURES, PNG, Waiting, await_line, run, running
+from support.command_line import JPEG, PICTURES, PNG, PipedImage, await_line, run, running
 
-TORN = {"jsonl": b'{"image":"half', "csv": b'"half,\n of'}
+INCOMPLETE = {"jsonl": b'{"image":"half', "csv": b'"half,\n of'}
 
 
 def images(output: Path) -> list[str]:
-    """The images of an output file that were captioned, in its order; none may have failed."""
+    """Returns the images of an output file in its order; none may have failed."""
     with output.open(newline="") as file:
         if output.suffix == ".csv":
             rows = list(csv.DictReader(file))
@@ -29,30 +29,30 @@ def images(output: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("suffix", ["jsonl", "csv"])
-def test_after_kill_9_the_rest_is_done(tmp_path: Path, suffix: str) -> None:
-    waiting, output = Waiting(tmp_path / "waiting.png"), tmp_path / f"captions.{suffix}"
-    flags = ["caption", PNG, waiting.path, JPEG, "--output", output]
-    with running(*flags, "--jobs", 1) as process, waiting.opened():
+def test_resume_after_sigkill_captions_the_remaining_images(tmp_path: Path, suffix: str) -> None:
+    piped, output = PipedImage(tmp_path / "piped.png"), tmp_path / f"captions.{suffix}"
+    flags = ["caption", PNG, piped.path, JPEG, "--output", output]
+    with running(*flags, "--jobs", 1) as process, piped.open():
         process.send_signal(signal.SIGKILL)
         assert process.wait(SECONDS) == -signal.SIGKILL
     assert images(output) == [str(PNG)]
     before = output.read_bytes()
-    # What a crash of the machine would leave.
-    output.write_bytes(before + TORN[suffix])
-    waiting.path.unlink()
-    waiting.path.write_bytes(PNG.read_bytes())
+    # A crash of the machine would leave an incomplete line.
+    output.write_bytes(before + INCOMPLETE[suffix])
+    piped.path.unlink()
+    piped.path.write_bytes(PNG.read_bytes())
     done = run(*flags, "--resume")
     assert done.returncode == 0, done.stderr
     assert b"2 of 2 images captioned, 1 were already done" in done.stderr
-    assert images(output) == [str(PNG), str(waiting.path), str(JPEG)]
+    assert images(output) == [str(PNG), str(piped.path), str(JPEG)]
     assert output.read_bytes().startswith(before)
-    again = output.read_bytes()
+    complete = output.read_bytes()
     assert run(*flags, "--resume").returncode == 0
-    assert output.read_bytes() == again
+    assert output.read_bytes() == complete
 
 
 @pytest.mark.parametrize("suffix", ["jsonl", "csv"])
-def test_a_file_that_is_cut_anywhere_is_completed(tmp_path: Path, suffix: str) -> None:
+def test_an_output_file_truncated_anywhere_is_completed(tmp_path: Path, suffix: str) -> None:
     output = tmp_path / f"captions.{suffix}"
     flags = ["caption", *PICTURES[:3], "--num-beams", 2, "--num-return-sequences", 2]
     flags += ["--output", output, "--jobs", 1]
@@ -68,33 +68,33 @@ def test_a_file_that_is_cut_anywhere_is_completed(tmp_path: Path, suffix: str) -
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_ends_it_after_what_has_begun(
+def test_a_signal_ends_the_run_after_the_images_in_progress(
     tmp_path: Path, number: signal.Signals, code: int
 ) -> None:
-    waiting, output = Waiting(tmp_path / "waiting.png"), tmp_path / "captions.jsonl"
-    flags = ["caption", PNG, waiting.path, JPEG, "--output", output, "--jobs", 1]
+    piped, output = PipedImage(tmp_path / "piped.png"), tmp_path / "captions.jsonl"
+    flags = ["caption", PNG, piped.path, JPEG, "--output", output, "--jobs", 1]
     with running(*flags) as process:
-        with waiting.opened() as pipe:
+        with piped.open() as pipe:
             process.send_signal(number)
             await_line(process, b"finishing the images in progress")
             pipe.write(PNG.read_bytes())
         await_line(process, b"interrupted: 2 of 3 images captioned")
         assert process.wait(SECONDS) == code
-    assert images(output) == [str(PNG), str(waiting.path)]
+    assert images(output) == [str(PNG), str(piped.path)]
     assert run(*flags, "--resume").returncode == 0
-    assert images(output) == [str(PNG), str(waiting.path), str(JPEG)]
+    assert images(output) == [str(PNG), str(piped.path), str(JPEG)]
 
 
-def test_a_second_signal_does_not_wait(tmp_path: Path) -> None:
-    waiting = Waiting(tmp_path / "waiting.png")
-    with running("caption", waiting.path) as process, waiting.opened():
+def test_a_second_signal_ends_the_run_at_once(tmp_path: Path) -> None:
+    piped = PipedImage(tmp_path / "piped.png")
+    with running("caption", piped.path) as process, piped.open():
         process.send_signal(signal.SIGINT)
         await_line(process, b"another signal stops at once")
         process.send_signal(signal.SIGINT)
         assert process.wait(SECONDS) == 130
 
 
-def test_what_failed_is_tried_again(tmp_path: Path) -> None:
+def test_failed_images_are_tried_again(tmp_path: Path) -> None:
     late, output = tmp_path / "late.png", tmp_path / "captions.jsonl"
     flags = ["caption", late, PNG, "--output", output]
     assert run(*flags).returncode == 1
@@ -106,7 +106,7 @@ def test_what_failed_is_tried_again(tmp_path: Path) -> None:
     assert images(output) == [str(PNG), str(late)]
 
 
-def test_results_are_not_lost_by_mistake(tmp_path: Path) -> None:
+def test_an_existing_output_file_is_not_overwritten_by_default(tmp_path: Path) -> None:
     output = tmp_path / "captions.jsonl"
     flags = ["caption", PNG, "--output", output]
     assert run(*flags).returncode == 0
@@ -124,22 +124,22 @@ def test_results_are_not_lost_by_mistake(tmp_path: Path) -> None:
     assert text.returncode == 1 and b"jsonl or csv" in text.stderr
 
 
-def test_two_runs_do_not_write_to_one_file(tmp_path: Path) -> None:
-    waiting, output = Waiting(tmp_path / "waiting.png"), tmp_path / "captions.jsonl"
-    with running("caption", waiting.path, "--output", output) as process:
-        with waiting.opened() as pipe:
+def test_two_runs_cannot_write_to_one_file(tmp_path: Path) -> None:
+    piped, output = PipedImage(tmp_path / "piped.png"), tmp_path / "captions.jsonl"
+    with running("caption", piped.path, "--output", output) as process:
+        with piped.open() as pipe:
             for flag in ("--resume", "--overwrite"):
                 second = run("caption", PNG, "--output", output, flag)
                 assert second.returncode == 1 and b"another process" in second.stderr
             pipe.write(PNG.read_bytes())
         assert process.wait(SECONDS) == 0
-    assert images(output) == [str(waiting.path)]
+    assert images(output) == [str(piped.path)]
 
 
 def test_an_output_may_be_a_device_or_a_link(tmp_path: Path) -> None:
     assert run("caption", PNG, "--output", "/dev/null", "--format", "csv").returncode == 0
     output, link = tmp_path / "captions.jsonl", tmp_path / "link.jsonl"
     os.symlink(output, link)
-    output.write_bytes(TORN["jsonl"])
+    output.write_bytes(INCOMPLETE["jsonl"])
     assert run("caption", PNG, "--output", link, "--resume").returncode == 0
     assert link.is_symlink() and images(output) == [str(PNG)]

@@ -1,4 +1,4 @@
-"""What the program says when it cannot start: one clear line that says what to do."""
+"""Errors of a start that fails: one line that says what to do."""
 
 import base64
 import json
@@ -18,7 +18,7 @@ PICTURE = next(iter(sorted((ROOT / "examples" / "images").glob("*.png"))))
 
 def run(*arguments: object) -> subprocess.CompletedProcess[str]:
     command = [str(BINARY), *map(str, arguments)]
-    # Where there is a GPU, it is out of sight.
+    # A GPU of this machine is hidden.
     environment = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
     return subprocess.run(
         command, cwd=ROOT, capture_output=True, text=True, timeout=120, env=environment
@@ -26,7 +26,7 @@ def run(*arguments: object) -> subprocess.CompletedProcess[str]:
 
 
 def failure(*arguments: object) -> str:
-    """The one line on stderr of a command that must fail."""
+    """Returns the error line of a command that must fail."""
     done = run(*arguments)
     assert done.returncode != 0
     lines = done.stderr.strip().splitlines()
@@ -57,7 +57,7 @@ def test_a_missing_library_is_named() -> None:
     assert "/nowhere/libonnxruntime.so" in line and "--ort-library" in line
 
 
-def test_a_file_that_is_no_library_is_refused(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_library_is_refused(tmp_path: Path) -> None:
     fake = tmp_path / "libonnxruntime.so"
     fake.write_bytes(b"not a library")
     line = failure("check", "--ort-library", fake)
@@ -105,7 +105,7 @@ def test_a_missing_file_is_named(scenes_copy: Path, tmp_path: Path, name: str) -
 
 
 @pytest.mark.parametrize(
-    ("section", "key", "value", "said"),
+    ("section", "key", "value", "named"),
     [
         ("text", "num_hidden_layers", 40, "present.3.encoder.key"),
         ("text", "vocab_size", 40000, "logits"),
@@ -113,18 +113,18 @@ def test_a_missing_file_is_named(scenes_copy: Path, tmp_path: Path, name: str) -
         ("preprocessor", "height", 64, "pixel_values"),
     ],
 )
-def test_graphs_that_are_not_the_manifests_are_refused(
-    scenes_copy: Path, tmp_path: Path, section: str, key: str, value: int, said: str
+def test_graphs_that_disagree_with_the_manifest_are_refused(
+    scenes_copy: Path, tmp_path: Path, section: str, key: str, value: int, named: str
 ) -> None:
     manifest = json.loads((scenes_copy / "manifest.json").read_text())
     manifest[section][key] = value
     (scenes_copy / "manifest.json").write_text(json.dumps(manifest))
     line = failure("check", "--models", write_models(tmp_path, ["cpu"], scenes_copy))
-    assert said in line
+    assert named in line
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "named"),
     [
         ('default = "m"\nmodels = []\n', "default"),
         ('defaults = "m"\n', "defaults"),
@@ -133,15 +133,15 @@ def test_graphs_that_are_not_the_manifests_are_refused(
         ("not toml", "models.toml"),
     ],
 )
-def test_a_wrong_key_of_models_toml_is_named(tmp_path: Path, text: str, said: str) -> None:
+def test_an_invalid_key_of_models_toml_is_named(tmp_path: Path, text: str, named: str) -> None:
     models = tmp_path / "models.toml"
     models.write_text(text)
     done = run("check", "--models", models)
-    assert done.returncode != 0 and said in done.stderr
+    assert done.returncode != 0 and named in done.stderr
 
 
 @pytest.mark.parametrize("command", [["check"], ["serve", "--listen", "127.0.0.1:0"]])
-def test_cuda_alone_fails_without_a_gpu(tmp_path: Path, command: list[str]) -> None:
+def test_cuda_without_a_fallback_fails_without_a_gpu(tmp_path: Path, command: list[str]) -> None:
     models = write_models(tmp_path, ["cuda"])
     line = failure(*command, "--models", models, "--ort-library", GPU_LIBRARY)
     assert '"cuda"' in line and "GPU" in line
@@ -160,7 +160,7 @@ def test_cuda_is_refused_by_the_cpu_library(tmp_path: Path) -> None:
     assert '"cuda"' in line and "onnxruntime-gpu" in line
 
 
-def test_caption_prints_an_error_for_each_bad_image_and_goes_on(tmp_path: Path) -> None:
+def test_caption_prints_an_error_for_each_invalid_image_and_continues(tmp_path: Path) -> None:
     bad = tmp_path / "bad.png"
     bad.write_bytes(b"\x89PNG\r\n\x1a\n")
     done = run("caption", bad, PICTURE)
@@ -175,16 +175,16 @@ def test_caption_prints_an_error_for_each_bad_image_and_goes_on(tmp_path: Path) 
     ]
 
 
-def test_the_encoder_runs_once_per_image_whatever_the_beams() -> None:
+def test_the_encoder_runs_once_per_image_with_any_number_of_beams() -> None:
     pictures = sorted((ROOT / "examples" / "images").iterdir())[:3]
     flags = ["--num-beams", "5", "--log", "blip_serve=debug"]
     done = run("caption", *flags, *pictures)
     assert done.returncode == 0 and len(done.stdout.splitlines()) == 3
-    # One more for the self-test image.
+    # The self-test image is encoded too.
     assert done.stderr.count("image encoded") == 4
 
 
-def test_caption_takes_a_data_url() -> None:
+def test_caption_accepts_a_data_url() -> None:
     url = "data:image/png;base64," + base64.b64encode(PICTURE.read_bytes()).decode()
     done = run("caption", url, PICTURE)
     from_url, from_file = done.stdout.splitlines()

@@ -11,7 +11,7 @@ import pytest
 
 from release import manifests
 from release.manifests import CHART, HELM, NAME, OUTPUT
-from support.deploy.chart import VALUES, deployed, refusal, render
+from support.deploy.chart import VALUES, pod_spec, render, render_error
 from support.deploy.manifests import check_pod, environment, objects, one, pods, validate
 
 
@@ -43,12 +43,12 @@ def test_the_manifests_want_nothing_but_kubernetes(name: str) -> None:
     found = objects((OUTPUT / name).read_text())
     assert validate(found) == len(found) >= 8
     assert one(found, "Namespace")["metadata"]["name"] == NAME
-    check_pod(deployed(found))
+    check_pod(pod_spec(found))
 
 
 @pytest.mark.parametrize("name", VALUES)
 def test_the_pod_is_not_killed_before_the_service_has_drained(tmp_path: Path, name: str) -> None:
-    spec = deployed(render(tmp_path, VALUES[name]))
+    spec = pod_spec(render(tmp_path, VALUES[name]))
     container, settings = spec["containers"][0], environment(spec)
     sleep = container.get("lifecycle", {}).get("preStop", {}).get("sleep", {}).get("seconds", 0)
     needed = sleep + float(settings["BLIP_DRAIN_DELAY"]) + float(settings["BLIP_SHUTDOWN_GRACE"])
@@ -56,7 +56,7 @@ def test_the_pod_is_not_killed_before_the_service_has_drained(tmp_path: Path, na
 
 
 def test_probes_ask_the_plaintext_port_and_only_readiness_is_impatient(tmp_path: Path) -> None:
-    container = deployed(render(tmp_path, VALUES["tls"]))["containers"][0]
+    container = pod_spec(render(tmp_path, VALUES["tls"]))["containers"][0]
     probes = {name: container[f"{name}Probe"] for name in ("startup", "readiness", "liveness")}
     assert all(probe["httpGet"]["port"] == "admin" for probe in probes.values())
     paths = {name: probe["httpGet"]["path"] for name, probe in probes.items()}
@@ -67,7 +67,7 @@ def test_probes_ask_the_plaintext_port_and_only_readiness_is_impatient(tmp_path:
 
 
 def test_settings_become_environment_as_the_service_reads_it(tmp_path: Path) -> None:
-    settings = environment(deployed(render(tmp_path, VALUES["everything else"])))
+    settings = environment(pod_spec(render(tmp_path, VALUES["everything else"])))
     assert settings["BLIP_MAX_IMAGE_PIXELS"] == "89478485"
     assert settings["BLIP_SHUTDOWN_GRACE"] == "40.5"
     assert settings["BLIP_NO_FETCH"] == "true"
@@ -90,17 +90,17 @@ def test_keys_and_certificates_come_from_secrets(tmp_path: Path) -> None:
     found = render(tmp_path, VALUES["keys"])
     secret = one(found, "Secret")
     assert secret["stringData"]["api-keys"].splitlines() == VALUES["keys"]["auth"]["keys"]
-    text = json.dumps(deployed(found))
+    text = json.dumps(pod_spec(found))
     assert secret["metadata"]["name"] in text and "sha256" not in text
-    assert environment(deployed(found))["BLIP_API_KEYS_FILE"] == "/etc/blip-serve/keys/api-keys"
-    settings = environment(deployed(render(tmp_path, VALUES["tls"])))
+    assert environment(pod_spec(found))["BLIP_API_KEYS_FILE"] == "/etc/blip-serve/keys/api-keys"
+    settings = environment(pod_spec(render(tmp_path, VALUES["tls"])))
     assert settings["BLIP_TLS_CERT"] == "/etc/blip-serve/tls/tls.crt"
     assert settings["BLIP_TLS_CLIENT_CA"] == "/etc/blip-serve/tls/ca.crt"
 
 
 def test_a_bundle_is_made_once(tmp_path: Path) -> None:
     for name, does in (("fetch", "sha256sum -c"), ("export", "python -m blip_onnx")):
-        spec = deployed(render(tmp_path, VALUES[name]))
+        spec = pod_spec(render(tmp_path, VALUES[name]))
         (container,) = spec["initContainers"]
         script = container["args"][0]
         assert script.startswith('test -e "/bundles/$NAME/manifest.json" && exit 0')
@@ -124,4 +124,4 @@ def test_a_bundle_is_made_once(tmp_path: Path) -> None:
     ],
 )
 def test_mistakes_in_values_are_named(tmp_path: Path, values: dict[str, Any], said: str) -> None:
-    assert said in refusal(tmp_path, values)
+    assert said in render_error(tmp_path, values)

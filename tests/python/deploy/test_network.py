@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from release.manifests import CHART, NAME
-from support.deploy.chart import VALUES, deployed, render
+from support.deploy.chart import VALUES, pod_spec, render
 from support.deploy.manifests import Object, objects, one
 
 
@@ -22,7 +22,7 @@ def test_services_tell_the_protocol(tmp_path: Path) -> None:
     assert headless["clusterIP"] == "None"
     # A client that asked DNS connects to the pods themselves.
     named = {
-        port["name"]: port["containerPort"] for port in deployed(found)["containers"][0]["ports"]
+        port["name"]: port["containerPort"] for port in pod_spec(found)["containers"][0]["ports"]
     }
     assert {port["port"] for port in headless["ports"]} == set(named.values())
     secure = one(render(tmp_path, VALUES["tls"]), "Service", NAME)["spec"]["ports"]

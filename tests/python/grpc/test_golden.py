@@ -1,4 +1,4 @@
-"""The running service against tests/golden/captions.json, over gRPC and over REST."""
+"""The captions of the running service equal tests/golden/captions.json, over gRPC and over REST."""
 
 import base64
 import hashlib
@@ -31,18 +31,18 @@ def score_tolerance(caption: dict[str, Any]) -> float:
 
 
 @pytest.mark.parametrize("case", CASES, ids=name)
-def test_grpc_answers_as_transformers_does(service: Service, case: dict[str, Any]) -> None:
+def test_captions_over_grpc_equal_transformers(service: Service, case: dict[str, Any]) -> None:
     got = service.caption(image(case), case["prompt"], case["parameters"])
     assert [list(c.token_ids) for c in got] == [c["token_ids"] for c in case["captions"]]
     assert [c.text for c in got] == [c["text"] for c in case["captions"]]
     reasons = [service.finish_reason(c) for c in got]
     assert reasons == [c["finish_reason"] for c in case["captions"]]
-    for have, want in zip(got, case["captions"], strict=True):
-        assert abs(have.score - want["score"]) <= score_tolerance(want)
+    for actual, expected in zip(got, case["captions"], strict=True):
+        assert abs(actual.score - expected["score"]) <= score_tolerance(expected)
 
 
 @pytest.mark.parametrize("case", CASES, ids=name)
-def test_rest_answers_as_transformers_does(service: Service, case: dict[str, Any]) -> None:
+def test_captions_over_rest_equal_transformers(service: Service, case: dict[str, Any]) -> None:
     encoded = base64.b64encode(image(case)).decode()
     inputs = [{"name": "image", "shape": [1], "datatype": "BYTES", "data": [encoded]}]
     if case["prompt"] is not None:
@@ -65,7 +65,7 @@ def test_the_golden_file_belongs_to_the_model() -> None:
     assert GOLDEN["checkpoint_sha256"] == hashlib.sha256(weights).hexdigest()
 
 
-def test_the_golden_file_has_both_finishes_and_enough_cases() -> None:
+def test_the_golden_file_has_both_finish_reasons_and_at_least_fifty_cases() -> None:
     assert len(CASES) >= 50
     reasons = {c["finish_reason"] for case in CASES for c in case["captions"]}
     assert reasons == {"eos", "length"}

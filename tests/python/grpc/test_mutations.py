@@ -1,4 +1,4 @@
-"""A mutation of any field of a valid message is a status that names the field, with a violation; the channel goes on."""
+"""A mutation of any field of a valid message gives a status that names the field; the channel stays usable."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ Send = Callable[[bytes], Any]
 INFER = "/inference.GRPCInferenceService/ModelInfer"
 CAPTION = "/blip.v1.CaptionService/Caption"
 ALIASES = {"model_name": "model", "model_version": "version", "image_url": "img_url"}
-"""Texts of other servers, and the one name of an image URL in errors."""
+"""Names in the error texts that Triton's clients expect, and the name of an image URL in errors."""
 
 
 def number(*values: float) -> Rule:
@@ -70,7 +70,7 @@ GENERATION: dict[str, Rule] = {
     "top_p": number(0),
     "seed": integer(64),
 }
-"""Which of a message's mutations a generation parameter can have."""
+"""The mutations of a message that are valid values of a generation parameter."""
 CAPTION_VALID = {
     "model": one_of(REMOVED, ""),
     "prompt": optional(is_text),
@@ -126,14 +126,14 @@ def infer_request(is_raw: bool) -> Message:
 
 
 def verdict(mutant: Mutant, valid: bool | None, send: Send) -> str | None:
-    """What is wrong with the answer to a mutant."""
+    """Returns what is wrong with the response to a mutant, or None."""
     try:
         send(mutant.request)
     except grpc.RpcError as error:
         code, text = error.code().name, error.details()
         status = rpc_status.from_call(error)
     else:
-        return f"{mutant}: taken" if valid is False else None
+        return f"{mutant}: accepted" if valid is False else None
     if valid or code not in ("INVALID_ARGUMENT", "NOT_FOUND"):
         return f"{mutant}: {code}: {text}"
     details = error_details_pb2.BadRequest()
@@ -147,8 +147,8 @@ def verdict(mutant: Mutant, valid: bool | None, send: Send) -> str | None:
 
 
 def check(service: Service, path: str, request: Message, rules: dict[str, Rule]) -> None:
-    """Sends all mutants of a valid request and reports all that is wrong."""
-    # As bytes: what is sent is no message any more.
+    """Sends all mutants of a valid request and reports every wrong response."""
+    # As bytes: a mutant is not always a message.
     call = service.channel.unary_unary(path)
 
     def send(message: bytes) -> Any:
@@ -164,12 +164,12 @@ def check(service: Service, path: str, request: Message, rules: dict[str, Rule])
     send(request.SerializeToString())
 
 
-def test_caption_names_what_is_wrong(service: Service) -> None:
+def test_caption_names_the_invalid_field(service: Service) -> None:
     check(service, CAPTION, caption_request(service), CAPTION_VALID)
 
 
 @pytest.mark.parametrize("contents", ["typed", "raw"])
-def test_model_infer_names_what_is_wrong(service: Service, contents: str) -> None:
-    # An input that is gone leaves its raw contents behind.
-    stays = {r"inputs\[.*\]": one_of()} if contents == "raw" else {}
-    check(service, INFER, infer_request(contents == "raw"), stays | INFER_VALID)
+def test_model_infer_names_the_invalid_field(service: Service, contents: str) -> None:
+    # The raw contents of a removed input remain.
+    removed = {r"inputs\[.*\]": one_of()} if contents == "raw" else {}
+    check(service, INFER, infer_request(contents == "raw"), removed | INFER_VALID)

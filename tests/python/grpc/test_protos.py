@@ -1,4 +1,4 @@
-"""Our copies of other people's protos say what the descriptors of the real clients say."""
+"""The copies of third-party protos in proto/ agree with the descriptors of the real clients."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ FILES = [
     "inference/model_config.proto",
 ]
 NEWER = "grpc.health.v1.HealthList"
-"""What the clients do not have yet: messages that begin so, and methods that take them."""
+"""Prefix of messages that the clients lack, as they lack the methods that take them."""
 
 
 @pytest.fixture(scope="module")
-def ours(tmp_path_factory: pytest.TempPathFactory) -> descriptor_pool.DescriptorPool:
-    """Our files, in a pool of their own."""
+def copies(tmp_path_factory: pytest.TempPathFactory) -> descriptor_pool.DescriptorPool:
+    """The copies, in a separate pool."""
     output = tmp_path_factory.mktemp("protos") / "set.bin"
     includes = [ROOT / "proto", Path(grpc_tools.__file__).parent / "_proto"]
     flags = [f"-I{folder}" for folder in includes]
@@ -44,42 +44,44 @@ def ours(tmp_path_factory: pytest.TempPathFactory) -> descriptor_pool.Descriptor
 
 
 def nested(messages: list[Descriptor]) -> Iterator[Descriptor]:
-    """These messages and those inside them."""
+    """Yields these messages and those nested in them."""
     for message in messages:
         yield message
         yield from nested(list(message.nested_types))
 
 
-def field(of: FieldDescriptor) -> tuple[object, ...]:
-    kind = of.message_type or of.enum_type
-    return (of.name, of.number, of.type, of.is_repeated, kind and kind.full_name)
+def describe_field(field: FieldDescriptor) -> tuple[object, ...]:
+    kind = field.message_type or field.enum_type
+    return (field.name, field.number, field.type, field.is_repeated, kind and kind.full_name)
 
 
-def method(of: MethodDescriptor) -> tuple[object, ...]:
-    streams = (of.client_streaming, of.server_streaming)
-    return (of.name, of.input_type.full_name, of.output_type.full_name, *streams)
+def describe_method(method: MethodDescriptor) -> tuple[object, ...]:
+    streams = (method.client_streaming, method.server_streaming)
+    return (method.name, method.input_type.full_name, method.output_type.full_name, *streams)
 
 
 @pytest.mark.parametrize("file", FILES)
-def test_a_proto_is_part_of_the_clients_own(
-    ours: descriptor_pool.DescriptorPool, file: str
+def test_a_copy_of_a_proto_is_a_subset_of_the_clients_proto(
+    copies: descriptor_pool.DescriptorPool, file: str
 ) -> None:
-    theirs = descriptor_pool.Default()
-    described = ours.FindFileByName(file)
+    client_pool = descriptor_pool.Default()
+    described = copies.FindFileByName(file)
     messages = list(nested(list(described.message_types_by_name.values())))
     for message in messages:
         if not message.full_name.startswith(NEWER):
-            other = theirs.FindMessageTypeByName(message.full_name)
-            assert set(map(field, message.fields)) <= set(map(field, other.fields)), (
-                message.full_name
-            )
+            other = client_pool.FindMessageTypeByName(message.full_name)
+            assert set(map(describe_field, message.fields)) <= set(
+                map(describe_field, other.fields)
+            ), message.full_name
     for enum in described.enum_types_by_name.values():
-        other = theirs.FindEnumTypeByName(enum.full_name)
+        other = client_pool.FindEnumTypeByName(enum.full_name)
         assert {(v.name, v.number) for v in enum.values} <= {
             (v.name, v.number) for v in other.values
         }
     for service in described.services_by_name.values():
-        methods = {m for m in map(method, service.methods) if not str(m[1]).startswith(NEWER)}
-        other = theirs.FindServiceByName(service.full_name)
-        assert methods and methods <= set(map(method, other.methods)), service.full_name
+        methods = {
+            m for m in map(describe_method, service.methods) if not str(m[1]).startswith(NEWER)
+        }
+        other = client_pool.FindServiceByName(service.full_name)
+        assert methods and methods <= set(map(describe_method, other.methods)), service.full_name
     assert messages

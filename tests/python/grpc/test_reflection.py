@@ -1,4 +1,4 @@
-"""Every service through reflection alone, as grpcurl and Postman use it."""
+"""Calls of every service by reflection alone, as grpcurl and Postman make them."""
 
 from __future__ import annotations
 

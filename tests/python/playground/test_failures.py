@@ -25,12 +25,12 @@ def test_mistakes_are_told_where_they_are(playground: Playground, tmp_path: Path
         "Not an image in a supported format"
     ), card
     # One that the page knows: nothing is sent.
-    requests = playground.asked("/generate_stream")
+    requests = playground.count_requests("/generate_stream")
     playground.parameter(num_beams=99)
     playground.click("#run")
     assert playground.text("#p-num_beams-problem") == "Enter a number from 1 to 32."
     assert playground.run("document.activeElement.id") == "p-num_beams"
-    assert playground.asked("/generate_stream") == requests
+    assert playground.count_requests("/generate_stream") == requests
     # And one that only the server knows.
     playground.parameter(num_beams="", num_return_sequences=2)
     (card,) = playground.caption()
@@ -135,4 +135,4 @@ def test_without_a_network_it_says_so_and_comes_back(playground: Playground) -> 
     playground.context.set_offline(False)
     playground.wait("document.querySelector('#state').dataset.state === 'ready'")
     playground.click("[data-do=retry]")
-    assert playground.settled()[0]["captions"] == [caption(PICTURE)]
+    assert playground.wait_for_cards()[0]["captions"] == [caption(PICTURE)]

@@ -15,7 +15,7 @@ from playwright.sync_api import Browser
 
 from service import Service
 from support.clients import PICTURES
-from support.playground import PICTURES_FOLDER, Playground
+from support.playground import SCREENSHOTS, Playground
 
 CONTROLS = {"button", "checkbox", "combobox", "DisclosureTriangle", "link", "spinbutton", "textbox"}
 
@@ -105,9 +105,9 @@ def test_every_text_has_contrast(
     browser: Browser, service: Service, tmp_path: Path, theme: str
 ) -> None:
     playground = Playground(browser, service.url, color_scheme=theme)
-    playground.screenshot(PICTURES_FOLDER / f"{theme}-empty.png")
+    playground.screenshot(SCREENSHOTS / f"{theme}-empty.png")
     filled(playground, tmp_path)
-    playground.screenshot(PICTURES_FOLDER / f"{theme}.png")
+    playground.screenshot(SCREENSHOTS / f"{theme}.png")
     playground.parameter(num_beams=99)
     playground.click("#run")
     playground.run("document.querySelector('#key-fold').open = true")
@@ -116,7 +116,7 @@ def test_every_text_has_contrast(
         each["what"].split()[0] for each in found
     }
     assert [each for each in found if not each["fits"]] == []
-    picture = playground.screenshot(PICTURES_FOLDER / f"{theme}-errors.png")
+    picture = playground.screenshot(SCREENSHOTS / f"{theme}-errors.png")
     brightness = ImageStat.Stat(Image.open(picture).convert("L")).mean[0]
     assert (brightness > 128) == (theme == "light")
 
@@ -197,7 +197,7 @@ def test_the_keyboard_reaches_everything_in_order_and_leaves_again(playground: P
     page.keyboard.insert_text("2")
     page.keyboard.press("Control+Enter")
     playground.wait("document.querySelector('[data-state=done]')")
-    assert playground.asked("/v1/captions") == 1
+    assert playground.count_requests("/v1/captions") == 1
 
 
 def test_the_theme_follows_the_system_until_one_is_chosen(
@@ -228,7 +228,7 @@ def test_nothing_is_wider_than_the_screen(
     size = {"width": width, "height": 740}
     playground = Playground(browser, service.url, viewport=size, is_mobile=width < 500)
     filled(playground, tmp_path)
-    playground.screenshot(PICTURES_FOLDER / f"{width}-wide.png")
+    playground.screenshot(SCREENSHOTS / f"{width}-wide.png")
     playground.run("document.querySelectorAll('details').forEach((each) => each.open = true)")
     wide = """[document.documentElement, ...document.querySelectorAll('body *')]
         .filter((node) => node.checkVisibility() && !node.closest('.unseen'))

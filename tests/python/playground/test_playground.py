@@ -13,12 +13,12 @@ def test_the_page_loads_quietly_and_from_its_own_server_alone(
     assert playground.text("#state-text") == "Ready"
     assert playground.run("document.querySelector('#model').value") == MODEL
     playground.click("#sample")
-    (card,) = playground.settled()
+    (card,) = playground.wait_for_cards()
     assert card["captions"] == [unconditional(PICTURE)]
     requests = playground.requests()
     assert len(requests) > 15
     assert [url for url in requests if not url.startswith((f"{service.url}/", "blob:"))] == []
-    assert playground.complaints() == []
+    assert playground.problems() == []
 
 
 def test_captions_are_those_of_transformers_and_come_in_pieces(playground: Playground) -> None:
@@ -34,13 +34,13 @@ def test_captions_are_those_of_transformers_and_come_in_pieces(playground: Playg
     assert [card["captions"] for card in cards] == [[caption(name)] for name in PICTURES]
     assert all(card["shown"] and card["facts"].startswith("192 × 192") for card in cards)
     assert all({"First text", "Total"} <= card["timings"].keys() for card in cards)
-    assert playground.asked(f"/v2/models/{MODEL}/generate_stream") == len(PICTURES)
+    assert playground.count_requests(f"/v2/models/{MODEL}/generate_stream") == len(PICTURES)
     # Pieces of three captions at the same time; together they are all the text.
     pieces = playground.run("pieces")
     assert len(pieces) > 3 * len(PICTURES)
     assert sorted("".join(pieces)) == sorted("".join(caption(name) for name in PICTURES))
-    assert playground.copied(".captions .copy") == caption(PICTURES[0])
-    assert playground.copied("#copy-all") == "\n".join(map(caption, PICTURES))
+    assert playground.copy(".captions .copy") == caption(PICTURES[0])
+    assert playground.copy("#copy-all") == "\n".join(map(caption, PICTURES))
     spoken = playground.run("document.querySelector('#announcer').innerText")
     assert all(f"{name}: {caption(name)}" in spoken for name in PICTURES)
 
@@ -94,7 +94,7 @@ def test_parameters_change_the_captions(playground: Playground) -> None:
     (card,) = playground.caption(None)
     assert card["captions"] == [each["text"] for each in expected("robots.tiff", None, beams)]
     assert len(card["captions"]) == 3
-    assert playground.asked("/v1/captions") == 1
+    assert playground.count_requests("/v1/captions") == 1
     playground.click("#reset")
     assert playground.text("#parameters-count") == "model's defaults"
     (card,) = playground.caption(None)

@@ -1,4 +1,4 @@
-"""Fixtures of the tests over REST."""
+"""Fixtures of the tests of the REST interface."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from support.refusals import Connection
 
 @pytest.fixture(scope="module")
 def connection(service: Service) -> Iterator[Connection]:
-    """One HTTP connection that must last."""
+    """One HTTP connection that must stay open."""
     connection = Connection(service)
     yield connection
     connection.http.close()

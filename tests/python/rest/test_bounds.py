@@ -1,4 +1,4 @@
-"""Every bound that is a setting: what lies above it is refused by the bound's name, or disconnected."""
+"""Limits that are settings: a request above one is refused by the limit's name, or disconnected."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ IMAGE = base64.b64encode(picture()).decode()
         ({"image": [IMAGE], "max_new_tokens": [31]}, "max_new_tokens"),
     ],
 )
-def test_the_content_of_a_request(
+def test_a_request_with_content_above_a_limit_is_refused(
     bounded: Service, inputs: dict[str, list[object]], named: str
 ) -> None:
     answer = infer(bounded, **inputs)
@@ -83,20 +83,20 @@ def test_the_content_of_a_request(
     assert named in answer.json()["error"]
 
 
-def refused(service: Service) -> float:
+def count_overloaded(service: Service) -> float:
     page = requests.get(f"{service.url}/metrics", timeout=SECONDS).text
     return value(page, "blip_requests_total", surface="rest", outcome="overloaded")
 
 
-def test_bytes_in_the_house(bounded: Service) -> None:
-    before = refused(bounded)
+def test_a_body_above_the_limit_of_bytes_in_flight_is_refused(bounded: Service) -> None:
+    before = count_overloaded(bounded)
     for body in (b"x" * 1_000_001, (piece for piece in [b"x" * 600_000] * 2)):
         answer = requests.post(f"{bounded.url}/v1/captions", data=body, timeout=SECONDS)
         assert (answer.status_code, answer.headers["retry-after"]) == (429, "1")
         assert "max_inflight_bytes" in answer.json()["error"]
-    assert refused(bounded) - before == 2
+    assert count_overloaded(bounded) - before == 2
     request = bounded.messages.CaptionRequest(image=bytes(1_000_001))
-    # Compressed, it is a kilobyte on the wire.
+    # Compressed, it is one kilobyte in transit.
     for compression in (grpc.Compression.NoCompression, grpc.Compression.Gzip):
         with pytest.raises(grpc.RpcError) as failure:
             bounded.stub.Caption(request, timeout=SECONDS, compression=compression)
@@ -105,18 +105,18 @@ def test_bytes_in_the_house(bounded: Service) -> None:
     details = rpc_status.from_call(failure.value).details
     retry = [d for d in details if d.Is(error_details_pb2.RetryInfo.DESCRIPTOR)]
     assert len(retry) == 1
-    # What was taken is given back: the next request fits.
+    # Refused requests release their bytes: the next request fits.
     assert infer(bounded, image=[IMAGE]).status_code == 200
     assert bounded.caption(picture())
 
 
-def test_bytes_of_a_stream(bounded: Service) -> None:
+def test_a_stream_holds_the_bytes_of_its_unfinished_requests_only(bounded: Service) -> None:
     def requests_of(sizes: list[int]) -> Iterator[object]:
         for index, size in enumerate(sizes):
             image = picture() if size == 0 else bytes(size)
             yield bounded.messages.CaptionRequest(id=str(index), image=image)
 
-    # Many that fit one after the other, though not all at once.
+    # Requests that fit one after the other, but not all at once.
     answers = list(bounded.stub.CaptionMany(requests_of([0] * 40), timeout=SECONDS))
     assert len(answers) == 40
     assert all(answer.WhichOneof("result") == "response" for answer in answers)
@@ -125,7 +125,7 @@ def test_bytes_of_a_stream(bounded: Service) -> None:
     assert failure.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
-def test_silence_inside_a_body(bounded: Service) -> None:
+def test_a_body_that_stalls_is_refused(bounded: Service) -> None:
     with socket.create_connection(("127.0.0.1", bounded.port), SECONDS) as client:
         client.sendall(b"POST /infer HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n{")
         answer = client.recv(4096)
@@ -133,8 +133,8 @@ def test_silence_inside_a_body(bounded: Service) -> None:
     assert b"body_timeout" in answer
 
 
-def test_a_slow_sender_sees_why_it_is_refused(bounded: Service) -> None:
-    """Longer than the service waits for a silent one; a connection that broke would lose the answer."""
+def test_a_slow_sender_gets_the_reason_of_its_refusal(bounded: Service) -> None:
+    """It sends for longer than `body_timeout`; a closed connection would lose the response."""
     pieces = 14
     head = f"POST /infer HTTP/1.1\r\nhost: a\r\ncontent-length: {1_000_000 * pieces}\r\n\r\n"
     with socket.create_connection(("127.0.0.1", bounded.port), timeout=SECONDS) as client:
@@ -145,14 +145,14 @@ def test_a_slow_sender_sees_why_it_is_refused(bounded: Service) -> None:
         assert client.recv(1000).startswith(b"HTTP/1.1 429 ")
 
 
-def test_a_refused_sender_that_falls_silent_is_answered(bounded: Service) -> None:
-    """Before a slow one would have been given up."""
+def test_a_refused_sender_that_stalls_gets_a_response(bounded: Service) -> None:
+    """The response comes before `body_timeout` closes the connection."""
     with socket.create_connection(("127.0.0.1", bounded.port), timeout=SECONDS) as client:
         client.sendall(b"POST /infer HTTP/1.1\r\nhost: a\r\ncontent-length: 14000000\r\n\r\n ")
         assert client.recv(1000).startswith(b"HTTP/1.1 429 ")
 
 
-def test_silence_before_a_request(bounded: Service) -> None:
+def test_a_connection_without_a_complete_request_head_is_closed(bounded: Service) -> None:
     for start in (b"", b"GET / HT", b"PRI * HTTP/2.0\r\n\r\n"):
         with socket.create_connection(("127.0.0.1", bounded.port), SECONDS) as client:
             client.sendall(start)
@@ -160,7 +160,7 @@ def test_silence_before_a_request(bounded: Service) -> None:
                 pass
 
 
-def test_connections(bounded: Service) -> None:
+def test_connections_above_the_limit_wait_until_idle_ones_are_closed(bounded: Service) -> None:
     def ask(client: socket.socket) -> bytes:
         client.sendall(b"GET /v2/health/live HTTP/1.1\r\nhost: x\r\n\r\n")
         return client.recv(15)
@@ -168,13 +168,13 @@ def test_connections(bounded: Service) -> None:
     held = [socket.create_connection(("127.0.0.1", bounded.port), SECONDS) for _ in range(12)]
     for client in held:
         client.settimeout(SECONDS)
-    # Those above the bound wait in the kernel until the idle ones are closed; nobody is refused.
+    # Connections above the limit wait in the kernel until idle ones are closed; none is refused.
     assert {ask(client) for client in held} == {b"HTTP/1.1 200 OK"}
     for client in held:
         client.close()
 
 
-def test_the_timeout_of_triton_s_clients(bounded: Service) -> None:
+def test_the_timeout_of_triton_clients_is_a_deadline(bounded: Service) -> None:
     http = tritonclient.http.InferenceServerClient(bounded.address)
     rpc = tritonclient.grpc.InferenceServerClient(bounded.address)
     arrays = {"image": strings(picture()), "text": strings("a photography of")}
@@ -190,7 +190,9 @@ def test_the_timeout_of_triton_s_clients(bounded: Service) -> None:
 
 
 @pytest.mark.parametrize("value", [-1, 1.5, "soon", True])
-def test_a_timeout_is_a_whole_number(bounded: Service, value: object) -> None:
+def test_a_timeout_that_is_not_a_non_negative_integer_is_refused(
+    bounded: Service, value: object
+) -> None:
     body = {
         "inputs": [{"name": "image", "shape": [1], "datatype": "BYTES", "data": [IMAGE]}],
         "parameters": {"timeout": value},
@@ -200,30 +202,28 @@ def test_a_timeout_is_a_whole_number(bounded: Service, value: object) -> None:
     assert answer.json()["error"].startswith("parameters.timeout: ")
 
 
-def test_nesting(bounded: Service) -> None:
+def test_json_nested_too_deeply_is_refused(bounded: Service) -> None:
     answer = requests.post(
         f"{bounded.url}/infer", data="[" * 100_000 + "]" * 100_000, timeout=SECONDS
     )
     assert answer.status_code == 400
 
 
-def test_places_are_shared_between_keys(tmp_path: Path) -> None:
+def test_permits_are_shared_between_keys(tmp_path: Path) -> None:
     keys = tmp_path / "keys"
-    keys.write_text("greedy\nmodest\n")
+    keys.write_text("heavy\nlight\n")
     flags = (f"--api-keys-file={keys}", "--queue-capacity=6", "--body-timeout=30")
     with Service(log=tmp_path / "log", flags=flags) as service:
-        head = (
-            "POST /infer HTTP/1.1\r\nhost: x\r\nauthorization: Bearer greedy\r\ncontent-length: 9"
-        )
+        head = "POST /infer HTTP/1.1\r\nhost: x\r\nauthorization: Bearer heavy\r\ncontent-length: 9"
         held, statuses = [], []
         for _ in range(6):
             client = socket.create_connection(("127.0.0.1", service.port), SECONDS)
-            # Who is let in is asked for the body, and keeps a place until it comes.
+            # An admitted request gets 100 Continue, and holds a permit until its body arrives.
             client.sendall(f"{head}\r\nexpect: 100-continue\r\n\r\n".encode())
             statuses.append(client.recv(12))
             held.append(client)
         assert statuses == [b"HTTP/1.1 100"] * 3 + [b"HTTP/1.1 429"] * 3
-        files, headers = {"image": picture()}, {"authorization": "Bearer modest"}
+        files, headers = {"image": picture()}, {"authorization": "Bearer light"}
         url = f"{service.url}/v1/captions"
         assert requests.post(url, files=files, headers=headers, timeout=SECONDS).status_code == 200
         for client in held:

@@ -1,4 +1,4 @@
-"""The short requests, from Python and from web pages: /v1/captions, generate, CORS and /docs."""
+"""The short requests /v1/captions and generate, CORS and /docs."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from service import Service
 from support.clients import MODEL, PICTURE, PICTURES, PROMPT, SECONDS, caption, expected, picture
 
 BEAMS = ("dog-house.png", {"num_beams": 3, "num_return_sequences": 3})
-"""A picture and parameters with golden captions."""
+"""An image and parameters with golden captions."""
 PAGE = "https://example.com"
 
 
-def base64(name: str = PICTURE) -> str:
+def encode_image(name: str = PICTURE) -> str:
     return b64encode(picture(name)).decode()
 
 
@@ -30,16 +30,16 @@ def post(service: Service, path: str, body: dict[str, Any]) -> dict[str, Any]:
     return reply.json()
 
 
-def form(service: Service, name: str, fields: Any = None) -> dict[str, Any]:
-    """The answer to a form with a file."""
+def post_form(service: Service, name: str, fields: Any = None) -> dict[str, Any]:
+    """Returns the response to a form with a file."""
     files = {"image": (name, picture(name))}
     reply = requests.post(f"{service.url}/v1/captions", data=fields, files=files, timeout=SECONDS)
     assert reply.status_code == 200, reply.text
     return reply.json()
 
 
-def is_golden(captions: list[dict[str, Any]], golden: list[dict[str, Any]]) -> bool:
-    """Whether captions are those of transformers."""
+def equal_golden(captions: list[dict[str, Any]], golden: list[dict[str, Any]]) -> bool:
+    """Whether captions equal those of transformers."""
     exact = ("text", "token_ids", "finish_reason")
     same = [[each[key] for key in exact] for each in captions] == [
         [each[key] for key in exact] for each in golden
@@ -49,45 +49,45 @@ def is_golden(captions: list[dict[str, Any]], golden: list[dict[str, Any]]) -> b
 
 
 @pytest.mark.parametrize("name", PICTURES)
-def test_a_picture_as_json(service: Service, images_url: str, name: str) -> None:
-    for source in ({"image": base64(name)}, {"image_url": f"{images_url}/{name}"}):
+def test_an_image_in_json_is_captioned(service: Service, images_url: str, name: str) -> None:
+    for source in ({"image": encode_image(name)}, {"image_url": f"{images_url}/{name}"}):
         answer = post(service, "/v1/captions", {**source, "prompt": PROMPT, "id": "7"})
         head = {key: answer[key] for key in ("id", "model", "model_version")}
         assert head == {"id": "7", "model": MODEL, "model_version": "1"}
-        assert is_golden(answer["captions"], expected(name, PROMPT))
+        assert equal_golden(answer["captions"], expected(name, PROMPT))
 
 
 @pytest.mark.parametrize("name", PICTURES)
-def test_a_file_as_a_form(service: Service, name: str) -> None:
-    answer = form(service, name, {"prompt": PROMPT, "id": "7", "model": MODEL})
-    assert answer["id"] == "7" and is_golden(answer["captions"], expected(name, PROMPT))
-    assert "id" not in form(service, name)
+def test_a_file_in_a_form_is_captioned(service: Service, name: str) -> None:
+    answer = post_form(service, name, {"prompt": PROMPT, "id": "7", "model": MODEL})
+    assert answer["id"] == "7" and equal_golden(answer["captions"], expected(name, PROMPT))
+    assert "id" not in post_form(service, name)
 
 
 def test_parameters_are_fields_of_a_form_or_json(service: Service) -> None:
     name, parameters = BEAMS
     golden = expected(name, None, parameters)
-    body = {"image": base64(name), "parameters": parameters}
-    assert is_golden(post(service, "/v1/captions", body)["captions"], golden)
-    assert is_golden(form(service, name, parameters)["captions"], golden)
+    body = {"image": encode_image(name), "parameters": parameters}
+    assert equal_golden(post(service, "/v1/captions", body)["captions"], golden)
+    assert equal_golden(post_form(service, name, parameters)["captions"], golden)
     as_json = {"parameters": '{"num_beams": 3, "num_return_sequences": 3}'}
-    assert is_golden(form(service, name, as_json)["captions"], golden)
-    # A field that comes more than once is a list.
-    words = form(service, PICTURE, [("bad_words", "two"), ("bad_words", "cats")])
+    assert equal_golden(post_form(service, name, as_json)["captions"], golden)
+    # A repeated field is a list.
+    words = post_form(service, PICTURE, [("bad_words", "two"), ("bad_words", "cats")])
     (without,) = words["captions"]
     assert not {"two", "cats"} & set(without["text"].split())
 
 
-def test_generate_takes_parameters_beside_the_picture(service: Service) -> None:
+def test_generate_accepts_parameters_beside_the_image_or_nested(service: Service) -> None:
     name, parameters = BEAMS
     golden = expected(name, None, parameters)
     path = f"/v2/models/{MODEL}/versions/1/generate"
     for more in (parameters, {"parameters": parameters}):
-        answer = post(service, path, {"image": base64(name), "id": "7", **more})
+        answer = post(service, path, {"image": encode_image(name), "id": "7", **more})
         assert (answer["id"], answer["model_name"], answer["model_version"]) == ("7", MODEL, "1")
         assert answer["text_output"] == [each["text"] for each in golden]
         assert answer["finish_reason"] == [each["finish_reason"] for each in golden]
-    one = post(service, path, {"image": base64(), "text_input": PROMPT})
+    one = post(service, path, {"image": encode_image(), "text_input": PROMPT})
     assert (one["text_output"], one["finish_reason"]) == (caption(), "eos")
 
 
@@ -100,62 +100,62 @@ def preflight(service: Service, origin: str) -> requests.Response:
     return requests.options(f"{service.url}/v1/captions", headers=headers, timeout=SECONDS)
 
 
-def cors(reply: requests.Response) -> dict[str, str]:
-    """What a reply allows web pages to do."""
+def cors_headers(reply: requests.Response) -> dict[str, str]:
+    """Returns the CORS headers of a response, without their prefix."""
     prefix = "access-control-"
     headers = {name.lower(): value.lower() for name, value in reply.headers.items()}
     return {n.removeprefix(prefix): v for n, v in headers.items() if n.startswith(prefix)}
 
 
-def test_no_web_page_may_call_by_default(service: Service) -> None:
-    assert cors(preflight(service, PAGE)) == {}
+def test_cross_origin_requests_are_not_allowed_by_default(service: Service) -> None:
+    assert cors_headers(preflight(service, PAGE)) == {}
     reply = requests.get(f"{service.url}/v2", headers={"Origin": PAGE}, timeout=SECONDS)
-    assert reply.status_code == 200 and cors(reply) == {}
+    assert reply.status_code == 200 and cors_headers(reply) == {}
 
 
 @pytest.fixture(scope="module")
-def open_service() -> Iterator[Service]:
+def cors_service() -> Iterator[Service]:
     with Service(flags=("--api-keys=secret", f"--cors-origins={PAGE}")) as service:
         yield service
 
 
-def test_a_web_page_that_is_allowed_may_call(open_service: Service) -> None:
+def test_cross_origin_requests_of_an_allowed_origin_are_answered(cors_service: Service) -> None:
     # Browsers send no key with a preflight.
-    reply = preflight(open_service, PAGE)
-    allowed = cors(reply)
+    reply = preflight(cors_service, PAGE)
+    allowed = cors_headers(reply)
     assert reply.status_code == 200 and allowed["allow-origin"] == PAGE
     assert {"get", "post"} <= set(allowed["allow-methods"].split(","))
     assert {"authorization", "content-type"} <= set(allowed["allow-headers"].split(","))
-    url = f"{open_service.url}/v1/captions"
+    url = f"{cors_service.url}/v1/captions"
     for key, status in [("secret", 200), ("none", 401)]:
         headers = {"Origin": PAGE, "Authorization": f"Bearer {key}"}
-        body = {"image": base64()}
+        body = {"image": encode_image()}
         reply = requests.post(url, json=body, headers=headers, timeout=SECONDS)
-        # A page must be able to read why it failed.
-        assert reply.status_code == status and cors(reply)["allow-origin"] == PAGE
-        assert "x-request-id" in cors(reply)["expose-headers"]
-    for stranger in ("https://example.com.evil.net", "http://example.com", "null"):
-        assert "allow-origin" not in cors(preflight(open_service, stranger))
+        # A page must be able to read the error.
+        assert reply.status_code == status and cors_headers(reply)["allow-origin"] == PAGE
+        assert "x-request-id" in cors_headers(reply)["expose-headers"]
+    for origin in ("https://example.com.evil.net", "http://example.com", "null"):
+        assert "allow-origin" not in cors_headers(preflight(cors_service, origin))
 
 
-def test_the_docs_page_needs_no_other_host_and_no_key(open_service: Service) -> None:
-    url = f"{open_service.url}/docs"
+def test_the_docs_page_needs_no_other_host_and_no_key(cors_service: Service) -> None:
+    url = f"{cors_service.url}/docs"
     page = requests.get(url, timeout=SECONDS)
     assert page.status_code == 200 and page.headers["content-type"].startswith("text/html")
     links = re.findall(r'(?:src|href)="([^"]*)"', page.text)
     files = {urljoin(page.url, link) for link in links}
-    assert len(files) > 4 and {urlsplit(each).netloc for each in files} == {open_service.address}
+    assert len(files) > 4 and {urlsplit(each).netloc for each in files} == {cors_service.address}
     loaded = {each: requests.get(each, timeout=SECONDS) for each in files}
     assert {reply.status_code for reply in loaded.values()} == {200}
     for address, reply in loaded.items():
         if address.endswith("initializer.js"):
-            assert '"/openapi.json"' in reply.text and "//" not in strings_of(reply.text)
+            assert '"/openapi.json"' in reply.text and "//" not in quoted_strings(reply.text)
         if address.endswith(".css"):
             assert not re.search(r"(?:@import|url\()\s*['\"]?(?:https?:)?//", reply.text)
-    description = requests.get(f"{open_service.url}/openapi.json", timeout=SECONDS)
+    description = requests.get(f"{cors_service.url}/openapi.json", timeout=SECONDS)
     assert description.json()["openapi"].startswith("3.")
 
 
-def strings_of(script: str) -> str:
-    """All that a script has in double quotes."""
+def quoted_strings(script: str) -> str:
+    """Returns the strings in double quotes of a script."""
     return " ".join(re.findall(r'"([^"]*)"', script))

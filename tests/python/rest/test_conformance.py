@@ -1,4 +1,4 @@
-"""docs/conformance.md is what a running service answers, and has every kind of error on both transports."""
+"""docs/conformance.md holds the responses of a running service, and every kind of error on both transports."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ import pytest
 from support.clients import ROOT, SECONDS
 
 DOCUMENT = ROOT / "docs" / "conformance.md"
-NOT_SEEN = {
+UNOBSERVABLE = {
     "REST": {"Unimplemented", "Cancelled", "Internal"},
     "gRPC": {"MethodNotAllowed", "UnsupportedMediaType", "Cancelled", "Internal"},
 }
-"""No client can see them; the document says why."""
+"""Errors that no client can get; the document says why."""
 
 
 @pytest.fixture(scope="module")
 def answers(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The document, written anew."""
+    """The document, generated from the running service."""
     new = tmp_path_factory.mktemp("conformance") / "conformance.md"
-    # A process of its own: it registers the same protos as tritonclient.
+    # A separate process: it registers the same protos as tritonclient.
     command = [sys.executable, "-m", "conformance", "--output", str(new)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS)
     assert done.returncode == 0, done.stderr
     return new.read_text("utf-8")
 
 
-def test_the_document_is_what_the_service_answers(answers: str) -> None:
+def test_the_document_equals_the_responses_of_the_service(answers: str) -> None:
     committed = DOCUMENT.read_text("utf-8")
     changed = difflib.unified_diff(
         committed.splitlines(), answers.splitlines(), "committed", "service", lineterm=""
@@ -39,21 +39,21 @@ def test_the_document_is_what_the_service_answers(answers: str) -> None:
     assert committed == answers, "`make conformance` if this is meant:\n" + "\n".join(changed)
 
 
-def test_every_code_of_the_table_occurs(answers: str) -> None:
+def test_every_error_code_occurs_in_the_document(answers: str) -> None:
     table = error_codes()
     assert len(table) == 13
     seen_statuses = set(re.findall(r"→ (\d{3})", answers))
     seen_reasons = set(re.findall(r"→ [A-Z_]+ `.*ErrorInfo (\w+)", answers))
     for code, (status, reasons) in table.items():
-        assert (status in seen_statuses) == (code not in NOT_SEEN["REST"]), code
-        assert (reasons <= seen_reasons) == (code not in NOT_SEEN["gRPC"]), code
+        assert (status in seen_statuses) == (code not in UNOBSERVABLE["REST"]), code
+        assert (reasons <= seen_reasons) == (code not in UNOBSERVABLE["gRPC"]), code
 
 
 def error_codes() -> dict[str, tuple[str, set[str]]]:
-    """Each ErrorCode, its HTTP status, and the reasons that src/server/error_response.rs gives it."""
+    """Returns each ErrorCode, its HTTP status, and the reasons that src/server/error_response.rs gives it."""
     response = (ROOT / "src" / "server" / "error_response.rs").read_text("utf-8")
     statuses = {status.name: str(status.value) for status in HTTPStatus}
-    # The names that Rust has and Python does not.
+    # Names that only the `http` crate has.
     statuses |= {"PAYLOAD_TOO_LARGE": "413", "client_closed": "499"}
     rows = re.findall(r"ErrorCode::(\w+) => \(Code::\w+, (?:StatusCode::)?(\w+)\)", response)
     codes = {code: statuses[name] for code, name in rows}

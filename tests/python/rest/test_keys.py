@@ -1,4 +1,4 @@
-"""API keys: labels, digests in the file, rotation while the service runs, rates."""
+"""API keys: labels, digests in the file, rotation while the service runs, rate limits."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SECONDS = 20
 
 
 def hash_key(label: str, key: str, *flags: str) -> str:
-    """The line of a keys' file for a key of ours."""
+    """Returns the line of a key file for this key."""
     command = [default_binary(), "hash-key", label, "--stdin", *flags]
     return subprocess.run(command, input=key, capture_output=True, text=True, check=True).stdout
 
@@ -32,13 +32,13 @@ def post(service: Service, key: str) -> requests.Response:
     )
 
 
-def test_a_made_key_opens_the_door_and_its_line_does_not_hold_it(tmp_path: Path) -> None:
-    made = subprocess.run(
+def test_a_generated_key_is_accepted_and_its_line_holds_only_a_digest(tmp_path: Path) -> None:
+    generated = subprocess.run(
         [default_binary(), "hash-key", "team-a"], capture_output=True, text=True, check=True
     )
-    key = made.stderr.strip().rsplit(" ", 1)[1]
+    key = generated.stderr.strip().rsplit(" ", 1)[1]
     keys = tmp_path / "keys"
-    keys.write_text(made.stdout)
+    keys.write_text(generated.stdout)
     assert key not in keys.read_text()
     with Service(log=tmp_path / "log", flags=(f"--api-keys-file={keys}",)) as service:
         assert post(service, key).status_code == 200
@@ -69,7 +69,7 @@ def test_keys_change_while_the_service_runs(tmp_path: Path) -> None:
         (tmp_path / "next").write_text(hash_key("new", "second-key"))
         (tmp_path / "next").rename(keys)
         await_status(service, "first-key", 401)
-        # What is wrong, or empty, changes nothing.
+        # An invalid file changes nothing.
         headers = {"authorization": "Bearer second-key"}
         failed = FailedReload(service.url, "keys", headers=headers)
         keys.write_text("\n")
@@ -80,14 +80,14 @@ def test_keys_change_while_the_service_runs(tmp_path: Path) -> None:
 
 
 def await_status(service: Service, key: str, status: int) -> None:
-    """Until a key is treated so; the file is looked at every two seconds."""
+    """Waits until requests with a key get this status; the service checks the file every two seconds."""
     give_up = time.monotonic() + SECONDS
     while post(service, key).status_code != status:
         assert time.monotonic() < give_up
         time.sleep(0.1)
 
 
-def test_a_key_has_its_rate_and_others_theirs(tmp_path: Path) -> None:
+def test_the_rate_limit_of_a_key_does_not_apply_to_others(tmp_path: Path) -> None:
     keys = tmp_path / "keys"
     keys.write_text(hash_key("slow", "slow-key", "--rate=0.1") + hash_key("free", "free-key"))
     with Service(log=tmp_path / "log", flags=(f"--api-keys-file={keys}",)) as service:
@@ -97,7 +97,7 @@ def test_a_key_has_its_rate_and_others_theirs(tmp_path: Path) -> None:
         assert 1 <= int(refused.headers["retry-after"]) <= 10
         assert refused.json()["error"].startswith("the rate limit of this API key")
         assert {post(service, "free-key").status_code for _ in range(5)} == {200}
-        # Probes and metadata have no rate.
+        # The rate limit does not apply to metadata.
         headers = {"authorization": "Bearer slow-key"}
         assert requests.get(f"{service.url}/v2", headers=headers, timeout=SECONDS).ok
         page = requests.get(f"{service.url}/metrics", headers=headers, timeout=SECONDS).text
@@ -112,7 +112,7 @@ def test_a_key_has_its_rate_and_others_theirs(tmp_path: Path) -> None:
         ("", "the file holds no key"),
     ],
 )
-def test_a_bad_file_fails_the_start_and_is_not_repeated(
+def test_an_invalid_key_file_fails_the_start_and_is_not_printed(
     tmp_path: Path, line: str, reason: str
 ) -> None:
     keys = tmp_path / "keys"

@@ -1,4 +1,4 @@
-"""A mutation of any field of a valid infer request is a 4xx that names the field: never a 5xx, a hang, a closed connection."""
+"""A mutation of any field of a valid infer request gives a 4xx that names the field: no 5xx, hang or closed connection."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ VALID = {
     r"outputs\[.*\]\.parameters": one_of(REMOVED, None, {}, {"a": {"b": 1}}),
     r"outputs\[.*\]\.parameters\.binary_data": one_of(REMOVED, None, True),
 }
-"""Unknown keys are tolerated, but for parameters."""
+"""The mutations that are valid. Unknown keys are ignored, except parameters."""
 
 BLOBS = [len(each).to_bytes(4, "little") + each for each in (PICTURE, b"a")] + [b"\5\0"]
 BINARY = {
@@ -111,7 +111,7 @@ BINARY_VALID = {
 
 
 @pytest.mark.parametrize("name", REQUESTS)
-def test_infer_names_what_is_wrong(connection: Connection, name: str) -> None:
+def test_infer_names_the_invalid_field(connection: Connection, name: str) -> None:
     def send(request: Any) -> Answer:
         return connection.post(INFER, json.dumps(request).encode())
 
@@ -124,10 +124,10 @@ def send_binary(connection: Connection, request: Any, blobs: bytes, length: str 
     return connection.post(INFER, head + blobs, headers)
 
 
-def test_binary_tensors_are_named_too(connection: Connection) -> None:
+def test_infer_names_the_invalid_binary_tensor(connection: Connection) -> None:
 
     def also(mutant: Mutant) -> set[str]:
-        # Sizes that do not fit show in a tensor's data, or at the end.
+        # A wrong size is found in a tensor's data, or at the end of the body.
         is_size = mutant.value is REMOVED or mutant.place.endswith("binary_data_size")
         return {"body", "data"} if is_size else set()
 

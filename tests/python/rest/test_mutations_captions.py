@@ -1,4 +1,7 @@
-"""The same for the short requests: /v1/captions as JSON and as a form, generate and generate_stream."""
+"""A mutation of any field of a valid short request gives a 4xx that names the field.
+
+The requests are /v1/captions as JSON and as a form, generate and generate_stream.
+"""
 
 from __future__ import annotations
 
@@ -31,12 +34,12 @@ GENERATE = {"id": "7", "image_url": URL, "text_input": "a", "stream": False, **P
 
 
 def nullable(rule: Rule) -> Rule:
-    """These, or nothing, which null is too."""
+    """Accepts what `rule` does, and a removed or null field."""
     return lambda value: value is None or value is REMOVED or rule(value)
 
 
 def are_words(value: Any) -> bool | None:
-    """A list, or one word alone."""
+    """Whether a value is valid for `bad_words`: a list, or one word."""
     return is_word(value) if isinstance(value, str) else value in ([], ["cat", "dog", "cat"])
 
 
@@ -50,7 +53,7 @@ VALID = {
     r"(parameters\.)?bad_words": nullable(are_words),
     r"(parameters\.)?bad_words\[.\]": lambda value: value is REMOVED or is_word(value),
 }
-"""Unknown keys are refused."""
+"""The mutations that are valid. Unknown keys are refused."""
 
 
 @pytest.mark.parametrize(
@@ -62,15 +65,15 @@ VALID = {
     ],
     ids=["captions", "generate", "generate_stream"],
 )
-def test_json_names_what_is_wrong(
+def test_json_names_the_invalid_field(
     connection: Connection, path: str, request_: dict[str, Any]
 ) -> None:
     def send(request: Any) -> Answer:
         return connection.post(path, json.dumps(request).encode())
 
-    # generate_stream streams whatever `stream` says.
+    # generate_stream streams whatever the value of `stream`.
     rules = VALID | {"stream": nullable(one_of(True))} if "_stream" in path else VALID
-    # Of an image that is gone or doubled, both names can be said.
+    # The error of a missing or repeated image may name either field.
     check(request_, send, rules, ".*", also=lambda m: {"image", "img_url"} & {m.place})
 
 
@@ -115,14 +118,14 @@ def send_form(connection: Connection, form: Form) -> Answer:
     return connection.post("/v1/captions", body, {"content-type": content_type})
 
 
-def test_a_form_names_what_is_wrong(connection: Connection) -> None:
+def test_a_form_names_the_invalid_field(connection: Connection) -> None:
     def send(form: Form) -> Answer:
         return send_form(connection, form)
 
     check(FORM, send, FORM_VALID, ".*", mutants_of=form_mutants)
 
 
-def test_what_is_no_form_is_refused(connection: Connection) -> None:
+def test_a_body_that_is_not_a_valid_form_is_refused(connection: Connection) -> None:
     body, content_type = encode_multipart_formdata(FORM)
     for mutated, announced in [
         (body[:-20], content_type),

@@ -1,4 +1,4 @@
-"""/openapi.json describes what the service does: schemathesis tries every operation."""
+"""/openapi.json describes the service: schemathesis tests every operation."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from service import Service
 from support.clients import MODEL, SECONDS, picture
 
 EXAMPLES = 20
-"""Random requests for each operation, the same in every run; the coverage phase adds a fixed number."""
+"""Number of random requests per operation, equal in every run; the coverage phase adds a fixed number."""
 CHECKS = (
     "not_a_server_error",
     "status_code_conformance",
@@ -27,7 +27,7 @@ CHECKS = (
     "allow_header_conformance",
     "negative_data_rejection",
 )
-"""Not positive_data_acceptance: a schema cannot say which bytes are a picture."""
+"""Without positive_data_acceptance: a schema cannot define which bytes are an image."""
 
 PICTURE = b64encode(picture()).decode()
 TENSOR = {"name": "image", "datatype": "BYTES", "shape": [1], "data": [PICTURE]}
@@ -36,8 +36,8 @@ INFER = {"id": "7", "inputs": [TENSOR], "outputs": [{"name": name} for name in O
 BEAMS = {"num_beams": 2, "num_return_sequences": 2}
 GENERATE = {"id": "7", "image": PICTURE, "text_input": "a", "parameters": BEAMS}
 CAPTION = {"id": "7", "image": PICTURE, "prompt": "a", "parameters": BEAMS}
-OF_A_MODEL = {"": None, "/ready": None, "/config": None, "/stats": None}
-OF_A_MODEL |= {"/infer": INFER, "/generate": GENERATE, "/generate_stream": GENERATE}
+MODEL_OPERATIONS = {"": None, "/ready": None, "/config": None, "/stats": None}
+MODEL_OPERATIONS |= {"/infer": INFER, "/generate": GENERATE, "/generate_stream": GENERATE}
 OPERATIONS = {
     "/v2/health/live": None,
     "/v2/health/ready": None,
@@ -48,13 +48,13 @@ OPERATIONS = {
     "/metrics": None,
     "/infer": INFER,
     "/v1/captions": CAPTION,
-    **{f"/v2/models/{{model}}{path}": body for path, body in OF_A_MODEL.items()},
+    **{f"/v2/models/{{model}}{path}": body for path, body in MODEL_OPERATIONS.items()},
     **{
         f"/v2/models/{{model}}/versions/{{version}}{path}": body
-        for path, body in OF_A_MODEL.items()
+        for path, body in MODEL_OPERATIONS.items()
     },
 }
-"""Every operation and a body that it takes; those without one are GET."""
+"""Every operation with a valid body; operations without one are GET."""
 
 
 @pytest.fixture(scope="module")
@@ -66,12 +66,14 @@ def test_every_operation_is_described(description: schemathesis.BaseSchema) -> N
     operations = [result.ok() for result in description.get_all_operations()]
     described = {(operation.method.upper(), operation.path) for operation in operations}
     served = {("GET" if b is None else "POST", path) for path, b in OPERATIONS.items()}
-    # Nobody else could use the model of these tests.
+    # Unloading is described, but not tested here: other tests use the model.
     assert described == served | {("POST", "/v2/repository/models/{model}/unload")}
 
 
 @pytest.mark.parametrize("path", OPERATIONS)
-def test_a_good_answer_is_as_described(description: schemathesis.BaseSchema, path: str) -> None:
+def test_a_valid_request_gets_the_described_response(
+    description: schemathesis.BaseSchema, path: str
+) -> None:
     body: dict[str, Any] | None = OPERATIONS[path]
     operation = description[path]["GET" if body is None else "POST"]
     names = {"model": MODEL, "version": "1"}
@@ -82,14 +84,14 @@ def test_a_good_answer_is_as_described(description: schemathesis.BaseSchema, pat
     assert case.call_and_validate(timeout=SECONDS).status_code == 200
 
 
-def test_a_form_is_as_described(description: schemathesis.BaseSchema) -> None:
+def test_a_form_gets_the_described_response(description: schemathesis.BaseSchema) -> None:
     body = {"image": picture(), "prompt": "a", "num_beams": 2}
     operation = description["/v1/captions"]["POST"]
     case = operation.Case(body=body, media_type="multipart/form-data")
     assert case.call_and_validate(timeout=SECONDS).status_code == 200
 
 
-def test_any_request_is_answered_as_described(service: Service, tmp_path: Path) -> None:
+def test_random_requests_get_the_described_responses(service: Service, tmp_path: Path) -> None:
     options = {
         "--checks": ",".join(CHECKS),
         "--phases": "examples,coverage,fuzzing",
@@ -110,5 +112,5 @@ def test_any_request_is_answered_as_described(service: Service, tmp_path: Path) 
     )
     assert done.returncode == 0, done.stdout + done.stderr
     (tested,) = re.findall(r"Tested: +(\d+)\n", done.stdout)
-    left_out = sum(path.startswith("/v2/repository/models/") for path in OPERATIONS)
-    assert int(tested) == len(OPERATIONS) - left_out, done.stdout
+    excluded = sum(path.startswith("/v2/repository/models/") for path in OPERATIONS)
+    assert int(tested) == len(OPERATIONS) - excluded, done.stdout

@@ -1,4 +1,4 @@
-"""Captions while they are decided: StreamCaption, CaptionMany and generate_stream."""
+"""Captions that are streamed: StreamCaption, CaptionMany and generate_stream."""
 
 from __future__ import annotations
 
@@ -19,33 +19,33 @@ from support.clients import MODEL, PICTURE, PICTURES, PROMPT, SECONDS, caption, 
 from support.work import decoded_rows, metric, wait_until, wait_until_idle
 
 NEW_TOKENS = 128
-"""As many as the embedded model's positions allow."""
+"""The largest number that the positions of the embedded model allow."""
 
 
 @pytest.fixture(scope="module")
 def service(uncached: Service) -> Service:
-    """A service that decodes every caption it streams; test_kept.py streams those it has kept."""
+    """A service that decodes every caption that it streams; test_caches.py streams cached ones."""
     return uncached
 
 
-def ask(service: Service, name: str = PICTURE, **more: Any) -> Any:
-    """A CaptionRequest for a sample picture and the prompt."""
+def caption_request(service: Service, name: str = PICTURE, **more: Any) -> Any:
+    """Makes a CaptionRequest with a sample image and the prompt."""
     fields = {"image": picture(name), "prompt": PROMPT} | more
     return service.messages.CaptionRequest(**fields)
 
 
 @pytest.mark.parametrize("name", PICTURES)
-def test_the_pieces_joined_are_the_caption(service: Service, name: str) -> None:
-    request = ask(service, name, id="7")
+def test_the_pieces_concatenated_are_the_caption(service: Service, name: str) -> None:
+    request = caption_request(service, name, id="7")
     *pieces, last = service.stub.StreamCaption(request, timeout=SECONDS)
     assert all(event.WhichOneof("event") == "piece" for event in pieces)
-    # Word by word, however late the reader is.
+    # One word per piece, however late the client reads.
     assert [event.piece.strip() for event in pieces] == caption(name).split()
     assert "".join(event.piece for event in pieces) == caption(name)
     assert last.response == service.stub.Caption(request, timeout=SECONDS)
 
 
-def test_beams_come_only_at_the_end(service: Service) -> None:
+def test_captions_of_beam_search_are_sent_at_the_end_only(service: Service) -> None:
     name, parameters = "dog-house.png", {"num_beams": 3, "num_return_sequences": 3}
     request = service.messages.CaptionRequest(image=picture(name), parameters=parameters)
     (only,) = service.stub.StreamCaption(request, timeout=SECONDS)
@@ -53,10 +53,10 @@ def test_beams_come_only_at_the_end(service: Service) -> None:
     assert got == [row["text"] for row in expected(name, None, parameters)]
 
 
-def test_a_mistake_ends_the_stream_before_any_piece(service: Service) -> None:
+def test_an_invalid_request_ends_the_stream_before_any_piece(service: Service) -> None:
     for request, code in [
-        (ask(service, image=b"no picture"), grpc.StatusCode.INVALID_ARGUMENT),
-        (ask(service, model="none"), grpc.StatusCode.NOT_FOUND),
+        (caption_request(service, image=b"no picture"), grpc.StatusCode.INVALID_ARGUMENT),
+        (caption_request(service, model="none"), grpc.StatusCode.NOT_FOUND),
     ]:
         with pytest.raises(grpc.RpcError) as failure:
             next(service.stub.StreamCaption(request, timeout=SECONDS))
@@ -64,18 +64,18 @@ def test_a_mistake_ends_the_stream_before_any_piece(service: Service) -> None:
 
 
 def test_a_stream_can_be_cancelled(service: Service) -> None:
-    call = service.stub.StreamCaption(ask(service), timeout=SECONDS)
+    call = service.stub.StreamCaption(caption_request(service), timeout=SECONDS)
     assert next(call).piece
     call.cancel()
     assert service.caption(picture(), PROMPT)[0].text == caption()
 
 
-def test_the_decoder_stops_when_the_reader_disconnects(service: Service) -> None:
+def test_the_decoder_stops_when_the_client_disconnects(service: Service) -> None:
     parameters = {"min_new_tokens": NEW_TOKENS, "max_new_tokens": NEW_TOKENS}
-    request = ask(service, prompt="", parameters=parameters)
+    request = caption_request(service, prompt="", parameters=parameters)
 
-    def steps_of(read: Callable[[Any], int]) -> tuple[int, int]:
-        """All steps, and those after what `read` has seen."""
+    def count_steps(read: Callable[[Any], int]) -> tuple[int, int]:
+        """Returns the number of all steps, and of those after the number that `read` returns."""
         wait_until_idle(service)
         before = decoded_rows(service)
         seen = read(service.stub.StreamCaption(request, timeout=SECONDS))
@@ -92,22 +92,22 @@ def test_the_decoder_stops_when_the_reader_disconnects(service: Service) -> None
         before = metric(service, "blip_requests_total", **cancelled)
         assert next(call).piece
         call.cancel()
-        # From here on the service knows that the reader is gone.
+        # From here on the service knows that the client has disconnected.
         wait_until(service, "blip_requests_total", before + 1, **cancelled)
         return decoded_rows(service)
 
-    # Without caches a repeated request is computed anew, each token of it.
+    # Without caches every token of a repeated request is computed.
     for _ in range(2):
-        assert steps_of(read_all) == (NEW_TOKENS, 0)
-    cut = [steps_of(read_one_piece) for _ in range(5)]
-    # Mostly 2 to 10; this process may be late once, on a busy machine, but not three times in five.
+        assert count_steps(read_all) == (NEW_TOKENS, 0)
+    cut = [count_steps(read_one_piece) for _ in range(5)]
+    # Usually 2 to 10; on a busy machine this process may be late once, but not three times in five.
     assert statistics.median(steps for steps, _ in cut) < NEW_TOKENS / 2, cut
-    # The step that was running is finished, and at most one more begins before the row is removed.
+    # The running step ends, and at most one more begins before the row is removed.
     assert statistics.median(late for _, late in cut) <= 2, cut
 
 
-class Many:
-    """A CaptionMany call that is fed one request at a time."""
+class CaptionManyCall:
+    """A CaptionMany call whose requests are sent one at a time."""
 
     def __init__(self, service: Service) -> None:
         self._requests: queue.Queue[Any] = queue.Queue()
@@ -118,7 +118,7 @@ class Many:
             self._requests.put(request)
 
     def finish(self) -> None:
-        """No more requests."""
+        """Ends the requests."""
         self._requests.put(None)
 
     def __iter__(self) -> Iterator[Any]:
@@ -128,10 +128,10 @@ class Many:
         return next(self._call)
 
 
-def test_many_are_captioned_and_each_keeps_its_id(service: Service) -> None:
+def test_every_response_of_caption_many_has_the_id_of_its_request(service: Service) -> None:
     names = PICTURES * 4
-    many = Many(service)
-    many.send(*[ask(service, name, id=str(index)) for index, name in enumerate(names)])
+    many = CaptionManyCall(service)
+    many.send(*[caption_request(service, name, id=str(index)) for index, name in enumerate(names)])
     many.finish()
     results = {result.id: result.response for result in many}
     assert set(results) == set(map(str, range(len(names))))
@@ -141,11 +141,19 @@ def test_many_are_captioned_and_each_keeps_its_id(service: Service) -> None:
         assert [each.text for each in response.captions] == [caption(name)]
 
 
-def test_a_failed_item_is_an_error_of_that_item_alone(service: Service) -> None:
-    many = Many(service)
-    many.send(ask(service, id="good"), ask(service, image=b"no picture", id="picture"))
-    many.send(ask(service, model="none", id="model"), service.messages.CaptionRequest(id="empty"))
-    many.send(ask(service, id="too"))
+def test_a_failed_request_of_caption_many_is_an_error_of_that_request_only(
+    service: Service,
+) -> None:
+    many = CaptionManyCall(service)
+    many.send(
+        caption_request(service, id="good"),
+        caption_request(service, image=b"no picture", id="picture"),
+    )
+    many.send(
+        caption_request(service, model="none", id="model"),
+        service.messages.CaptionRequest(id="empty"),
+    )
+    many.send(caption_request(service, id="too"))
     many.finish()
     results = {result.id: result for result in many}
     assert set(results) == {"good", "picture", "model", "empty", "too"}
@@ -160,18 +168,18 @@ def test_a_failed_item_is_an_error_of_that_item_alone(service: Service) -> None:
     assert [violation.field for violation in bad_request.field_violations] == ["image"]
 
 
-def test_results_come_before_the_requests_have_ended(service: Service) -> None:
-    many = Many(service)
+def test_responses_of_caption_many_are_sent_before_the_requests_end(service: Service) -> None:
+    many = CaptionManyCall(service)
     for index, name in enumerate(PICTURES):
-        many.send(ask(service, name, id=str(index)))
+        many.send(caption_request(service, name, id=str(index)))
         result = many.next()
         assert (result.id, result.response.captions[0].text) == (str(index), caption(name))
     many.finish()
     assert list(many) == []
 
 
-def test_many_without_any_request_end_at_once(service: Service) -> None:
-    many = Many(service)
+def test_caption_many_without_requests_ends_at_once(service: Service) -> None:
+    many = CaptionManyCall(service)
     many.finish()
     assert list(many) == []
 
@@ -202,7 +210,7 @@ def test_generate_stream_sends_server_sent_events(service: Service, images_url: 
         assert (whole["id"], whole["text_output"]) == ("7", caption())
 
 
-def test_generate_with_beams_has_one_event(service: Service) -> None:
+def test_generate_stream_with_beams_sends_one_event(service: Service) -> None:
     name, parameters = "dog-house.png", {"num_beams": 3}
     body = {"image": base64.b64encode(picture(name)).decode(), "parameters": parameters}
     reply = generate(service, "generate_stream", body)
@@ -212,7 +220,7 @@ def test_generate_with_beams_has_one_event(service: Service) -> None:
 
 
 @pytest.mark.parametrize("path", ["generate", "generate_stream"])
-def test_a_mistake_is_plain_json_with_its_status(service: Service, path: str) -> None:
+def test_an_invalid_request_gets_json_and_its_status(service: Service, path: str) -> None:
     reply = generate(service, path, {"image": "bm8gcGljdHVyZQ=="})
     assert (reply.status_code, reply.headers["content-type"]) == (400, "application/json")
     body = reply.json()

@@ -1,4 +1,4 @@
-"""TLS and mutual TLS for both transports on one port, and certificates that are replaced."""
+"""TLS and mutual TLS for both transports on one port, and the replacement of certificates."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 import requests
 
 from service import Service, default_binary, free_port, stubs
-from support.certificates import Authority, Signed
+from support.certificates import CertificateAuthority, CertificateFiles
 from support.clients import curl, picture
 from support.metrics_page import FailedReload
 
@@ -22,7 +22,7 @@ SECONDS = 20
 
 
 class SecureService(Service):
-    """Is ready when its administrators' port says so."""
+    """A service with TLS, whose readiness is checked on the admin port."""
 
     def _wait(self) -> None:
         give_up = time.monotonic() + SECONDS
@@ -42,16 +42,20 @@ class SecureService(Service):
         return f"http://{flag.split('=')[1]}"
 
 
-def start(tmp_path: Path, signed: Signed, *flags: str) -> SecureService:
+def start(tmp_path: Path, files: CertificateFiles, *flags: str) -> SecureService:
     admin = f"--admin-listen=127.0.0.1:{free_port()}"
-    files = (f"--tls-cert={signed.certificate}", f"--tls-key={signed.key}")
-    return SecureService(log=tmp_path / "log", flags=(admin, *files, *flags))
+    tls_flags = (f"--tls-cert={files.certificate}", f"--tls-key={files.key}")
+    return SecureService(log=tmp_path / "log", flags=(admin, *tls_flags, *flags))
 
 
-def caption(service: Service, authority: Authority, client: Signed | None = None) -> str:
-    """Over gRPC, in TLS."""
-    own = (client.key.read_bytes(), client.certificate.read_bytes()) if client else (None, None)
-    credentials = grpc.ssl_channel_credentials(authority.file.read_bytes(), *own)
+def caption(
+    service: Service, authority: CertificateAuthority, client: CertificateFiles | None = None
+) -> str:
+    """Requests a caption over gRPC with TLS."""
+    identity = (
+        (client.key.read_bytes(), client.certificate.read_bytes()) if client else (None, None)
+    )
+    credentials = grpc.ssl_channel_credentials(authority.file.read_bytes(), *identity)
     messages, services = stubs()
     with grpc.secure_channel(service.address, credentials) as channel:
         stub = services.CaptionServiceStub(channel)
@@ -59,8 +63,8 @@ def caption(service: Service, authority: Authority, client: Signed | None = None
         return reply.captions[0].text
 
 
-def serial(service: Service) -> int:
-    """Of the certificate that a new connection sees."""
+def certificate_hash(service: Service) -> int:
+    """Returns a hash of the certificate that a new connection gets."""
     context = ssl.create_default_context()
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     with (
@@ -70,8 +74,8 @@ def serial(service: Service) -> int:
         return hash(wrapped.getpeercert(binary_form=True))
 
 
-def test_both_transports_and_both_versions_of_http(tmp_path: Path) -> None:
-    authority = Authority(tmp_path, "ca")
+def test_tls_serves_both_transports_and_both_versions_of_http(tmp_path: Path) -> None:
+    authority = CertificateAuthority(tmp_path, "ca")
     with start(tmp_path, authority.sign("server")) as service:
         url = f"https://{service.address}/v1/captions"
         answer = requests.post(
@@ -84,49 +88,52 @@ def test_both_transports_and_both_versions_of_http(tmp_path: Path) -> None:
                 version, "--cacert", str(authority.file), f"https://{service.address}/v2"
             )
             assert (status, body["name"]) == (200, "scenes")
-        # Plain HTTP gets no answer here, and a wrong authority none either.
+        # Plain HTTP gets no response, and a client that trusts another authority fails.
         with pytest.raises(requests.ConnectionError):
             requests.get(f"http://{service.address}/v2", timeout=SECONDS)
         with pytest.raises(requests.exceptions.SSLError):
-            other = Authority(tmp_path, "other")
+            other = CertificateAuthority(tmp_path, "other")
             requests.get(f"https://{service.address}/v2", verify=str(other.file), timeout=SECONDS)
-        # Who says nothing after connecting does not keep others out.
+        # Connections without a handshake do not block others.
         silent = [socket.create_connection(("127.0.0.1", service.port)) for _ in range(20)]
         assert caption(service, authority) == text
         for connection in silent:
             connection.close()
 
 
-def test_a_new_certificate_is_taken_without_a_restart(tmp_path: Path) -> None:
-    authority = Authority(tmp_path, "ca")
-    signed = authority.sign("server")
-    with start(tmp_path, signed) as service:
-        before = serial(service)
-        # One file is there before the other: that pair is refused, the old one stays.
+def test_a_new_certificate_is_loaded_without_a_restart(tmp_path: Path) -> None:
+    authority = CertificateAuthority(tmp_path, "ca")
+    files = authority.sign("server")
+    with start(tmp_path, files) as service:
+        before = certificate_hash(service)
+        # A new certificate with the old key is refused: the old pair stays in use.
         fresh = authority.sign("fresh")
         failed = FailedReload(service.admin_url, "certificates")
-        signed.certificate.write_bytes(fresh.certificate.read_bytes())
+        files.certificate.write_bytes(fresh.certificate.read_bytes())
         service.process.send_signal(signal.SIGHUP)
         failed.wait(SECONDS)
-        assert serial(service) == before
-        signed.key.write_bytes(fresh.key.read_bytes())
+        assert certificate_hash(service) == before
+        files.key.write_bytes(fresh.key.read_bytes())
         give_up = time.monotonic() + SECONDS
-        while serial(service) == before:
+        while certificate_hash(service) == before:
             assert time.monotonic() < give_up
             time.sleep(0.1)
         assert caption(service, authority)
 
 
-def test_only_clients_with_a_certificate_come_in(tmp_path: Path) -> None:
-    servers, clients = Authority(tmp_path, "ca"), Authority(tmp_path, "clients")
+def test_mutual_tls_refuses_clients_without_a_valid_certificate(tmp_path: Path) -> None:
+    servers, clients = (
+        CertificateAuthority(tmp_path, "ca"),
+        CertificateAuthority(tmp_path, "clients"),
+    )
     flag = f"--tls-client-ca={clients.file}"
     with start(tmp_path, servers.sign("server"), flag) as service:
-        assert caption(service, servers, clients.sign("friend"))
-        for stranger in (None, servers.sign("stranger")):
+        assert caption(service, servers, clients.sign("client"))
+        for untrusted in (None, servers.sign("untrusted")):
             with pytest.raises(grpc.RpcError) as failure:
-                caption(service, servers, stranger)
+                caption(service, servers, untrusted)
             assert failure.value.code() is grpc.StatusCode.UNAVAILABLE
-        # Probes have no certificate: they have a port of their own.
+        # Probes have no certificate: they use the admin port.
         assert requests.get(f"{service.admin_url}/v2/health/live", timeout=SECONDS).ok
         assert requests.get(f"{service.admin_url}/metrics", timeout=SECONDS).ok
         assert requests.post(f"{service.admin_url}/infer", timeout=SECONDS).status_code == 404
@@ -142,10 +149,10 @@ def test_only_clients_with_a_certificate_come_in(tmp_path: Path) -> None:
         (["--tls-cert={cert}", "--tls-key={key}", "--tls-client-ca={cert}"], "--admin-listen"),
     ],
 )
-def test_a_wrong_setting_fails_the_start_by_name(
+def test_an_invalid_tls_setting_fails_the_start_by_name(
     tmp_path: Path, flags: list[str], named: str
 ) -> None:
-    authority = Authority(tmp_path, "ca")
+    authority = CertificateAuthority(tmp_path, "ca")
     server, other = authority.sign("server"), authority.sign("other")
     names = {"cert": server.certificate, "key": server.key, "other": other.key}
     command = [default_binary(), "serve", "--listen=127.0.0.1:0"]

@@ -1,7 +1,7 @@
-"""Image URLs on an Internet where every address answers, so that what is not fetched was not asked for.
+"""Image URLs on a simulated Internet with a server on every address: an image that was not fetched was not requested.
 
-The servers, the names and the services are in a network namespace. Where there are none, the environment
-variable BLIP_TEST_NO_NAMESPACES says so and these tests are skipped; without it they fail.
+The servers, the names and the services are in a network namespace. With the environment variable
+BLIP_TEST_NO_NAMESPACES these tests are skipped; without it they fail where namespaces are forbidden.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ import pytest
 
 from support.clients import PICTURE, caption
 from support.ssrf import process
-from support.ssrf.answers import PUBLIC
-from support.ssrf.cases import HERE, METADATA, SPECIAL, TRICKS
-from support.ssrf.internet import CLOSED_PORT, ELSEWHERE, PROXY, PUBLIC_V6, Internet
+from support.ssrf.cases import HERE, METADATA, MISLEADING_URLS, SPECIAL
+from support.ssrf.internet import CLOSED_PORT, ELSEWHERE, PROXY, PUBLIC_V6, SimulatedInternet
+from support.ssrf.web import PUBLIC
 
 NO_NAMESPACES = "BLIP_TEST_NO_NAMESPACES"
-MOST_TRIED = 8
+MAX_ADDRESSES_TRIED = 8
 
 DEFAULT = ()
 REDIRECTS = ("--fetch-redirects=3",)
@@ -45,7 +45,7 @@ PUBLIC_URLS = [
     (f"https://www.example.org/{PICTURE}", (PUBLIC, 443)),
     (f"https://{PUBLIC}/{PICTURE}", (PUBLIC, 443)),
 ]
-"""URLs, and where they lead; `None`: a server that speaks something else."""
+"""URLs and their endpoints; `None`: a server of another protocol."""
 
 PRIVATE_NAMES = [
     "localhost",
@@ -119,8 +119,8 @@ LISTED_HOSTS = [
 
 
 @pytest.fixture(scope="module")
-def internet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Internet]:
-    """A process in a network of its own."""
+def internet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimulatedInternet]:
+    """A process in a network namespace."""
     if os.environ.get(NO_NAMESPACES):
         pytest.skip(f"{NO_NAMESPACES} is set")
     try:
@@ -133,176 +133,186 @@ def internet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Internet]:
 
 
 def via(target: str, status: int = 302) -> str:
-    """A URL of the public server that redirects there."""
+    """A URL of the public server that redirects to the target."""
     return f"http://www.example.org/to/{status}?{quote(target, safe='')}"
 
 
-@pytest.mark.parametrize(("url", "place"), PUBLIC_URLS)
-def test_the_public_is_fetched(internet: Internet, url: str, place: tuple[str, int] | None) -> None:
-    answer = internet.ask(DEFAULT, url)
-    if place is None:
+@pytest.mark.parametrize(("url", "endpoint"), PUBLIC_URLS)
+def test_public_urls_are_fetched(
+    internet: SimulatedInternet, url: str, endpoint: tuple[str, int] | None
+) -> None:
+    answer = internet.request(DEFAULT, url)
+    if endpoint is None:
         assert answer.is_refused("transfer"), answer
     else:
         assert answer.has_caption(caption()), answer
-        # The proxies in the environment were not asked.
-        assert answer.reached == [place]
+        # The proxies in the environment were not used.
+        assert answer.reached == [endpoint]
 
 
 @pytest.mark.parametrize(
     "host", ["127.0.0.1", "10.1.2.3", "[::1]", "169.254.169.254", "intranet.example.org"]
 )
-def test_private_servers_would_answer(internet: Internet, host: str) -> None:
-    answer = internet.ask(("--allow-private-networks",), f"http://{host}/{PICTURE}")
+def test_private_servers_answer_when_private_networks_are_allowed(
+    internet: SimulatedInternet, host: str
+) -> None:
+    answer = internet.request(("--allow-private-networks",), f"http://{host}/{PICTURE}")
     assert answer.has_caption(caption()), answer
     assert len(answer.reached) == 1
 
 
 @pytest.mark.parametrize("host", [*HERE, *METADATA, *SPECIAL, *PRIVATE_NAMES])
-def test_no_private_server_is_asked(internet: Internet, host: str) -> None:
-    answer = internet.ask(DEFAULT, f"http://{host}/{PICTURE}")
+def test_no_connection_is_made_to_a_private_server(internet: SimulatedInternet, host: str) -> None:
+    answer = internet.request(DEFAULT, f"http://{host}/{PICTURE}")
     assert answer.is_refused("private_address"), answer
     assert answer.reached == []
 
 
-@pytest.mark.parametrize(("url", "reason"), TRICKS)
-def test_no_trick_with_the_syntax_is_fetched(internet: Internet, url: str, reason: str) -> None:
-    answer = internet.ask(DEFAULT, url.replace("{port}", ""))
+@pytest.mark.parametrize(("url", "reason"), MISLEADING_URLS)
+def test_urls_with_misleading_syntax_are_refused(
+    internet: SimulatedInternet, url: str, reason: str
+) -> None:
+    answer = internet.request(DEFAULT, url.replace("{port}", ""))
     assert answer.is_refused(reason), answer
     assert answer.reached == []
 
 
-def test_a_name_is_looked_up_once_and_that_address_is_used(internet: Internet) -> None:
-    internet.looked_up()
-    assert internet.ask(DEFAULT, f"http://www.example.org/{PICTURE}").has_caption(caption())
-    assert internet.looked_up() == ["www.example.org"] * 2
-    assert internet.seen("heads")[-1].count("host: www.example.org") == 1
+def test_a_name_is_looked_up_once_and_that_address_is_used(internet: SimulatedInternet) -> None:
+    internet.take_lookups()
+    assert internet.request(DEFAULT, f"http://www.example.org/{PICTURE}").has_caption(caption())
+    assert internet.take_lookups() == ["www.example.org"] * 2
+    assert internet.traffic_value("request_heads")[-1].count("host: www.example.org") == 1
 
 
 @pytest.mark.parametrize(
-    ("name", "place"),
+    ("name", "endpoint"),
     [("rebound.example.org", (PUBLIC, 80)), ("rebound-six.example.org", (PUBLIC_V6, 80))],
 )
-def test_a_name_that_moves_between_two_fetches_is_refused(
-    internet: Internet, name: str, place: tuple[str, int]
+def test_a_name_whose_address_becomes_private_between_fetches_is_refused(
+    internet: SimulatedInternet, name: str, endpoint: tuple[str, int]
 ) -> None:
-    answer = internet.ask(DEFAULT, f"http://{name}/{PICTURE}")
+    answer = internet.request(DEFAULT, f"http://{name}/{PICTURE}")
     assert answer.rest.caption == caption()
     assert answer.grpc.reason == "private_address"
-    assert answer.reached == [place]
+    assert answer.reached == [endpoint]
 
 
-def test_a_name_that_moves_during_a_redirect_is_refused(internet: Internet) -> None:
-    # Its own path, on a name that is somewhere else by then.
+def test_a_name_whose_address_becomes_private_during_a_redirect_is_refused(
+    internet: SimulatedInternet,
+) -> None:
+    # A relative redirect: the address of the name has changed by then.
     url = f"http://rebound-hop.example.org/to/302?/{PICTURE}"
-    answer = internet.ask(REDIRECTS, url)
+    answer = internet.request(REDIRECTS, url)
     assert answer.is_refused("private_address"), answer
     assert answer.reached == [(PUBLIC, 80)]
 
 
-def test_of_many_addresses_few_are_tried(internet: Internet) -> None:
+def test_at_most_eight_addresses_of_a_name_are_tried(internet: SimulatedInternet) -> None:
     flags = (f"--fetch-ports={CLOSED_PORT}",)
-    # So that the clients are connected.
-    internet.ask(flags, f"http://one.example.org/{PICTURE}")
-    tries = []
+    # After this request the connections of the clients are open.
+    internet.request(flags, f"http://one.example.org/{PICTURE}")
+    attempts = []
     for name in ("one", "many"):
-        before = internet.tried()
-        answer = internet.ask(flags, f"http://{name}.example.org:{CLOSED_PORT}/{PICTURE}")
-        tries.append(internet.tried() - before)
+        before = internet.count_connection_attempts()
+        answer = internet.request(flags, f"http://{name}.example.org:{CLOSED_PORT}/{PICTURE}")
+        attempts.append(internet.count_connection_attempts() - before)
         assert answer.is_refused("connect"), answer
-    # Over two surfaces.
-    assert tries[1] - tries[0] == 2 * (MOST_TRIED - 1)
+    # Over two transports.
+    assert attempts[1] - attempts[0] == 2 * (MAX_ADDRESSES_TRIED - 1)
 
 
 @pytest.mark.parametrize(
     ("name", "reason"), [("slow.example.org", "connect_timeout"), ("no-such.invalid", "dns")]
 )
-def test_a_name_without_an_address_is_refused(internet: Internet, name: str, reason: str) -> None:
-    answer = internet.ask(("--fetch-connect-timeout=1",), f"http://{name}/{PICTURE}")
+def test_a_name_without_an_address_is_refused(
+    internet: SimulatedInternet, name: str, reason: str
+) -> None:
+    answer = internet.request(("--fetch-connect-timeout=1",), f"http://{name}/{PICTURE}")
     assert answer.is_refused(reason), answer
     assert answer.reached == []
 
 
-def test_a_certificate_of_another_host_is_refused(internet: Internet) -> None:
-    answer = internet.ask(DEFAULT, f"https://{ELSEWHERE}/{PICTURE}")
+def test_a_certificate_of_another_host_is_refused(internet: SimulatedInternet) -> None:
+    answer = internet.request(DEFAULT, f"https://{ELSEWHERE}/{PICTURE}")
     assert answer.is_refused("connect"), answer
 
 
-def test_redirects_are_refused_unless_allowed(internet: Internet) -> None:
+def test_redirects_are_refused_unless_allowed(internet: SimulatedInternet) -> None:
     for target in (f"/{PICTURE}", "http://10.0.0.1/"):
-        answer = internet.ask(DEFAULT, via(target))
+        answer = internet.request(DEFAULT, via(target))
         assert answer.is_refused("redirect"), answer
         assert answer.reached == [(PUBLIC, 80)]
 
 
 @pytest.mark.parametrize(("target", "reason"), FORBIDDEN_TARGETS)
-def test_no_redirect_leads_where_a_url_may_not(
-    internet: Internet, target: str, reason: str
+def test_redirects_to_forbidden_urls_are_refused(
+    internet: SimulatedInternet, target: str, reason: str
 ) -> None:
     for url in (via(target), via(via(target), 307)):
-        answer = internet.ask(REDIRECTS, url)
+        answer = internet.request(REDIRECTS, url)
         assert answer.is_refused(reason), answer
         assert answer.reached == [(PUBLIC, 80)]
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
-def test_redirects_to_the_public_are_followed(internet: Internet, status: int) -> None:
-    for target, place in [
+def test_redirects_to_public_urls_are_followed(internet: SimulatedInternet, status: int) -> None:
+    for target, endpoint in [
         (f"/{PICTURE}", (PUBLIC, 80)),
         (f"http://other.example/{PICTURE}", (ELSEWHERE, 80)),
         (f"https://www.example.org/{PICTURE}", (PUBLIC, 443)),
     ]:
-        answer = internet.ask(REDIRECTS, via(target, status))
+        answer = internet.request(REDIRECTS, via(target, status))
         assert answer.has_caption(caption()), answer
-        assert answer.reached == sorted({(PUBLIC, 80), place})
+        assert answer.reached == sorted({(PUBLIC, 80), endpoint})
 
 
-def test_redirects_are_counted(internet: Internet) -> None:
-    three = internet.ask(REDIRECTS, "http://www.example.org/hops/3")
+def test_the_number_of_redirects_is_limited(internet: SimulatedInternet) -> None:
+    three = internet.request(REDIRECTS, "http://www.example.org/hops/3")
     assert three.has_caption(caption()), three
-    four = internet.ask(REDIRECTS, "http://www.example.org/hops/4")
+    four = internet.request(REDIRECTS, "http://www.example.org/hops/4")
     assert four.is_refused("too_many_redirects"), four
 
 
-def test_a_redirect_from_https_to_http_is_refused(internet: Internet) -> None:
+def test_a_redirect_from_https_to_http_is_refused(internet: SimulatedInternet) -> None:
     url = via(f"http://www.example.org/{PICTURE}").replace("http:", "https:", 1)
-    answer = internet.ask(REDIRECTS, url)
+    answer = internet.request(REDIRECTS, url)
     assert answer.is_refused("redirect_downgrade"), answer
     assert answer.reached == [(PUBLIC, 443)]
 
 
 @pytest.mark.parametrize("host", UNLISTED)
-def test_hosts_that_are_not_listed_are_refused(internet: Internet, host: str) -> None:
-    answer = internet.ask(LISTED, f"http://{host}/{PICTURE}")
+def test_hosts_that_are_not_listed_are_refused(internet: SimulatedInternet, host: str) -> None:
+    answer = internet.request(LISTED, f"http://{host}/{PICTURE}")
     assert answer.is_refused("host"), answer
     assert answer.reached == []
 
 
-def test_a_listed_host_may_not_lead_elsewhere(internet: Internet) -> None:
-    answer = internet.ask(LISTED, via(f"http://evil.example/{PICTURE}"))
+def test_a_redirect_from_a_listed_host_to_another_is_refused(internet: SimulatedInternet) -> None:
+    answer = internet.request(LISTED, via(f"http://evil.example/{PICTURE}"))
     assert answer.is_refused("host"), answer
     assert answer.reached == [(PUBLIC, 80)]
 
 
 @pytest.mark.parametrize("host", LISTED_HOSTS)
-def test_listed_hosts_are_fetched(internet: Internet, host: str) -> None:
-    answer = internet.ask(LISTED, f"http://{host}/{PICTURE}")
+def test_listed_hosts_are_fetched(internet: SimulatedInternet, host: str) -> None:
+    answer = internet.request(LISTED, f"http://{host}/{PICTURE}")
     assert answer.has_caption(caption()), answer
 
 
 @pytest.mark.parametrize(("flags", "port"), [(DEFAULT, 8000), (DEFAULT, 3128), (PORTS, 3128)])
 def test_ports_that_are_not_listed_are_refused(
-    internet: Internet, flags: tuple[str, ...], port: int
+    internet: SimulatedInternet, flags: tuple[str, ...], port: int
 ) -> None:
-    answer = internet.ask(flags, f"http://www.example.org:{port}/{PICTURE}")
+    answer = internet.request(flags, f"http://www.example.org:{port}/{PICTURE}")
     assert answer.is_refused("port"), answer
     assert answer.reached == []
 
 
-def test_listed_ports_are_fetched(internet: Internet) -> None:
+def test_listed_ports_are_fetched(internet: SimulatedInternet) -> None:
     listed = f"http://www.example.org:8000/{PICTURE}"
     for url in (listed, via(listed)):
-        assert internet.ask(PORTS, url).has_caption(caption())
-    assert internet.ask(PORTS, f"https://www.example.org/{PICTURE}").is_refused("port")
+        assert internet.request(PORTS, url).has_caption(caption())
+    assert internet.request(PORTS, f"https://www.example.org/{PICTURE}").is_refused("port")
 
 
 @pytest.mark.parametrize(
@@ -315,17 +325,17 @@ def test_listed_ports_are_fetched(internet: Internet) -> None:
         (f"https://www.example.org/{PICTURE}", [(PUBLIC, 443)]),
     ],
 )
-def test_a_proxy_fetches_and_looks_up(
-    internet: Internet, url: str, beyond: list[tuple[str, int]]
+def test_a_proxy_fetches_images_and_resolves_names(
+    internet: SimulatedInternet, url: str, beyond: list[tuple[str, int]]
 ) -> None:
-    internet.looked_up()
-    answer = internet.ask(PROXIED, url)
+    internet.take_lookups()
+    answer = internet.request(PROXIED, url)
     assert answer.has_caption(caption()), answer
-    # What is beyond was reached by the proxy.
+    # The endpoints beyond it were reached by the proxy.
     assert answer.reached == [PROXY, *beyond]
-    assert internet.looked_up() == []
+    assert internet.take_lookups() == []
     login = b64encode(b"user:secret").decode()
-    heads = [head for head in internet.seen("heads") if "roxy-" in head]
+    heads = [head for head in internet.traffic_value("request_heads") if "roxy-" in head]
     assert heads
     for head in heads:
         assert f"Basic {login}" in head and head.startswith(("GET http://", "CONNECT "))
@@ -342,29 +352,31 @@ def test_a_proxy_fetches_and_looks_up(
         ("printer.local", "private_name"),
     ],
 )
-def test_a_proxy_is_not_asked_for_what_is_private(
-    internet: Internet, host: str, reason: str
+def test_private_urls_are_not_sent_to_a_proxy(
+    internet: SimulatedInternet, host: str, reason: str
 ) -> None:
-    answer = internet.ask(PROXIED, f"http://{host}/{PICTURE}")
+    answer = internet.request(PROXIED, f"http://{host}/{PICTURE}")
     assert answer.is_refused(reason), answer
     assert answer.reached == []
-    answer = internet.ask(PROXIED, via(f"http://{host}/{PICTURE}"))
+    answer = internet.request(PROXIED, via(f"http://{host}/{PICTURE}"))
     assert answer.is_refused(reason), answer
     assert answer.reached == [PROXY]
 
 
-def test_nothing_is_fetched_when_that_is_switched_off(internet: Internet) -> None:
-    internet.looked_up()
+def test_nothing_is_fetched_when_fetching_is_disabled(internet: SimulatedInternet) -> None:
+    internet.take_lookups()
     for host in (PUBLIC, "www.example.org", "127.0.0.1"):
-        answer = internet.ask(("--no-fetch",), f"http://{host}/{PICTURE}")
+        answer = internet.request(("--no-fetch",), f"http://{host}/{PICTURE}")
         assert answer.is_refused("disabled"), answer
         assert answer.reached == []
-    assert internet.looked_up() == []
+    assert internet.take_lookups() == []
 
 
-def test_nobody_else_was_asked(internet: Internet) -> None:
-    # The last test: by now ONNX Runtime would have sent its telemetry, through the proxy of the environment too.
-    for head in internet.seen("heads"):
+def test_no_request_is_sent_but_those_for_images(internet: SimulatedInternet) -> None:
+    # The last test: by then ONNX Runtime would have sent its telemetry, even through the proxy of the environment.
+    heads = internet.traffic_value("request_heads")
+    assert heads
+    for head in heads:
         lines = head.splitlines()
         tunnel = lines[0].startswith("CONNECT www.example.org:443 ")
         assert tunnel or any(line.startswith("user-agent: blip-serve/") for line in lines), head

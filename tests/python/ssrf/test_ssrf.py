@@ -1,6 +1,6 @@
-"""Image URLs that must not be fetched, and answers that must not be believed: on loopback, without privileges.
+"""Image URLs that must not be fetched and responses that must be refused: on loopback, without privileges.
 
-What needs an Internet, such as names and redirects to public servers, is in test_internet.py.
+Tests that need the simulated Internet, such as those of names and public servers, are in test_internet.py.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ import pytest
 
 from service import ROOT, default_binary
 from support.clients import PICTURE, PROMPT, SECONDS, caption, picture
-from support.ssrf.answers import FLOODS
-from support.ssrf.cases import HERE, TRICKS
-from support.ssrf.town import Flags, Town
-from support.ssrf.web import Web
+from support.ssrf.answers import ENDLESS
+from support.ssrf.cases import HERE, MISLEADING_URLS
+from support.ssrf.network import Flags, SimulatedNetwork
+from support.ssrf.web import WebServer
 
 ANY_PORT: Flags = ("--fetch-ports=*",)
 ALLOWED: Flags = ("--allow-private-networks",)
@@ -28,7 +28,7 @@ QUICK: Flags = (
     "--fetch-connect-timeout=1",
     "--fetch-idle-timeout=1",
 )
-ANSWERS = {
+RESPONSES = {
     "short": "transfer",
     "long": "not_an_image",
     "announced": "too_large",
@@ -64,11 +64,11 @@ ANSWERS = {
     "endless-chunk-extension": "transfer",
     "endless-trailer": "transfer",
 }
-MOST_SENT = 32 << 20
-"""Bytes that an endless answer gets rid of: what is read, and what the kernel holds."""
+MAX_SENT = 32 << 20
+"""Upper bound of the bytes of an endless response that are sent: those read, and those in buffers of the kernel."""
 
 PASSWORD = "hunter2"
-WRONG = [
+INVALID = [
     ("--fetch-hosts", "https://example.org"),
     ("--fetch-hosts", "example.org:80"),
     ("--fetch-hosts", "*"),
@@ -86,7 +86,7 @@ WRONG = [
     ("--fetch-proxy", f"socks5://user:{PASSWORD}@10.0.0.1:1080"),
     ("--fetch-proxy", f"user:{PASSWORD}@10.0.0.1:3128"),
 ]
-EXPLAINED = [
+REFUSED = [
     ((), PICTURE, "--allow-private-networks"),
     ((*ALLOWED, "--no-fetch"), PICTURE, "--no-fetch"),
     ((*ALLOWED, "--fetch-hosts=example.org"), PICTURE, "--fetch-hosts"),
@@ -100,69 +100,77 @@ EXPLAINED = [
 
 
 @pytest.fixture(scope="module")
-def town(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Town]:
-    """One web server at a port of this machine."""
-    town = Town(tmp_path_factory.mktemp("town"))
-    town.webs.append(Web(("127.0.0.1", 0), town.visits))
-    yield town
-    town.close()
+def network(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimulatedNetwork]:
+    """A network of one web server, on a loopback port."""
+    network = SimulatedNetwork(tmp_path_factory.mktemp("network"))
+    network.servers.append(WebServer(("127.0.0.1", 0), network.traffic))
+    yield network
+    network.close()
 
 
 @pytest.fixture
-def port(town: Town) -> int:
-    return town.webs[0].server_address[1]
+def port(network: SimulatedNetwork) -> int:
+    return network.servers[0].server_address[1]
 
 
-def test_the_server_answers_whoever_may_ask(town: Town, port: int) -> None:
-    answer = town.ask(ALLOWED, f"http://127.0.0.1:{port}/{PICTURE}")
+def test_private_urls_are_fetched_when_private_networks_are_allowed(
+    network: SimulatedNetwork, port: int
+) -> None:
+    answer = network.request(ALLOWED, f"http://127.0.0.1:{port}/{PICTURE}")
     assert answer.has_caption(caption())
     assert answer.reached == [("127.0.0.1", port)]
 
 
 @pytest.mark.parametrize("host", HERE)
-def test_no_notation_of_this_machine_is_fetched(town: Town, port: int, host: str) -> None:
-    answer = town.ask(ANY_PORT, f"http://{host}:{port}/{PICTURE}")
+def test_no_notation_of_a_loopback_address_is_fetched(
+    network: SimulatedNetwork, port: int, host: str
+) -> None:
+    answer = network.request(ANY_PORT, f"http://{host}:{port}/{PICTURE}")
     assert answer.is_refused("private_address"), answer
     assert answer.reached == []
 
 
-@pytest.mark.parametrize(("url", "reason"), TRICKS)
-def test_no_trick_with_the_syntax_is_fetched(town: Town, port: int, url: str, reason: str) -> None:
-    answer = town.ask(ANY_PORT, url.replace("{port}", f":{port}"))
+@pytest.mark.parametrize(("url", "reason"), MISLEADING_URLS)
+def test_urls_with_misleading_syntax_are_refused(
+    network: SimulatedNetwork, port: int, url: str, reason: str
+) -> None:
+    answer = network.request(ANY_PORT, url.replace("{port}", f":{port}"))
     assert answer.is_refused(reason), answer
     assert answer.reached == []
 
 
-@pytest.mark.parametrize("path", ANSWERS)
-def test_no_bad_answer_is_believed(town: Town, port: int, path: str) -> None:
-    before = town.visits.sent
-    answer = town.ask(QUICK, f"http://127.0.0.1:{port}/{path}")
-    assert answer.is_refused(ANSWERS[path]), answer
+@pytest.mark.parametrize("path", RESPONSES)
+def test_invalid_responses_are_refused(network: SimulatedNetwork, port: int, path: str) -> None:
+    before = network.traffic.bytes_sent
+    answer = network.request(QUICK, f"http://127.0.0.1:{port}/{path}")
+    assert answer.is_refused(RESPONSES[path]), answer
     assert answer.reached == [("127.0.0.1", port)]
-    # Two surfaces.
-    assert town.visits.sent - before <= 2 * MOST_SENT
+    # Over two transports.
+    assert network.traffic.bytes_sent - before <= 2 * MAX_SENT
 
 
-def test_every_flood_is_tried() -> None:
-    assert FLOODS.keys() <= ANSWERS.keys()
+def test_every_endless_response_is_tested() -> None:
+    assert ENDLESS.keys() <= RESPONSES.keys()
 
 
 @pytest.mark.parametrize("tail", ["%0d%0aX-Injected:%20yes", "\r\nX-Injected: yes", "\n\nGET /"])
-def test_a_url_adds_nothing_to_the_request(town: Town, port: int, tail: str) -> None:
-    town.visits.heads.clear()
-    answer = town.ask(ALLOWED, f"http://127.0.0.1:{port}/missing{tail}")
+def test_a_url_cannot_add_headers_to_the_request(
+    network: SimulatedNetwork, port: int, tail: str
+) -> None:
+    network.traffic.request_heads.clear()
+    answer = network.request(ALLOWED, f"http://127.0.0.1:{port}/missing{tail}")
     assert answer.is_refused("status"), answer
-    assert len(town.visits.heads) == 2
-    for head in town.visits.heads:
+    assert len(network.traffic.request_heads) == 2
+    for head in network.traffic.request_heads:
         names = [line.partition(":")[0].lower() for line in head.splitlines()[1:] if line]
         assert sorted(names) == ["accept", "accept-encoding", "host", "user-agent"]
 
 
-def test_fetches_wait_for_a_place(town: Town, port: int) -> None:
+def test_the_number_of_concurrent_fetches_is_limited(network: SimulatedNetwork, port: int) -> None:
     flags = (*ALLOWED, "--fetch-concurrency=2", f"--fetch-timeout={SECONDS}")
-    outcomes = town.ask_at_once(flags, f"http://127.0.0.1:{port}/together", 6)
+    outcomes = network.request_concurrently(flags, f"http://127.0.0.1:{port}/concurrent", 6)
     assert [each.caption for each in outcomes] == [caption()] * 6
-    assert town.visits.together == 2
+    assert network.traffic.most_concurrent == 2
 
 
 def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -176,8 +184,8 @@ def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]
     )
 
 
-@pytest.mark.parametrize(("flag", "value"), WRONG)
-def test_a_wrong_setting_fails_the_start_and_is_named(flag: str, value: str) -> None:
+@pytest.mark.parametrize(("flag", "value"), INVALID)
+def test_an_invalid_setting_fails_the_start_and_is_named(flag: str, value: str) -> None:
     variable = "BLIP" + flag.removeprefix("-").replace("-", "_").upper()
     for done in (run("serve", f"{flag}={value}"), run("caption", "x.png", **{variable: value})):
         assert done.returncode != 0
@@ -185,22 +193,22 @@ def test_a_wrong_setting_fails_the_start_and_is_named(flag: str, value: str) -> 
         assert PASSWORD not in done.stderr + done.stdout
 
 
-@pytest.mark.parametrize(("flags", "path", "named"), EXPLAINED)
-def test_the_command_says_which_setting_refuses(
-    town: Town, port: int, flags: Flags, path: str, named: str
+@pytest.mark.parametrize(("flags", "path", "named"), REFUSED)
+def test_the_error_of_the_command_names_the_setting_that_refuses(
+    network: SimulatedNetwork, port: int, flags: Flags, path: str, named: str
 ) -> None:
     done = run("caption", *flags, f"http://127.0.0.1:{port}/{path}")
     assert done.returncode != 0 and done.stdout == ""
     assert named in done.stderr, done.stderr
 
 
-def test_the_command_fetches_like_the_service(town: Town, port: int) -> None:
+def test_the_command_fetches_like_the_service(network: SimulatedNetwork, port: int) -> None:
     url = f"http://127.0.0.1:{port}/hops/2"
     done = run("caption", *ALLOWED, "--fetch-redirects=2", "--prompt", PROMPT, url)
     assert done.stdout == f"{url}\t{caption()}\n"
 
 
-def test_a_picture_in_the_request_needs_no_fetching(town: Town) -> None:
+def test_a_data_url_needs_no_fetch(network: SimulatedNetwork) -> None:
     url = "data:image/jpeg;base64," + b64encode(picture()).decode()
-    answer = town.ask(("--no-fetch",), url)
+    answer = network.request(("--no-fetch",), url)
     assert answer.has_caption(caption())

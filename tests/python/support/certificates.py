@@ -1,4 +1,4 @@
-"""Authorities and certificates for the tests of TLS."""
+"""Certificate authorities and certificates for the tests of TLS."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from cryptography.x509.oid import NameOID
 
 
 @dataclass
-class Signed:
-    """A certificate and its key, as PEM files."""
+class CertificateFiles:
+    """A certificate and its private key, as PEM files."""
 
     certificate: Path
     key: Path
 
 
-class Authority:
+class CertificateAuthority:
     """Signs certificates for 127.0.0.1 and localhost."""
 
     def __init__(self, folder: Path, name: str) -> None:
@@ -31,20 +31,20 @@ class Authority:
         self.file = folder / f"{name}.pem"
         self.file.write_bytes(self._certificate.public_bytes(serialization.Encoding.PEM))
 
-    def sign(self, name: str) -> Signed:
-        """A certificate of this common name."""
+    def sign(self, name: str) -> CertificateFiles:
+        """Makes a certificate with this common name."""
         key = ec.generate_private_key(ec.SECP256R1())
         certificate = self._build(name, key, is_authority=False)
-        signed = Signed(self._folder / f"{name}.crt", self._folder / f"{name}.key")
-        signed.certificate.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-        signed.key.write_bytes(
+        files = CertificateFiles(self._folder / f"{name}.crt", self._folder / f"{name}.key")
+        files.certificate.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+        files.key.write_bytes(
             key.private_bytes(
                 serialization.Encoding.PEM,
                 serialization.PrivateFormat.PKCS8,
                 serialization.NoEncryption(),
             )
         )
-        return signed
+        return files
 
     def _build(
         self, name: str, key: ec.EllipticCurvePrivateKey, *, is_authority: bool

@@ -1,7 +1,7 @@
-"""What the tests of the command line share: runs of the real binary, and pictures that wait.
+"""Helpers of the command line's tests: runs of the real binary, and images in named pipes.
 
-A picture that waits is a named pipe: the program is at work on it from when it opens the pipe until
-the test has written a picture into it, so a test needs no clock to catch a run in the middle.
+The program works on a pipe from when it opens it until the test has written an image into it, so a
+test needs no clock to act in the middle of a run.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ PNG, JPEG = IMAGES / "tree-cat.png", IMAGES / "cats.jpg"
 
 
 def command(*arguments: object) -> list[Any]:
-    """The program with these arguments; bytes stay bytes."""
+    """Returns the command line with these arguments; bytes stay bytes."""
     words = [each if isinstance(each, bytes) else str(each) for each in arguments]
     return [str(default_binary()), *words]
 
@@ -33,7 +33,7 @@ def command(*arguments: object) -> list[Any]:
 def run(
     *arguments: object, stdin: bytes = b"", cwd: Path = ROOT
 ) -> subprocess.CompletedProcess[bytes]:
-    """A command to its end."""
+    """Runs a command to its end."""
     done = subprocess.run(
         command(*arguments), cwd=cwd, input=stdin, capture_output=True, timeout=SECONDS
     )
@@ -41,18 +41,18 @@ def run(
     return done
 
 
-def lines(*arguments: object, **how: Any) -> list[dict[str, Any]]:
-    """The JSON lines of a `caption` that must succeed."""
-    done = run("caption", "--json", *arguments, **how)
+def lines(*arguments: object, **options: Any) -> list[dict[str, Any]]:
+    """Returns the JSON lines of a `caption` command that must succeed."""
+    done = run("caption", "--json", *arguments, **options)
     assert done.returncode == 0, done.stderr
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
 @contextmanager
 def running(*arguments: object) -> Iterator[subprocess.Popen[bytes]]:
-    """A command on its way; killed if the test leaves it behind."""
+    """Starts a command, which is killed when the block ends."""
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    # Unbuffered: what was read ahead would be hidden from `select`.
+    # Unbuffered: `select` does not see what a buffer has read ahead.
     with subprocess.Popen(command(*arguments), cwd=ROOT, bufsize=0, **pipes) as process:
         try:
             yield process
@@ -60,15 +60,15 @@ def running(*arguments: object) -> Iterator[subprocess.Popen[bytes]]:
             process.kill()
 
 
-class Waiting:
-    """A picture that the program has to wait for."""
+class PipedImage:
+    """An image that the program reads from a named pipe."""
 
     def __init__(self, path: Path) -> None:
         os.mkfifo(path)
         self.path = path
 
     def is_opened(self) -> bool:
-        """Whether the program is reading it. Asked of one that reads, this ends its picture."""
+        """Whether the program is reading the pipe. If so, this call ends the image."""
         try:
             os.close(os.open(self.path, os.O_WRONLY | os.O_NONBLOCK))
         except OSError as error:
@@ -76,25 +76,25 @@ class Waiting:
             return False
         return True
 
-    def opened(self) -> BinaryIO:
-        """Wait until the program reads it; where to write the picture."""
+    def open(self) -> BinaryIO:
+        """Waits until the program reads the pipe, and returns its writing end."""
         with ThreadPoolExecutor(1) as pool:
             opening = pool.submit(self.path.open, "wb")
             try:
                 return opening.result(SECONDS)
             except TimeoutError:
-                # A reader lets the thread go.
+                # With a reader the thread can end.
                 os.close(os.open(self.path, os.O_RDONLY | os.O_NONBLOCK))
                 raise
 
     def write(self, picture: bytes) -> None:
-        """Give it the picture, once the program reads it."""
-        with self.opened() as pipe:
+        """Writes an image once the program reads the pipe."""
+        with self.open() as pipe:
             pipe.write(picture)
 
 
 def await_line(process: subprocess.Popen[bytes], text: bytes) -> None:
-    """Read the program's stderr until a line has this text."""
+    """Reads the program's stderr until a line contains this text."""
     while select.select([process.stderr], [], [], SECONDS)[0]:
         line = process.stderr.readline()
         if text in line:

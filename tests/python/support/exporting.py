@@ -1,4 +1,4 @@
-"""For the exporter's tests: tiny random checkpoints, and bundles exported from them."""
+"""Helpers of the exporter's tests: tiny random checkpoints, and bundles exported from them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from blip_onnx import cli
 from oracle import random_checkpoint
 
 TINY = random_checkpoint.KINDS["tiny"]
-# Work this small is slower on several threads.
+# Models this small are slower on several threads.
 torch.set_num_threads(1)
 
 
@@ -29,7 +29,7 @@ class Exporter:
     def save(
         self, folder: Path, edit: Callable[[BlipForConditionalGeneration], None] = lambda _: None
     ) -> Path:
-        """A checkpoint whose captions end now and then, after `edit`."""
+        """Saves a checkpoint, changed by `edit`, in whose captions the end token is likely."""
         model = BlipForConditionalGeneration(random_checkpoint.make_config(TINY)).eval()
         random_checkpoint.spread_weights(model, seed=1)
         with torch.no_grad():
@@ -42,7 +42,7 @@ class Exporter:
         return folder
 
     def export(self, model: Path, output: Path, *flags: str) -> dict[str, Any]:
-        """Export with two pictures to verify with, unless `flags` say otherwise; the manifest."""
+        """Exports a bundle, verified with two images unless `flags` name others; returns the manifest."""
         arguments = ["--model", str(model), "--output", str(output)]
         if "--images" not in flags:
             arguments += ["--images", str(self.pictures)]
@@ -50,7 +50,7 @@ class Exporter:
 
 
 def edit_json(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
-    """Change a JSON file in place."""
+    """Changes a JSON file in place."""
     content = json.loads(path.read_text("utf-8"))
     change(content)
     path.write_text(json.dumps(content), "utf-8")

@@ -1,4 +1,4 @@
-"""Reads the page that Prometheus reads, with Prometheus' own parser."""
+"""Reads the page of metrics with the parser of Prometheus' client."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from prometheus_client.samples import Sample
 
 
 def samples(page: str, name: str) -> list[Sample]:
-    """All samples of this name."""
+    """Returns all samples of a metric."""
     families = text_string_to_metric_families(page)
     return [sample for family in families for sample in family.samples if sample.name == name]
 
 
 def value(page: str, name: str, **labels: str) -> float:
-    """The sum of the samples that have these labels."""
+    """Returns the sum of a metric's samples with these labels."""
     chosen = [s for s in samples(page, name) if labels.items() <= s.labels.items()]
     return sum(sample.value for sample in chosen)
 
 
 class FailedReload:
-    """A reload that must fail, told by its counter on the page at `url`."""
+    """A reload that must fail: its counter on the page at `url` rises."""
 
     def __init__(self, url: str, what: str, **request: Any) -> None:
         self._url, self._what, self._request = url, what, request
         self._before = self._count()
 
     def wait(self, seconds: float) -> None:
-        """Until it has failed."""
+        """Waits until the reload has failed."""
         give_up = time.monotonic() + seconds
         while self._count() == self._before:
             assert time.monotonic() < give_up

@@ -1,4 +1,4 @@
-"""A collector for the tests: takes OTLP over HTTP and keeps the spans."""
+"""An OTLP collector for the tests: receives spans over HTTP and stores them."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from opentelemetry.proto.common.v1.common_pb2 import KeyValue
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 SECONDS = 60
-"""How long a test waits for spans before it gives up."""
+"""Seconds until a test that waits for spans fails."""
 
 
 def values(attributes: list[KeyValue]) -> dict[str, Any]:
-    """Attributes by name."""
+    """Returns attributes by name."""
     return {
         each.key: getattr(each.value, each.value.WhichOneof("value") or "string_value")
         for each in attributes
@@ -29,7 +29,7 @@ def values(attributes: list[KeyValue]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Trace:
-    """The span of a request, and those under it."""
+    """The span of a request and its child spans."""
 
     root: Span
     stages: list[Span]
@@ -40,11 +40,11 @@ class Trace:
 
     @property
     def names(self) -> Counter[str]:
-        """How many stages there are of each name."""
+        """The number of stages of each name."""
         return Counter(stage.name for stage in self.stages)
 
     def stage(self, name: str) -> Span:
-        """The only stage of this name."""
+        """Returns the only stage of this name."""
         (only,) = (stage for stage in self.stages if stage.name == name)
         return only
 
@@ -65,7 +65,7 @@ class Collector:
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["content-length"]))
-                status = collector.take(self.path, self.headers["content-type"], body)
+                status = collector.receive(self.path, self.headers["content-type"], body)
                 answer = ExportTraceServiceResponse().SerializeToString()
                 self.send_response(status)
                 self.send_header("content-type", "application/x-protobuf")
@@ -88,22 +88,22 @@ class Collector:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.server.server_address[1]}"
 
-    def take(self, path: str, content_type: str, body: bytes) -> int:
-        """Keeps a batch; the status of the answer."""
+    def receive(self, path: str, content_type: str, body: bytes) -> int:
+        """Stores a batch and returns the status of the response."""
         if (path, content_type) != ("/v1/traces", "application/x-protobuf"):
             return 404
         with self.arrived:
             self.bodies.append(body)
             if self.status == 200:
-                for of_resource in ExportTraceServiceRequest.FromString(body).resource_spans:
-                    self.resource = values(of_resource.resource.attributes)
-                    for scope in of_resource.scope_spans:
+                for resource_spans in ExportTraceServiceRequest.FromString(body).resource_spans:
+                    self.resource = values(resource_spans.resource.attributes)
+                    for scope in resource_spans.scope_spans:
                         self.spans.extend(scope.spans)
             self.arrived.notify_all()
         return self.status
 
     def trace(self, request_id: str) -> Trace:
-        """Waits for the trace of a request. Its own span ends, and so comes, last."""
+        """Waits for the trace of a request; its root span ends last, and so is the last to arrive."""
         with self.arrived:
             found = self.arrived.wait_for(lambda: self._root(request_id), SECONDS)
             assert found, [span.name for span in self.spans]
@@ -112,6 +112,6 @@ class Collector:
         return Trace(root, stages)
 
     def _root(self, request_id: str) -> Span | None:
-        mine = [s for s in self.spans if values(s.attributes).get("request_id") == request_id]
-        assert len(mine) <= 1
-        return mine[0] if mine else None
+        roots = [s for s in self.spans if values(s.attributes).get("request_id") == request_id]
+        assert len(roots) <= 1
+        return roots[0] if roots else None

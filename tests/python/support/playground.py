@@ -1,4 +1,4 @@
-"""The playground's page as a person uses it, in Debian's Chromium."""
+"""The playground's page in Debian's Chromium, used as a person does."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from playwright.sync_api import Browser, sync_playwright
 
 from support.clients import IMAGES, PROMPT, ROOT, SECONDS, expected
 
-PICTURES_FOLDER = ROOT / "build" / "playground"
-"""Where the tests leave pictures of the page, for people."""
+SCREENSHOTS = ROOT / "build" / "playground"
+"""The folder of screenshots that the tests write for people to look at."""
 
 FLAGS = (
-    # In a container its own sandbox stops it.
+    # Chromium's sandbox does not work in a container.
     "--no-sandbox",
     "--disable-gpu",
     "--disable-quic",
@@ -50,12 +50,12 @@ def chromium() -> Iterator[Browser]:
 
 
 def unconditional(name: str) -> str:
-    """transformers' caption without a prompt, of a picture that has it in the golden file as sampling from one token."""
+    """Returns transformers' caption without a prompt, stored in the golden file as sampling from one token."""
     return expected(name, None, {"do_sample": True, "top_k": 1})[0]["text"]
 
 
 class Playground:
-    """One tab with the page, in a context of its own; `options` are those of Playwright's `new_context`."""
+    """One tab with the page, in a separate context; `options` are those of Playwright's `new_context`."""
 
     def __init__(self, browser: Browser, url: str, awaited: str = "ready", **options: Any) -> None:
         permissions = ["clipboard-read", "clipboard-write"]
@@ -64,16 +64,16 @@ class Playground:
         self.devtools = self.context.new_cdp_session(self.page)
         self.dialogs: list[str] = []
         self._requests: list[str] = []
-        self._complaints: list[str] = []
+        self._problems: list[str] = []
         self._listen()
         self.page.goto(f"{url}/")
         self.wait(f"document.querySelector('#state').dataset.state === '{awaited}'")
 
     def _listen(self) -> None:
-        self.page.on("console", lambda message: self._complaints.append(message.text))
-        self.page.on("pageerror", lambda error: self._complaints.append(str(error)))
+        self.page.on("console", lambda message: self._problems.append(message.text))
+        self.page.on("pageerror", lambda error: self._problems.append(str(error)))
         self.page.on("dialog", self._dismiss)
-        # Not Playwright's own event, which leaves out data URLs and the icon.
+        # Playwright's event for requests leaves out data URLs and the icon.
         self.devtools.send("Network.enable")
         self.devtools.on(
             "Network.requestWillBeSent",
@@ -85,20 +85,20 @@ class Playground:
         dialog.dismiss()
 
     def run(self, expression: str) -> Any:
-        """The value of an expression; a promise is awaited."""
+        """Returns the value of an expression; a promise is awaited."""
         return self.page.evaluate(expression)
 
     def wait(self, condition: str) -> None:
         """Waits until an expression is true.
 
-        `Page.wait_for_function` evaluates its text again and again, which the page's policy forbids.
+        `Page.wait_for_function` evaluates its text repeatedly, which the page's policy forbids.
         """
         self.run(
             f"""new Promise((resolve, reject) => {{
                 const end = performance.now() + {SECONDS * 500};
                 const look = () => {{
                     if ({condition}) resolve();
-                    else if (performance.now() > end) reject(new Error({json.dumps(f"never: {condition}")}));
+                    else if (performance.now() > end) reject(new Error({json.dumps(f"timeout: {condition}")}));
                     else setTimeout(look, 10);
                 }};
                 look();
@@ -120,7 +120,7 @@ class Playground:
         self.run(f"document.querySelector({json.dumps(selector)}).click()")
 
     def text(self, selector: str) -> str:
-        """What is seen of an element."""
+        """Returns the visible text of an element."""
         return self.run(f"document.querySelector({json.dumps(selector)}).innerText")
 
     def parameter(self, **values: Any) -> None:
@@ -138,13 +138,13 @@ class Playground:
         self.click("#add-url")
 
     def caption(self, prompt: str | None = PROMPT) -> list[dict[str, Any]]:
-        """Presses the button and waits for the end of all cards."""
+        """Presses the button and waits until no card is busy."""
         self.set("#prompt", prompt or "")
         self.click("#run")
-        return self.settled()
+        return self.wait_for_cards()
 
-    def settled(self) -> list[dict[str, Any]]:
-        """The cards when none is busy."""
+    def wait_for_cards(self) -> list[dict[str, Any]]:
+        """Waits until no card is busy, and returns the cards."""
         self.wait(
             "!document.querySelector('.card[data-state=waiting], .card[data-state=running]')"
             " && document.querySelector('.card')"
@@ -155,38 +155,38 @@ class Playground:
         return self.run(CARD)
 
     def commands(self) -> dict[str, str]:
-        """The commands of the first card, each as its button copies it."""
+        """Returns the commands of the first card, each as its button copies it."""
         self.run("document.querySelector('.commands').open = true")
         self.wait("document.querySelector('.command')")
         names = self.run(
             "[...document.querySelectorAll('.card:first-child h4')].map((e) => e.textContent)"
         )
         return {
-            name: self.copied(f".command:nth-child({n}) .copy") for n, name in enumerate(names, 1)
+            name: self.copy(f".command:nth-child({n}) .copy") for n, name in enumerate(names, 1)
         }
 
-    def copied(self, button: str) -> str:
-        """What a button puts into the clipboard."""
+    def copy(self, button: str) -> str:
+        """Clicks a button for copying, and returns the text in the clipboard."""
         self.click(button)
         self.wait(f"document.querySelector({json.dumps(button)}).dataset.copied === 'true'")
         return self.run("navigator.clipboard.readText()")
 
     def screenshot(self, file: Path) -> Path:
-        """The whole page as a PNG."""
+        """Saves the whole page as a PNG."""
         self.page.screenshot(path=file, full_page=True)
         return file
 
     def requests(self) -> list[str]:
-        """URLs that the page asked for."""
-        # Events come with the answer to a call.
+        """Returns the URLs that the page has requested."""
+        # Events arrive with the response to a call.
         self.run("0")
         return self._requests
 
-    def complaints(self) -> list[str]:
-        """Messages of the console, exceptions, and what the policy of the page forbade."""
+    def problems(self) -> list[str]:
+        """Returns messages of the console, exceptions, and violations of the page's security policy."""
         self.run("0")
-        return self._complaints
+        return self._problems
 
-    def asked(self, path: str) -> int:
-        """How many requests went to a path."""
+    def count_requests(self, path: str) -> int:
+        """Returns the number of requests to a path."""
         return sum(url.endswith(path) for url in self.requests())

@@ -1,4 +1,4 @@
-"""A gRPC client that has no protos: everything it knows, it asked the server's reflection for."""
+"""A gRPC client without protos: it learns all messages and methods by the server's reflection."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
 from support.clients import SECONDS
 
 
-class _AsVersion1(grpc.StreamStreamClientInterceptor):
-    """Asks grpc.reflection.v1, whose messages are those of v1alpha under another name."""
+class _ReflectionV1Interceptor(grpc.StreamStreamClientInterceptor):
+    """Calls grpc.reflection.v1, whose messages are those of v1alpha under another name."""
 
     def intercept_stream_stream(
         self,
@@ -29,7 +29,7 @@ class _AsVersion1(grpc.StreamStreamClientInterceptor):
         return continuation(details._replace(method=method), requests)
 
 
-class _WithMetadata(
+class _MetadataInterceptor(
     grpc.UnaryUnaryClientInterceptor,
     grpc.UnaryStreamClientInterceptor,
     grpc.StreamStreamClientInterceptor,
@@ -46,28 +46,26 @@ class _WithMetadata(
 
 
 class ReflectedClient:
-    """Calls any method of any service that the server describes.
-
-    The metadata goes with every call, reflection's too.
-    """
+    """Calls any method that the server describes; the metadata is sent with reflection's calls too."""
 
     def __init__(
         self, channel: grpc.Channel, version: str, metadata: Sequence[tuple[str, str]] = ()
     ) -> None:
         if metadata:
-            channel = grpc.intercept_channel(channel, _WithMetadata(metadata))
+            channel = grpc.intercept_channel(channel, _MetadataInterceptor(metadata))
         self.channel = channel
-        asked = grpc.intercept_channel(channel, _AsVersion1()) if version == "v1" else channel
-        database = ProtoReflectionDescriptorDatabase(asked)
+        if version == "v1":
+            channel = grpc.intercept_channel(channel, _ReflectionV1Interceptor())
+        database = ProtoReflectionDescriptorDatabase(channel)
         self.services = set(database.get_services())
         self.pool = DescriptorPool(database)
 
     def message(self, name: str, **fields: Any) -> Message:
-        """A message by its full name."""
+        """Makes a message by its full name."""
         return GetMessageClass(self.pool.FindMessageTypeByName(name))(**fields)
 
     def call(self, path: str, *requests: Message) -> list[Any]:
-        """The responses to these requests; `path` is service/Method."""
+        """Returns the responses to these requests; `path` is service/Method."""
         service, name = path.split("/")
         method = self.pool.FindServiceByName(service).methods_by_name[name]
         sides = (method.client_streaming, method.server_streaming)

@@ -1,4 +1,4 @@
-"""Sends mutants of a request over one connection and judges the answers."""
+"""Sends mutants of a request over one connection and checks the responses."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from reliability.mutations.requests import Mutant, Rule, is_valid, mutants
 from service import Service
 
 SECONDS = 5
-"""For an answer: nothing is fetched, and little is generated."""
+"""Timeout of a response: nothing is fetched, and few tokens are generated."""
 
 
 def png() -> bytes:
@@ -35,7 +35,7 @@ Answer = tuple[int, Any, bytes]
 
 
 class Connection:
-    """One connection that the server must keep."""
+    """One connection that the server must keep open."""
 
     def __init__(self, service: Service) -> None:
         self.http = http.client.HTTPConnection(service.address, timeout=SECONDS)
@@ -43,7 +43,7 @@ class Connection:
         self.http.auto_open = 0
 
     def post(self, path: str, body: bytes, headers: dict[str, str] | None = None) -> Answer:
-        """The answer; http.client.NotConnected if the server has closed."""
+        """Returns the response; http.client.NotConnected if the server has closed the connection."""
         self.http.request("POST", path, body, headers or {})
         reply = self.http.getresponse()
         content = reply.read()
@@ -52,7 +52,7 @@ class Connection:
 
 
 def error_of(answer: Answer) -> str:
-    """The text of an error that has the form of one."""
+    """Returns the text of a response that must be a well-formed error."""
     status, headers, content = answer
     body = json.loads(content)
     assert status in (400, 404), body
@@ -63,10 +63,10 @@ def error_of(answer: Answer) -> str:
 
 
 def verdict(mutant: Mutant, valid: bool | None, answer: Answer) -> str | None:
-    """What is wrong with an answer."""
+    """Returns what is wrong with a response, or None."""
     status, _, content = answer
     if status == 200:
-        # A null is a number that JSON cannot say; an error can come in the middle of a stream.
+        # JSON writes NaN and infinity as null; an error can occur in the middle of a stream.
         is_flawed = re.search(rb'[\[:,]null|"error"', content)
         return f"{mutant}: taken: {content[:200]!r}" if is_flawed or valid is False else None
     text = error_of(answer)
@@ -83,7 +83,7 @@ def check(
     also: Callable[[Mutant], set[str]] = lambda _: set(),
     mutants_of: Callable[[Any], Iterator[Mutant]] = mutants,
 ) -> None:
-    """Sends all mutants of a valid request and reports all that is wrong; an error may name `also` others."""
+    """Sends all mutants of a valid request and reports every wrong response; an error may also name fields of `also`."""
     assert send(request)[0] == 200
     wrong = []
     for mutant in mutants_of(request):

@@ -1,8 +1,8 @@
-"""A service that computes every request, and what a service has computed so far.
+"""A service without caches, and counters of the work that a service has done.
 
-The caches hide work: a repeated request is answered without a run of the model, and equal requests
-at the same time share one. A test that counts work, or that needs it to be done, uses this service,
-or says what the caches do.
+The caches save work: a repeated request is answered without a run of the model, and equal requests
+at the same time share one. A test that counts work, or relies on it, uses a service without caches
+or states what the caches do.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ NO_CACHES = "caption_cache_bytes = 0\nimage_cache_bytes = 0\nsingle_flight = fal
 
 
 def uncached_service(folder: Path, more: str = "") -> Service:
-    """A service without caches, to be started; `more` are further keys of its model."""
+    """Returns a service without caches, not yet started; `more` are further keys of its model."""
     models = folder / "models.toml"
     bundle = {MODEL: ROOT / "models" / MODEL}
     models.write_text(models_toml(bundle, MODEL) + NO_CACHES + more)
@@ -29,7 +29,7 @@ def uncached_service(folder: Path, more: str = "") -> Service:
 
 
 def metric(service: Service, name: str, **labels: str) -> float:
-    """The sum of a metric's samples with these labels."""
+    """Returns the sum of a metric's samples with these labels."""
     page = requests.get(f"{service.url}/metrics", timeout=SECONDS).text
     return value(page, name, **labels)
 
@@ -42,24 +42,24 @@ def wait_until(service: Service, name: str, expected: float, **labels: str) -> N
 
 
 def wait_until_idle(service: Service) -> None:
-    """Waits until nothing waits for the engine or decodes."""
+    """Waits until no request is queued and none is decoded."""
     wait_until(service, "blip_queue_depth", 0)
     wait_until(service, "blip_decoder_rows", 0)
 
 
 def runs_by_rows(service: Service) -> dict[int, int]:
-    """Runs of the decoder so far, by the number of rows they had."""
+    """Returns the number of decoder runs so far, by their number of rows."""
     url = f"{service.url}/v2/models/{MODEL}/stats"
     (model,) = requests.get(url, timeout=SECONDS).json()["model_stats"]
     return {batch["batch_size"]: batch["compute_infer"]["count"] for batch in model["batch_stats"]}
 
 
 def difference(before: dict[int, int], after: dict[int, int]) -> dict[int, int]:
-    """The runs between two looks."""
+    """Returns the runs between two calls of `runs_by_rows`."""
     rows = {rows: count - before.get(rows, 0) for rows, count in after.items()}
     return {rows: count for rows, count in rows.items() if count}
 
 
 def decoded_rows(service: Service) -> int:
-    """Rows decoded so far, over all runs: each is the work for one token."""
+    """Returns the number of rows decoded so far, over all runs: each is the work for one token."""
     return sum(rows * count for rows, count in runs_by_rows(service).items())

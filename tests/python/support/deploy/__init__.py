@@ -1,1 +1,1 @@
-"""The Helm chart as a user calls it, and checks of Kubernetes manifests."""
+"""The Helm chart with the values of several users, and checks of Kubernetes manifests."""

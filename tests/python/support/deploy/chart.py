@@ -1,4 +1,4 @@
-"""The Helm chart as a user calls it: several uses of it, and its objects."""
+"""The Helm chart with several sets of values, and its objects."""
 
 from __future__ import annotations
 
@@ -76,19 +76,19 @@ VALUES: dict[str, dict[str, Any]] = {
 
 
 def render(folder: Path, values: dict[str, Any]) -> list[Object]:
-    """The chart with these values."""
+    """Renders the chart with these values."""
     file = folder / "values.json"
     file.write_text(json.dumps(values))
     return objects(template(values=file))
 
 
-def deployed(found: list[Object]) -> Object:
-    """The specification of the service's pods."""
+def pod_spec(found: list[Object]) -> Object:
+    """Returns the specification of the service's pods."""
     return one(found, "Deployment")["spec"]["template"]["spec"]
 
 
-def refusal(folder: Path, values: dict[str, Any]) -> str:
-    """What Helm says of values that it must refuse."""
+def render_error(folder: Path, values: dict[str, Any]) -> str:
+    """Returns Helm's error for values that it must refuse."""
     with pytest.raises(subprocess.CalledProcessError) as failure:
         render(folder, values)
     return failure.value.stderr

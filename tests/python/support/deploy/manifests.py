@@ -1,4 +1,4 @@
-"""Kubernetes objects of a text, and what is always true of the pods among them."""
+"""Kubernetes objects of a text, and rules that all their pods follow."""
 
 from __future__ import annotations
 
@@ -9,19 +9,24 @@ import kubernetes_validate
 import yaml
 
 Object = dict[str, Any]
-# The newest whose schemas the validator has, and the oldest that the chart allows.
+# The newest version whose schemas the validator has, and the oldest that the chart allows.
 VERSIONS = ("1.37", "1.30")
-# Kinds of operators: the validator has no schemas for them.
-FOREIGN = ("keda.sh/", "monitoring.coreos.com/", "serving.kserve.io/", "kustomize.config.k8s.io/")
+# API groups of operators: the validator has no schemas for them.
+OPERATOR_APIS = (
+    "keda.sh/",
+    "monitoring.coreos.com/",
+    "serving.kserve.io/",
+    "kustomize.config.k8s.io/",
+)
 
 
 def objects(text: str) -> list[Object]:
-    """Every object."""
+    """Returns every object of a text."""
     return [entry for entry in yaml.safe_load_all(text) if entry]
 
 
 def one(found: list[Object], kind: str, suffix: str = "") -> Object:
-    """The object of a kind whose name ends so."""
+    """Returns the only object of a kind whose name ends with `suffix`."""
     (match,) = [
         entry
         for entry in found
@@ -31,16 +36,16 @@ def one(found: list[Object], kind: str, suffix: str = "") -> Object:
 
 
 def validate(found: list[Object]) -> int:
-    """Compares with Kubernetes' own schemas, unknown fields refused; how many objects were."""
-    own = [entry for entry in found if not entry["apiVersion"].startswith(FOREIGN)]
-    for entry in own:
+    """Validates objects against Kubernetes' schemas, unknown fields refused; returns their number."""
+    known = [entry for entry in found if not entry["apiVersion"].startswith(OPERATOR_APIS)]
+    for entry in known:
         for version in VERSIONS:
             kubernetes_validate.validate(entry, version, strict=True)
-    return len(own)
+    return len(known)
 
 
 def pods(found: list[Object]) -> Iterator[Object]:
-    """The specification of every pod."""
+    """Yields the specification of every pod."""
     for entry in found:
         if entry["kind"] == "Pod":
             yield entry["spec"]
@@ -49,7 +54,7 @@ def pods(found: list[Object]) -> Iterator[Object]:
 
 
 def check_pod(spec: Object) -> None:
-    """What Kubernetes calls `restricted`, no token, no names of services in the environment, fixed images."""
+    """Checks for the `restricted` standard, no token, no service links, fixed image tags and resources."""
     assert spec["automountServiceAccountToken"] is False
     assert spec["enableServiceLinks"] is False
     assert spec["securityContext"]["runAsNonRoot"] is True
@@ -65,9 +70,9 @@ def check_pod(spec: Object) -> None:
         assert "memory" in container["resources"]["limits"]
         assert {"cpu", "memory"} <= set(container["resources"]["requests"])
         mounted = {mount["name"] for mount in container.get("volumeMounts", [])}
-        assert mounted <= {volume["name"] for volume in spec["volumes"]} if mounted else True
+        assert mounted <= {volume["name"] for volume in spec.get("volumes", [])}
 
 
 def environment(spec: Object) -> dict[str, str]:
-    """Of the service's container."""
+    """Returns the environment of the service's container."""
     return {entry["name"]: entry["value"] for entry in spec["containers"][0]["env"]}

@@ -1,1 +1,1 @@
-"""A network namespace whose "public" servers answer, behind a DNS that lies."""
+"""A simulated network: web servers on public and private addresses, and a name server with false answers."""

@@ -1,35 +1,46 @@
-"""What the web servers of the tests answer to which path: one good picture, and everything else."""
+"""Responses of the test web servers by path: one valid image, and every kind of invalid response."""
 
 from __future__ import annotations
 
 import gzip
+import socket
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
 from urllib.parse import unquote
 
 from support.clients import PICTURE, picture
-
-if TYPE_CHECKING:
-    from support.ssrf.web import Page
-
-PATIENCE = 60
-"""Seconds until a test that waits for something gives up."""
-
-PUBLIC = "93.184.216.34"
-"""An address of the Internet."""
+from support.ssrf.traffic import TIMEOUT, Traffic
 
 PAUSE = 0.05
-"""Seconds between the pieces of an answer that comes in drops."""
+"""Seconds between the pieces of a slow response."""
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """A received request: its connection, and the record of all servers."""
+
+    connection: socket.socket
+    traffic: Traffic
+
+    def send(self, *parts: bytes) -> None:
+        """Sends parts of a response."""
+        for part in parts:
+            self.connection.sendall(part)
+
+    def wait_for_disconnect(self) -> None:
+        """Waits until the client has closed the connection."""
+        while self.connection.recv(4096):
+            pass
 
 
 def ok(body: bytes, *headers: str) -> bytes:
-    """A whole answer."""
+    """Returns a complete response."""
     lines = ["HTTP/1.1 200 OK", f"content-length: {len(body)}", *headers, "", ""]
     return "\r\n".join(lines).encode() + body
 
 
 def head(*headers: str, status: str = "200 OK") -> bytes:
-    """The head of an answer."""
+    """Returns the head of a response."""
     return "\r\n".join([f"HTTP/1.1 {status}", *headers, "", ""]).encode()
 
 
@@ -49,9 +60,9 @@ FIXED: dict[str, Callable[[], bytes]] = {
     "two-encodings": lambda: ok(picture(), "content-encoding: identity", "content-encoding: br"),
     "huge-header": lambda: ok(picture(), "x: " + "y" * 1_000_000),
     "many-headers": lambda: ok(picture(), *["x: y"] * 500),
-    "text": lambda: ok(b"this is no picture", "content-type: image/jpeg"),
+    "text": lambda: ok(b"not an image", "content-type: image/jpeg"),
     "empty": lambda: ok(b""),
-    "no-http": lambda: b"\x16\x03\x01 no HTTP at all\r\n\r\n",
+    "no-http": lambda: b"\x16\x03\x01 not HTTP\r\n\r\n",
     "nothing": lambda: b"",
     "partial": lambda: head("content-length: 1", status="206 Partial Content") + b"x",
     "no-content": lambda: head(status="204 No Content"),
@@ -59,12 +70,12 @@ FIXED: dict[str, Callable[[], bytes]] = {
     "failed": lambda: head("content-length: 0", status="500 Internal Server Error"),
     "nowhere": lambda: head("content-length: 0", status="302 Found"),
 }
-DROPS = {
+SLOW = {
     "slow-head": (b"HTTP/1.1 200 OK\r\n", b"x: y\r\n"),
     "slow-body": (head("content-length: 1000000"), b"x"),
     "interim": (b"", head(status="103 Early Hints")),
 }
-FLOODS = {
+ENDLESS = {
     "endless": (head("transfer-encoding: chunked"), b"1000\r\n" + PIECE + b"\r\n"),
     "endless-close": (head("connection: close"), PIECE),
     "endless-head": (b"HTTP/1.1 200 OK\r\n", b"x: " + PIECE + b"\r\n"),
@@ -76,59 +87,65 @@ FLOODS = {
 }
 
 
-def write(page: Page, name: str, rest: str, query: str) -> None:
-    """The answer of this name; 404 if there is none."""
-    visits = page.server.visits
+def respond(exchange: Exchange, name: str, rest: str, query: str) -> None:
+    """Sends the response of this name; 404 if the name is unknown."""
+    traffic = exchange.traffic
     if name in FIXED:
-        page.raw(FIXED[name]())
-    elif name in DROPS:
-        start, drop = DROPS[name]
-        page.raw(start)
-        while not visits.ended.wait(PAUSE):
-            page.raw(drop)
-    elif name in FLOODS:
-        start, piece = FLOODS[name]
-        page.raw(start)
-        while not visits.ended.is_set():
-            page.raw(piece)
-            visits.sent += len(piece)
-    elif name in WAYS:
-        WAYS[name](page, rest, query)
+        exchange.send(FIXED[name]())
+    elif name in SLOW:
+        start, piece = SLOW[name]
+        exchange.send(start)
+        while not traffic.stopped.wait(PAUSE):
+            exchange.send(piece)
+    elif name in ENDLESS:
+        start, piece = ENDLESS[name]
+        exchange.send(start)
+        while not traffic.stopped.is_set():
+            exchange.send(piece)
+            traffic.bytes_sent += len(piece)
+    elif name in HANDLERS:
+        HANDLERS[name](exchange, rest, query)
     else:
-        page.raw(head("content-length: 0", status="404 Not Found"))
+        exchange.send(head("content-length: 0", status="404 Not Found"))
 
 
-def silent(page: Page, _rest: str, _query: str) -> None:
-    """Nothing, ever."""
-    page.hung_up()
+def send_nothing(exchange: Exchange, _rest: str, _query: str) -> None:
+    """Waits without a response."""
+    exchange.wait_for_disconnect()
 
 
-def stalled(page: Page, _rest: str, _query: str) -> None:
-    """The beginning of a picture."""
-    page.raw(head("content-length: 100000"), picture()[:1000])
-    page.hung_up()
+def send_beginning(exchange: Exchange, _rest: str, _query: str) -> None:
+    """Sends the first bytes of an image, then waits."""
+    exchange.send(head("content-length: 100000"), picture()[:1000])
+    exchange.wait_for_disconnect()
 
 
-def to(page: Page, status: str, query: str) -> None:
-    """`/to/307?URL`, the URL percent-encoded: a redirect."""
+def redirect(exchange: Exchange, status: str, query: str) -> None:
+    """`/to/307?URL`, the URL percent-encoded: a redirect to it."""
     location = f"location: {unquote(query)}"
-    page.raw(head(location, "content-length: 0", status=f"{status or 302} Found"))
+    exchange.send(head(location, "content-length: 0", status=f"{status or 302} Found"))
 
 
-def hops(page: Page, left: str, _query: str) -> None:
-    """`/hops/3`: three redirects, then a picture."""
+def redirect_times(exchange: Exchange, left: str, _query: str) -> None:
+    """`/hops/3`: three redirects, then an image."""
     target = f"/hops/{int(left) - 1}" if int(left) > 1 else f"/{PICTURE}"
-    page.raw(head(f"location: {target}", "content-length: 0", status="302 Found"))
+    exchange.send(head(f"location: {target}", "content-length: 0", status="302 Found"))
 
 
-def together(page: Page, _rest: str, _query: str) -> None:
-    """A picture, once another fetch is here too; a third would have time to come."""
-    visits = page.server.visits
-    visits.entered(1)
-    visits.pair.wait(PATIENCE)
-    visits.ended.wait(10 * PAUSE)
-    visits.entered(-1)
-    page.raw(ok(picture()))
+def send_in_pairs(exchange: Exchange, _rest: str, _query: str) -> None:
+    """Sends an image once a second request is in progress, late enough for a third to begin."""
+    traffic = exchange.traffic
+    traffic.change_concurrency(1)
+    traffic.pair.wait(TIMEOUT)
+    traffic.stopped.wait(10 * PAUSE)
+    traffic.change_concurrency(-1)
+    exchange.send(ok(picture()))
 
 
-WAYS = {"silent": silent, "stalled": stalled, "to": to, "hops": hops, "together": together}
+HANDLERS = {
+    "silent": send_nothing,
+    "stalled": send_beginning,
+    "to": redirect,
+    "hops": redirect_times,
+    "concurrent": send_in_pairs,
+}

@@ -1,4 +1,4 @@
-"""URLs that lead where they must not, in all the ways that people have thought of."""
+"""URLs that must not be fetched, in all known notations of private addresses."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ HERE = [
     "[64:ff9b::127.0.0.1]",
     "[2002:7f00:1::]",
 ]
-"""This machine, as a host in a URL."""
+"""Notations of a loopback address as the host of a URL."""
 
 METADATA = [
     "169.254.169.254",
@@ -104,7 +104,7 @@ SPECIAL = [
 ]
 """One address of every block that is not the public Internet."""
 
-TRICKS = [
+MISLEADING_URLS = [
     ("http:127.0.0.1{port}/cats.jpg", "private_address"),
     ("http:/127.0.0.1{port}/cats.jpg", "private_address"),
     ("http:////127.0.0.1{port}/cats.jpg", "private_address"),
@@ -150,4 +150,4 @@ TRICKS = [
     ("blob:http://127.0.0.1{port}/cats.jpg", "scheme"),
     ("view-source:http://127.0.0.1{port}/", "scheme"),
 ]
-"""A URL with a place for `:port`, and the reason why it is refused."""
+"""A URL with the placeholder `{port}` for `:port`, and the reason why it is refused."""

@@ -1,4 +1,4 @@
-"""A name server that says what the tests tell it, differently from look-up to look-up if they want."""
+"""A name server whose answers the tests define, for each look-up of a name."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ A, AAAA, IN = 1, 28, 1
 NO_ERROR, NO_SUCH_NAME = 0x8180, 0x8183
 
 Zone = dict[str, list[list[str]] | None]
-"""The addresses of a name at its first look-up, its second, ...; the last stays. `None`: never answered."""
+"""The addresses of a name at its first look-up, its second, ...; the last entry repeats. `None`: no answer."""
 
 
 class NameServer(socketserver.UDPServer):
@@ -20,14 +20,14 @@ class NameServer(socketserver.UDPServer):
     allow_reuse_address = True
 
     def __init__(self, address: tuple[str, int], zone: Zone, default: str) -> None:
-        super().__init__(address, _Question)
+        super().__init__(address, _LookupHandler)
         self.zone, self.default = zone, default
-        self.asked: list[str] = []
-        """Each name that was looked up, in lower case; once per look-up."""
+        self.lookups: list[str] = []
+        """The name of every look-up, in lower case."""
         self._counts: Counter[tuple[str, int]] = Counter()
 
     def addresses(self, name: str, kind: int) -> list[bytes] | None:
-        """The next answer."""
+        """Returns the addresses for the next look-up of a name."""
         family = {A: socket.AF_INET, AAAA: socket.AF_INET6}.get(kind)
         answers = self.zone.get(name, [[self.default]])
         if answers is None or family is None:
@@ -38,27 +38,27 @@ class NameServer(socketserver.UDPServer):
         return [socket.inet_pton(family, text) for text in texts if (":" in text) == (kind == AAAA)]
 
 
-class _Question(socketserver.BaseRequestHandler):
+class _LookupHandler(socketserver.BaseRequestHandler):
     server: NameServer
 
     def handle(self) -> None:
         message, reply = self.request
-        name, end = _name(message)
+        name, end = _parse_name(message)
         kind, _ = struct.unpack_from("!HH", message, end)
         if kind == A:
-            self.server.asked.append(name)
+            self.server.lookups.append(name)
         found = [] if name.endswith(".invalid") else self.server.addresses(name, kind)
         if found is None:
             return
         status = NO_SUCH_NAME if name.endswith(".invalid") else NO_ERROR
         head = struct.pack("!2s5H", message[:2], status, 1, len(found), 0, 0)
-        # 0xC00C: the name of the question. The answer is forgotten at once.
+        # 0xC00C refers to the name in the question; a time to live of 0 forbids caching.
         records = [struct.pack("!HHHIH", 0xC00C, kind, IN, 0, len(each)) + each for each in found]
         reply.sendto(b"".join([head, message[12 : end + 4], *records]), self.client_address)
 
 
-def _name(message: bytes) -> tuple[str, int]:
-    """The name in the question, and where it ends."""
+def _parse_name(message: bytes) -> tuple[str, int]:
+    """Returns the name in the question and the offset behind it."""
     labels, at = [], 12
     while length := message[at]:
         labels.append(message[at + 1 : at + 1 + length].decode("ascii").lower())

@@ -1,4 +1,4 @@
-"""A town in a network of its own: public and private servers that all answer."""
+"""A simulated Internet in a network namespace: every public and private address has a web server."""
 
 from __future__ import annotations
 
@@ -14,10 +14,9 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from support.ssrf.answers import PUBLIC
 from support.ssrf.dns import NameServer, Zone
-from support.ssrf.town import Town
-from support.ssrf.web import Web
+from support.ssrf.network import SimulatedNetwork
+from support.ssrf.web import PUBLIC, WebServer
 
 PUBLIC_V6 = "2606:2800:220:1::1"
 ELSEWHERE = "93.184.216.36"
@@ -42,47 +41,47 @@ ZONE: Zone = {
     "mapped.example.org": [["::ffff:169.254.169.254"]],
     "nat64.example.org": [["64:ff9b::a9fe:a9fe"]],
     "metadata.example.org": [["169.254.169.254"]],
-    # With a dot at its end it is not found in /etc/hosts.
+    # "localhost." with its final dot is not found in /etc/hosts.
     "localhost": [["127.0.0.1"]],
     "slow.example.org": None,
-    # Each is looked up by one test only: public first, then not.
+    # Each is used by one test only: its first address is public, its second is not.
     "rebound.example.org": [[PUBLIC], ["127.0.0.1"]],
     "rebound-hop.example.org": [[PUBLIC], ["169.254.169.254"]],
     "rebound-six.example.org": [[PUBLIC_V6], ["::1"]],
 }
 
 
-class Internet(Town):
-    """Servers on every address there is, names, and proxies in the environment that nobody may use."""
+class SimulatedInternet(SimulatedNetwork):
+    """Web servers on every address, a name server, and proxies in the environment that must not be used."""
 
     def __init__(self, folder: str) -> None:
         super().__init__(Path(folder))
-        self.names = NameServer(("127.0.0.1", 53), ZONE, ELSEWHERE)
-        threading.Thread(target=self.names.serve_forever, daemon=True).start()
-        tls = _tls(self.folder)
+        self.name_server = NameServer(("127.0.0.1", 53), ZONE, ELSEWHERE)
+        threading.Thread(target=self.name_server.serve_forever, daemon=True).start()
+        tls = _make_tls_context(self.folder)
         for address in ("0.0.0.0", "::"):
-            self.webs += [Web((address, port), self.visits) for port in WEB_PORTS]
-            self.webs.append(Web((address, TLS_PORT), self.visits, tls))
+            self.servers += [WebServer((address, port), self.traffic) for port in WEB_PORTS]
+            self.servers.append(WebServer((address, TLS_PORT), self.traffic, tls))
         proxy = "http://{}:{}".format(*PROXY)
         for name in ("http_proxy", "https_proxy", "all_proxy"):
             os.environ[name] = os.environ[name.upper()] = proxy
         os.environ.pop("no_proxy", None)
         os.environ.pop("NO_PROXY", None)
 
-    def looked_up(self) -> list[str]:
-        """Names that were asked for since the last call."""
-        asked, self.names.asked = self.names.asked, []
-        return asked
+    def take_lookups(self) -> list[str]:
+        """Returns the names that were looked up since the last call."""
+        lookups, self.name_server.lookups = self.name_server.lookups, []
+        return lookups
 
-    def tried(self) -> int:
-        """Connections that this network has ever tried to make."""
+    def count_connection_attempts(self) -> int:
+        """Returns how many connections this network namespace has tried to make."""
         lines = [line.split() for line in Path("/proc/net/snmp").read_text().splitlines()]
         names, values = [line for line in lines if line[0] == "Tcp:"]
         return int(values[names.index("ActiveOpens")])
 
 
-def _tls(folder: Path) -> ssl.SSLContext:
-    """A certificate for the public names, which the services of this process trust."""
+def _make_tls_context(folder: Path) -> ssl.SSLContext:
+    """Makes a certificate for the public names, which the services of this process trust."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "www.example.org")])
     now = datetime.datetime.now(datetime.UTC)

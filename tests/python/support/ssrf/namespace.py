@@ -1,7 +1,7 @@
-"""A network of its own for a process: every address of the Internet, public or private, is this machine.
+"""Moves a process into a network namespace in which every address is local.
 
-Needs Linux namespaces: root, or a kernel that lets users make their own. `/etc` is one folder of ours
-there, so names are looked up where the tests say. Nothing outside the process sees any of it.
+This needs Linux namespaces: root, or a kernel that allows users to make them. In the namespace `/etc`
+is a folder of the tests, which determines how names are looked up. Nothing outside is affected.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ RTM_NEWROUTE, NLM_F_REQUEST, NLM_F_ACK, NLM_F_CREATE = 24, 1, 4, 0x400
 RT_TABLE_LOCAL, RTPROT_BOOT, RT_SCOPE_HOST, RTN_LOCAL, RTA_OIF = 255, 3, 254, 2, 4
 
 NAME_CACHE = Path("/var/run/nscd")
-"""The folder of a daemon that would look names up outside."""
+"""Folder of a daemon that looks names up outside the namespace."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.mount.argtypes = [
@@ -33,7 +33,7 @@ _libc.mount.argtypes = [
 
 
 def enter(etc: Path) -> None:
-    """Moves this process, which must have one thread only, into a network of its own; OSError if that is forbidden."""
+    """Moves this process, which must have a single thread, into new namespaces; OSError if that is forbidden."""
     user, group = os.geteuid(), os.getegid()
     flags = CLONE_NEWNS | CLONE_NEWNET | (CLONE_NEWUSER if user else 0)
     _check(_libc.unshare(flags), "unshare")
@@ -48,10 +48,10 @@ def enter(etc: Path) -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
         fcntl.ioctl(any_socket, SIOCSIFFLAGS, struct.pack("16sh22x", b"lo", IFF_UP))
     for family in (socket.AF_INET, socket.AF_INET6):
-        _everything_is_here(family)
+        _make_all_addresses_local(family)
 
 
-def _everything_is_here(family: int) -> None:
+def _make_all_addresses_local(family: int) -> None:
     """Adds the route `local default dev lo`."""
     kind = (RT_TABLE_LOCAL, RTPROT_BOOT, RT_SCOPE_HOST, RTN_LOCAL)
     route = struct.pack("=8BI", family, 0, 0, 0, *kind, 0)

@@ -1,4 +1,4 @@
-"""The process that an Internet of the tests lives in, and calls into it."""
+"""The process of the simulated Internet, and a proxy for its methods."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from support.ssrf import namespace
 
 if TYPE_CHECKING:
-    from support.ssrf.internet import Internet
+    from support.ssrf.internet import SimulatedInternet
 
 ETC = {
     "resolv.conf": "nameserver 127.0.0.1\noptions timeout:3 attempts:1\n",
@@ -18,23 +18,23 @@ ETC = {
     "hosts": "127.0.0.1 localhost\n::1 localhost\n10.1.2.3 intranet.example.org\n",
 }
 
-_refusals: list[OSError] = []
+_errors: list[OSError] = []
 
 
-class Manager(BaseManager):
-    """The process."""
+class InternetManager(BaseManager):
+    """Manages the process."""
 
 
-def start(folder: Path) -> tuple[Manager, Internet]:
-    """A new process with an Internet; OSError where networks of one's own are forbidden."""
+def start(folder: Path) -> tuple[InternetManager, SimulatedInternet]:
+    """Starts a process with a simulated Internet; OSError where network namespaces are forbidden."""
     etc = folder / "etc"
     etc.mkdir()
     for name, text in ETC.items():
         (etc / name).write_text(text)
-    manager = Manager(ctx=get_context("spawn"))
+    manager = InternetManager(ctx=get_context("spawn"))
     manager.start(_enter, (etc,))
     try:
-        return manager, manager.Internet(str(folder))
+        return manager, manager.SimulatedInternet(str(folder))
     except BaseException:
         manager.shutdown()
         raise
@@ -44,17 +44,17 @@ def _enter(etc: Path) -> None:
     try:
         namespace.enter(etc)
     except OSError as error:
-        # Told to whoever asks for an Internet: an error here would only close the pipe.
-        _refusals.append(error)
+        # Raised by `_make_internet`: an error here would only close the pipe.
+        _errors.append(error)
 
 
-def _internet(folder: str) -> Internet:
-    if _refusals:
-        raise _refusals[0]
-    # Imported here: some of its libraries start threads, which must come after the move into the network.
-    from support.ssrf.internet import Internet
+def _make_internet(folder: str) -> SimulatedInternet:
+    if _errors:
+        raise _errors[0]
+    # Imported here: some of its libraries start threads, and a process with threads cannot enter the namespace.
+    from support.ssrf.internet import SimulatedInternet
 
-    return Internet(folder)
+    return SimulatedInternet(folder)
 
 
-Manager.register("Internet", _internet)
+InternetManager.register("SimulatedInternet", _make_internet)

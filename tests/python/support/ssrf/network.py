@@ -1,4 +1,4 @@
-"""Services with any flags, asked over REST and gRPC to caption what is at a URL, and what came of it."""
+"""A simulated network: web servers, and services that are requested to caption an image URL."""
 
 from __future__ import annotations
 
@@ -14,17 +14,18 @@ import requests
 
 from service import Service
 from support.clients import PROMPT, SECONDS
-from support.ssrf.web import Endpoint, Visits, Web
+from support.ssrf.traffic import Endpoint, Traffic
+from support.ssrf.web import WebServer
 
 Flags = tuple[str, ...]
 
-SENTENCE = "img_url: the image could not be fetched from this URL"
-"""What a client reads of every URL that gave no image."""
+REFUSAL = "img_url: the image could not be fetched from this URL"
+"""The error that a client gets for every URL without an image."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a client got over one surface, and the reason in the log."""
+    """The response over one transport, and the reason in the log."""
 
     status: int | str
     text: str
@@ -32,62 +33,62 @@ class Outcome:
 
     @property
     def caption(self) -> str:
-        """The caption; an answer without one fails the test."""
+        """The caption; a response without one fails the test."""
         assert self.status in (200, "OK"), self
         return self.text
 
 
 @dataclass(frozen=True)
 class Answer:
-    """A URL over both surfaces, one after the other."""
+    """The responses for a URL over both transports, one after the other."""
 
     rest: Outcome
     grpc: Outcome
     reached: list[Endpoint]
-    """Where connections were made for them."""
+    """The endpoints to which connections were made."""
 
     def is_refused(self, reason: str) -> bool:
-        """Whether both clients read what everybody reads, and the log has this reason."""
+        """Whether both responses are the general error, and the log has this reason."""
         return [self.rest, self.grpc] == [
-            Outcome(400, SENTENCE, reason),
-            Outcome("INVALID_ARGUMENT", SENTENCE, reason),
+            Outcome(400, REFUSAL, reason),
+            Outcome("INVALID_ARGUMENT", REFUSAL, reason),
         ]
 
     def has_caption(self, text: str) -> bool:
-        """Whether both got this caption."""
+        """Whether both responses have this caption."""
         return [self.rest, self.grpc] == [Outcome(200, text, None), Outcome("OK", text, None)]
 
 
-class Town:
-    """Web servers and services; a service is started when it is first asked."""
+class SimulatedNetwork:
+    """Web servers and services; a service is started at its first request."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.visits = Visits()
-        self.webs: list[Web] = []
+        self.traffic = Traffic()
+        self.servers: list[WebServer] = []
         self._services: dict[Flags, tuple[Service, Path]] = {}
         self._session = requests.Session()
-        # No proxy of the environment: the services have one there that they must not use.
+        # The environment has a proxy that the services must not use, nor this session.
         self._session.trust_env = False
         self._ids = map("ssrf-{}".format, count())
 
-    def ask(self, flags: Flags, url: str) -> Answer:
-        """The URL over REST, then over gRPC, from the service with these flags."""
+    def request(self, flags: Flags, url: str) -> Answer:
+        """Requests a caption of a URL over REST, then over gRPC, from the service with these flags."""
         self.start(flags)
-        self.visits.take()
-        rest, grpc_ = self.rest(flags, url), self.grpc(flags, url)
-        for web in self.webs:
-            web.settle()
-        return Answer(rest, grpc_, self.visits.take())
+        self.traffic.take_endpoints()
+        rest, grpc_ = self.request_rest(flags, url), self.request_grpc(flags, url)
+        for server in self.servers:
+            server.record_all_connections()
+        return Answer(rest, grpc_, self.traffic.take_endpoints())
 
-    def ask_at_once(self, flags: Flags, url: str, times: int) -> list[Outcome]:
-        """The URL over REST, all at the same time."""
+    def request_concurrently(self, flags: Flags, url: str, times: int) -> list[Outcome]:
+        """Requests captions of a URL over REST, all at the same time."""
         self.start(flags)
         with ThreadPoolExecutor(times) as pool:
-            return list(pool.map(lambda _: self.rest(flags, url), range(times)))
+            return list(pool.map(lambda _: self.request_rest(flags, url), range(times)))
 
-    def rest(self, flags: Flags, url: str) -> Outcome:
-        """The template's request."""
+    def request_rest(self, flags: Flags, url: str) -> Outcome:
+        """Requests a caption by the Open Inference Protocol."""
         service, log = self._services[flags]
         texts = {"img_url": url, "text": PROMPT}
         inputs = [
@@ -107,8 +108,8 @@ class Town:
         assert body.keys() == {"error", "request_id"}
         return Outcome(reply.status_code, body["error"], _reason(log, request_id))
 
-    def grpc(self, flags: Flags, url: str) -> Outcome:
-        """The same of blip.v1."""
+    def request_grpc(self, flags: Flags, url: str) -> Outcome:
+        """Requests a caption by blip.v1."""
         service, log = self._services[flags]
         request = service.messages.CaptionRequest(image_url=url, prompt=PROMPT)
         request_id = next(self._ids)
@@ -119,31 +120,31 @@ class Town:
             return Outcome(error.code().name, error.details(), _reason(log, request_id))
         return Outcome("OK", reply.captions[0].text, _reason(log, request_id))
 
-    def seen(self, what: str) -> Any:
-        """One of the numbers and lists of the visits."""
-        return getattr(self.visits, what)
+    def traffic_value(self, name: str) -> Any:
+        """Returns an attribute of the traffic, also to another process."""
+        return getattr(self.traffic, name)
 
     def start(self, flags: Flags) -> None:
-        """Starts the service with these flags, if it does not run."""
+        """Starts the service with these flags, unless it is running."""
         if flags not in self._services:
             log = self.folder / f"service-{len(self._services)}.log"
             service = Service(log=log, flags=(*flags, "--log-format=json"))
             self._services[flags] = (service.__enter__(), log)
 
     def close(self) -> None:
-        """Ends everything."""
-        self.visits.ended.set()
+        """Stops all services and servers."""
+        self.traffic.stopped.set()
         for service, _ in self._services.values():
             service.__exit__(None, None, None)
-        for web in self.webs:
-            web.shutdown()
-            web.server_close()
+        for server in self.servers:
+            server.shutdown()
+            server.server_close()
 
 
 def _reason(log: Path, request_id: str) -> str | None:
-    """The first word of the causes of a refused request; the log is written before the answer."""
+    """Returns the first word of the causes of a refused request; the log is written before the response."""
     text = log.read_text("utf-8")
-    # Another request may be writing its line.
+    # The last line may be incomplete: another request may be writing it.
     for line in text[: text.rfind("\n") + 1].splitlines():
         event = json.loads(line)
         if event.get("span", {}).get("request_id") == request_id and "causes" in event:
