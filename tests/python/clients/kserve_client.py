@@ -1,6 +1,6 @@
-"""What KServe's clients see, as JSON; a program of its own, run by test_kserve.py.
+"""The responses that KServe's clients get, as JSON; a separate program, run by test_kserve.py.
 
-kserve and tritonclient each register the messages of package `inference`, and one process takes
+kserve and tritonclient each register the messages of package `inference`, and one process accepts
 them only once.
 """
 
@@ -28,27 +28,27 @@ from support.clients import MODEL, PICTURES, PROMPT, picture, strings
 
 
 def tensor(name: str, array: np.ndarray, binary: bool) -> InferInput:
-    made = InferInput(name, list(array.shape), "BYTES")
-    made.set_data_from_numpy(array, binary_data=binary)
-    return made
+    infer_input = InferInput(name, list(array.shape), "BYTES")
+    infer_input.set_data_from_numpy(array, binary_data=binary)
+    return infer_input
 
 
-def from_urls(images_url: str, binary: bool, **more: Any) -> InferRequest:
-    """The sample pictures by URL, and the prompt."""
+def request_with_urls(images_url: str, binary: bool, **more: Any) -> InferRequest:
+    """Makes a request with the URLs of the sample images, and the prompt."""
     urls = strings(*[f"{images_url}/{name}" for name in PICTURES])
     inputs = [tensor("img_url", urls, binary), tensor("text", strings(PROMPT), binary)]
     return InferRequest(more.pop("model_name", MODEL), inputs, request_id="7", **more)
 
 
-def from_files(**more: Any) -> InferRequest:
-    """The same pictures by their bytes."""
+def request_with_files(**more: Any) -> InferRequest:
+    """Makes a request with the content of the sample images, and the prompt."""
     files = strings(*map(picture, PICTURES))
     inputs = [tensor("image", files, True), tensor("text", strings(PROMPT), True)]
     return InferRequest(MODEL, inputs, request_id="7", **more)
 
 
-def seen(response: InferResponse) -> dict[str, Any]:
-    """Id, model and outputs of a response."""
+def describe(response: InferResponse) -> dict[str, Any]:
+    """Returns id, model and outputs of a response."""
     outputs = {}
     for output in response.outputs:
         values = output.as_numpy().flatten().tolist()
@@ -62,7 +62,7 @@ async def rest(url: str, images_url: str) -> dict[str, Any]:
         binary = {"binary_data_output": True}
         failure = None
         try:
-            request = from_urls(images_url, False, model_name="none")
+            request = request_with_urls(images_url, False, model_name="none")
             await client.infer(url, request, model_name="none")
         except httpx.HTTPStatusError as error:
             failure = [error.response.status_code, str(error)]
@@ -73,11 +73,11 @@ async def rest(url: str, images_url: str) -> dict[str, Any]:
             "unknown_ready": await client.is_model_ready(url, "none"),
             "failure": failure,
             "answers": [
-                seen(await client.infer(url, request, model_name=MODEL))
+                describe(await client.infer(url, request, model_name=MODEL))
                 for request in (
-                    from_urls(images_url, False),
-                    from_urls(images_url, True, parameters=binary),
-                    from_files(request_outputs=wanted),
+                    request_with_urls(images_url, False),
+                    request_with_urls(images_url, True, parameters=binary),
+                    request_with_files(request_outputs=wanted),
                 )
             ],
         }
@@ -88,7 +88,7 @@ async def rpc(address: str, images_url: str) -> dict[str, Any]:
         wanted = [RequestedOutput("score"), RequestedOutput("generated_output")]
         failure = None
         try:
-            await client.infer(from_urls(images_url, True, model_name="none"))
+            await client.infer(request_with_urls(images_url, True, model_name="none"))
         except grpc.RpcError as error:
             failure = [error.code().name, error.details()]
         try:
@@ -102,11 +102,11 @@ async def rpc(address: str, images_url: str) -> dict[str, Any]:
             "unknown_ready": unknown_ready,
             "failure": failure,
             "answers": [
-                seen(await client.infer(request))
+                describe(await client.infer(request))
                 for request in (
-                    from_urls(images_url, False),
-                    from_urls(images_url, True, parameters={"num_beams": 1}),
-                    from_files(request_outputs=wanted),
+                    request_with_urls(images_url, False),
+                    request_with_urls(images_url, True, parameters={"num_beams": 1}),
+                    request_with_files(request_outputs=wanted),
                 )
             ],
         }

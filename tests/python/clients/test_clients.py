@@ -1,4 +1,4 @@
-"""The service as its users' own clients see it: curl, the Inferless client, grpcio.
+"""The service with the clients of its users: curl, the Inferless client, grpcio.
 
 A client that is not installed fails these tests; none is skipped.
 """
@@ -43,7 +43,7 @@ def image_url(images_url: str) -> str:
 
 
 def template_curl(url: str, image_url: str, *extra: str) -> tuple[int, dict[str, Any]]:
-    """The template's command with another host and another picture."""
+    """Runs the template's command with another host and another image."""
     body = TEMPLATE_BODY.replace(TEMPLATE_IMAGE, image_url)
     headers = ["--header", "Content-Type: application/json"]
     headers += ["--header", "Authorization: Bearer <your_api_key>"]
@@ -53,7 +53,9 @@ def template_curl(url: str, image_url: str, *extra: str) -> tuple[int, dict[str,
 @pytest.mark.parametrize(
     "path", ["/infer", "/v2/models/scenes/infer", "/v2/models/scenes/versions/1/infer"]
 )
-def test_the_template_s_curl_works_unchanged(service: Service, image_url: str, path: str) -> None:
+def test_the_curl_command_of_the_template_works_unchanged(
+    service: Service, image_url: str, path: str
+) -> None:
     status, body = template_curl(service.url + path, image_url)
     assert status == 200, body
     assert caption().startswith(PROMPT)
@@ -61,12 +63,12 @@ def test_the_template_s_curl_works_unchanged(service: Service, image_url: str, p
     assert body == {"model_name": MODEL, "model_version": "1", "outputs": [output]}
 
 
-def test_rest_speaks_http_2_on_the_same_port(service: Service, image_url: str) -> None:
+def test_rest_supports_http_2_on_the_same_port(service: Service, image_url: str) -> None:
     _, body = template_curl(service.url + "/infer", image_url, "--http2-prior-knowledge")
     assert body["outputs"][0]["data"] == [caption()]
 
 
-def test_curl_reads_the_answer_to_an_oversize_body(service: Service, tmp_path: Path) -> None:
+def test_curl_gets_the_response_to_an_oversize_body(service: Service, tmp_path: Path) -> None:
     large = tmp_path / "large"
     large.write_bytes(b" " * (40 << 20))
     for version in ("--http1.1", "--http2-prior-knowledge"):
@@ -84,8 +86,8 @@ def test_the_inferless_client_works_unchanged(service: Service, image_url: str) 
     assert body["outputs"][0]["data"] == [caption()]
     batch = inferless.call(url=url, workspace_api_key="key", data=data, is_batch=True)
     assert batch["outputs"][0] == {**body["outputs"][0], "shape": [1, 1]}
-    typed = {**data, "num_beams": 3, "length_penalty": 0.5, "do_sample": False}
-    assert inferless.call(url=url, workspace_api_key="key", data=typed)["outputs"][0]["data"]
+    parameters = {**data, "num_beams": 3, "length_penalty": 0.5, "do_sample": False}
+    assert inferless.call(url=url, workspace_api_key="key", data=parameters)["outputs"][0]["data"]
     with pytest.raises(Exception, match="status code 400.*unexpected inference input 'img_ulr'"):
         inferless.call(url=url, workspace_api_key="key", data={"img_ulr": image_url})
 
@@ -99,7 +101,7 @@ def test_grpcio_gets_the_caption(service: Service, image_url: str) -> None:
     assert dict(call.initial_metadata())["x-request-id"] == "abc"
 
 
-def test_grpcio_gets_the_details_of_a_mistake(service: Service) -> None:
+def test_grpcio_gets_the_details_of_an_error(service: Service) -> None:
     request = service.messages.CaptionRequest(image=b"no picture")
     with pytest.raises(grpc.RpcError) as failure:
         service.stub.Caption(request, metadata=[("x-request-id", "abc")], timeout=SECONDS)
@@ -116,8 +118,8 @@ def test_grpcio_gets_the_details_of_a_mistake(service: Service) -> None:
     assert details["RequestInfo"].request_id == "abc"
 
 
-def test_a_grpc_deadline_is_kept(service: Service, image_url: str) -> None:
-    # Long, and asked for by nobody else: what is kept would be there in time.
+def test_a_grpc_deadline_is_enforced(service: Service, image_url: str) -> None:
+    # A long caption that no other test requests: a cached one would come in time.
     long = {"min_new_tokens": 118, "max_new_tokens": 118}
     request = service.messages.CaptionRequest(image_url=image_url, parameters=long)
     with pytest.raises(grpc.RpcError) as failure:
@@ -125,7 +127,7 @@ def test_a_grpc_deadline_is_kept(service: Service, image_url: str) -> None:
     assert failure.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
 
 
-def test_a_refusal_is_found_in_the_log_by_its_id(service: Service) -> None:
+def test_a_refused_request_is_found_in_the_log_by_its_id(service: Service) -> None:
     status, _ = curl("--data", "{}", "-H", "x-request-id: find-rest", service.url + "/infer")
     assert status == 400
     with pytest.raises(grpc.RpcError):

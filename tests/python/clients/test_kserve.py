@@ -1,4 +1,4 @@
-"""KServe's InferenceRESTClient and InferenceGRPCClient, unmodified, in a process of their own."""
+"""KServe's InferenceRESTClient and InferenceGRPCClient, unmodified, in a separate process."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SURFACES = ["rest", "grpc"]
 
 @pytest.fixture(scope="module")
 def answers(service: Service, images_url: str) -> dict[str, Any]:
-    """What kserve_client.py saw over REST and over gRPC."""
+    """The output of kserve_client.py over REST and over gRPC."""
     program = Path(__file__).parent / "kserve_client.py"
     command = [sys.executable, str(program), service.address, images_url]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
@@ -36,15 +36,15 @@ def test_the_server_and_the_model_are_ready(answers: dict[str, Any], surface: st
 
 
 @pytest.mark.parametrize("surface", SURFACES)
-def test_captions_come_for_urls_and_for_files(answers: dict[str, Any], surface: str) -> None:
+def test_urls_and_files_are_captioned(answers: dict[str, Any], surface: str) -> None:
     captions = [caption(name) for name in PICTURES]
     assert len(answers[surface]["answers"]) == 3
     for answer in answers[surface]["answers"]:
         assert (answer["id"], answer["model"]) == ("7", MODEL)
         assert answer["outputs"]["generated_output"] == captions
-    *_, asked = answers[surface]["answers"]
-    assert list(asked["outputs"]) == ["generated_output", "score"]
-    assert all(isinstance(score, float) for score in asked["outputs"]["score"])
+    *_, with_outputs = answers[surface]["answers"]
+    assert list(with_outputs["outputs"]) == ["generated_output", "score"]
+    assert all(isinstance(score, float) for score in with_outputs["outputs"]["score"])
 
 
 def test_an_unknown_model_is_not_found(answers: dict[str, Any]) -> None:

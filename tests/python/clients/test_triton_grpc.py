@@ -45,13 +45,13 @@ def client(service: Service) -> Iterator[triton.InferenceServerClient]:
 
 @pytest.fixture(scope="module")
 def computing(uncached: Service) -> Iterator[triton.InferenceServerClient]:
-    """A client of a service without caches: every picture is computed."""
+    """A client of a service without caches: every image is computed."""
     with triton.InferenceServerClient(uncached.address) as client:
         yield client
 
 
 def inputs(*names: str) -> list[triton.InferInput]:
-    """Sample pictures and the prompt."""
+    """Makes inputs of sample images and the prompt."""
     arrays = {"image": strings(*map(picture, names or [PICTURE])), "text": strings(PROMPT)}
     return tensors(triton, arrays)
 
@@ -67,7 +67,7 @@ def test_the_server_and_the_model_are_ready(client: triton.InferenceServerClient
         client.is_model_ready("none")
 
 
-def test_metadata_config_and_index_say_what_is_served(
+def test_metadata_config_and_index_describe_the_model(
     client: triton.InferenceServerClient,
 ) -> None:
     server = client.get_server_metadata()
@@ -79,7 +79,7 @@ def test_metadata_config_and_index_say_what_is_served(
     assert [tensor.name for tensor in model.inputs] == ["img_url", "text", "image"]
     assert [tensor.name for tensor in model.outputs] == OUTPUTS
     config = client.get_model_config(MODEL).config
-    # One answer to a plain call: a decoupled model would be refused by perf_analyzer without streaming.
+    # perf_analyzer refuses a decoupled model without streaming.
     assert (config.name, config.model_transaction_policy.decoupled) == (MODEL, False)
     assert [tensor.name for tensor in config.input] == [t.name for t in model.inputs]
     assert [tensor.name for tensor in config.output] == OUTPUTS
@@ -100,7 +100,7 @@ def test_the_rest_and_the_grpc_metadata_agree(
 
 
 @pytest.mark.parametrize("shape", [[3], [3, 1]])
-def test_a_batch_has_the_rows_that_transformers_gives(
+def test_the_rows_of_a_batch_equal_those_of_transformers(
     client: triton.InferenceServerClient, shape: list[int]
 ) -> None:
     images = strings(*map(picture, PICTURES)).reshape(shape)
@@ -126,19 +126,19 @@ def test_a_batch_has_the_rows_that_transformers_gives(
     assert np.allclose(scores.flatten(), [row["score"] for row in rows], atol=1e-3)
 
 
-def test_the_outputs_asked_for_come_in_their_order_but_the_caption_first(
+def test_requested_outputs_keep_their_order_with_the_caption_first(
     client: triton.InferenceServerClient,
 ) -> None:
-    for asked, named in [
+    for requested, named in [
         ([], ["generated_output"]),
         (["score", "token_ids"], ["score", "token_ids"]),
         (["score", "generated_output"], ["generated_output", "score"]),
     ]:
-        result = client.infer(MODEL, inputs(), outputs=outputs(*asked) or None)
+        result = client.infer(MODEL, inputs(), outputs=outputs(*requested) or None)
         assert [output.name for output in result.get_response().outputs] == named
 
 
-def test_typed_contents_are_taken_too(service: Service, images_url: str) -> None:
+def test_typed_contents_are_accepted(service: Service, images_url: str) -> None:
     stub = triton.service_pb2_grpc.GRPCInferenceServiceStub(service.channel)
     request = service_pb2.ModelInferRequest(model_name=MODEL)
     for name, value in (("img_url", f"{images_url}/{PICTURE}"), ("text", PROMPT)):
@@ -155,7 +155,7 @@ def test_typed_contents_are_taken_too(service: Service, images_url: str) -> None
     assert "contents" in error.value.details()
 
 
-def test_parameters_come_as_parameters_or_as_tensors(
+def test_parameters_are_accepted_as_parameters_or_as_tensors(
     client: triton.InferenceServerClient,
 ) -> None:
     name, parameters = "dog-house.png", {"num_beams": 3, "num_return_sequences": 3}
@@ -168,7 +168,7 @@ def test_parameters_come_as_parameters_or_as_tensors(
     assert texts(as_tensors.as_numpy("generated_output")) == wanted
 
 
-def test_triton_s_own_arguments_do_no_harm(client: triton.InferenceServerClient) -> None:
+def test_the_other_arguments_of_infer_are_accepted(client: triton.InferenceServerClient) -> None:
     result = client.infer(
         MODEL,
         inputs(),
@@ -187,7 +187,7 @@ def test_messages_may_be_compressed(client: triton.InferenceServerClient, algori
     assert texts(result.as_numpy("generated_output")) == [caption()]
 
 
-def test_a_picture_larger_than_4_mib_passes(
+def test_an_image_larger_than_4_mib_is_accepted(
     service: Service, client: triton.InferenceServerClient
 ) -> None:
     file = io.BytesIO()
@@ -198,7 +198,7 @@ def test_a_picture_larger_than_4_mib_passes(
     assert texts(result.as_numpy("generated_output")) == wanted
 
 
-def test_calls_run_side_by_side(client: triton.InferenceServerClient) -> None:
+def test_asynchronous_calls_run_concurrently(client: triton.InferenceServerClient) -> None:
     done: queue.Queue[tuple[Any, Any]] = queue.Queue()
     for name in PICTURES * 2:
         client.async_infer(MODEL, inputs(name), lambda result, error: done.put((result, error)))
@@ -209,13 +209,15 @@ def test_calls_run_side_by_side(client: triton.InferenceServerClient) -> None:
 
 
 def failure(client: triton.InferenceServerClient, *request: Any, **more: Any) -> tuple[str, str]:
-    """Status and message of a call that must fail."""
+    """Returns status and message of a call that must fail."""
     with pytest.raises(InferenceServerException) as error:
         client.infer(*request, **more)
     return error.value.status().removeprefix("StatusCode."), error.value.message()
 
 
-def test_a_mistake_is_an_exception_that_names_it(client: triton.InferenceServerClient) -> None:
+def test_an_invalid_request_is_an_exception_that_names_the_field(
+    client: triton.InferenceServerClient,
+) -> None:
     unknown = "Request for unknown model: 'none' is not found"
     assert failure(client, "none", inputs()) == ("NOT_FOUND", unknown)
     assert failure(client, MODEL, inputs(), model_version="7")[0] == "NOT_FOUND"
@@ -228,7 +230,7 @@ def test_a_mistake_is_an_exception_that_names_it(client: triton.InferenceServerC
         status, message = failure(client, MODEL, tensors(triton, arrays))
         assert status == "INVALID_ARGUMENT" and field in message, message
     assert "none" in failure(client, MODEL, inputs(), outputs=outputs("none"))[1]
-    # Long, and asked for by nobody else: what is kept would be there in time.
+    # A long caption that no other test requests: a cached one would come in time.
     long = {"min_new_tokens": 119, "max_new_tokens": 119}
     late = failure(client, MODEL, inputs(), parameters=long, client_timeout=1e-6)
     assert late[0] == "DEADLINE_EXCEEDED"
@@ -237,7 +239,7 @@ def test_a_mistake_is_an_exception_that_names_it(client: triton.InferenceServerC
             ask("none")
 
 
-def test_the_rest_of_triton_is_unimplemented_by_name(
+def test_other_methods_of_triton_are_unimplemented_by_name(
     client: triton.InferenceServerClient,
 ) -> None:
     for method, call in [
@@ -250,7 +252,7 @@ def test_the_rest_of_triton_is_unimplemented_by_name(
         assert error.value.status() == "StatusCode.UNIMPLEMENTED"
 
 
-def test_statistics_count_every_picture(computing: triton.InferenceServerClient) -> None:
+def test_statistics_count_every_image(computing: triton.InferenceServerClient) -> None:
     client = computing
 
     def statistics() -> service_pb2.ModelStatistics:
@@ -264,7 +266,7 @@ def test_statistics_count_every_picture(computing: triton.InferenceServerClient)
     client.infer(MODEL, inputs(*PICTURES), parameters=length)
     after = statistics()
     assert after.inference_count == before.inference_count + 4
-    # Without caches one picture and then three are decoded, if only the three share their steps.
+    # Without caches one picture and then three are decoded, if only the three images share steps.
     assert 2 * 33 <= after.execution_count - before.execution_count <= 4 * 33
     assert after.inference_stats.cache_miss == before.inference_stats.cache_miss
     for part in ("success", "queue", "compute_input", "compute_infer", "compute_output"):
@@ -274,14 +276,14 @@ def test_statistics_count_every_picture(computing: triton.InferenceServerClient)
 
 
 class Stream:
-    """A stream of tritonclient, and what came over it."""
+    """A stream of tritonclient and its responses."""
 
     def __init__(self, client: triton.InferenceServerClient) -> None:
         self.client = client
-        self.answers: queue.Queue[tuple[Any, Any]] = queue.Queue()
+        self.responses: queue.Queue[tuple[Any, Any]] = queue.Queue()
 
     def __enter__(self) -> Stream:
-        self.client.start_stream(lambda result, error: self.answers.put((result, error)))
+        self.client.start_stream(lambda result, error: self.responses.put((result, error)))
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -291,10 +293,10 @@ class Stream:
         self.client.async_stream_infer(*request, **more)
 
     def next(self) -> tuple[Any, Any]:
-        return self.answers.get(timeout=SECONDS)
+        return self.responses.get(timeout=SECONDS)
 
-    def until_final(self) -> list[triton.InferResult]:
-        """Results up to the one that says it is the last."""
+    def next_until_final(self) -> list[triton.InferResult]:
+        """Returns results up to the final one."""
         results = []
         while not results or not parameters(results[-1])["triton_final_response"]:
             result, error = self.next()
@@ -304,7 +306,7 @@ class Stream:
 
 
 def parameters(result: triton.InferResult) -> dict[str, Any]:
-    """Parameters of a response."""
+    """Returns the parameters of a response."""
     pairs = result.get_response().parameters.items()
     return {name: getattr(p, p.WhichOneof("parameter_choice")) for name, p in pairs}
 
@@ -320,15 +322,15 @@ def test_a_stream_answers_each_request_once_and_in_order(
             assert error is None and result.get_response().id == str(index)
             assert texts(result.as_numpy("generated_output")) == [caption(name)]
             assert parameters(result)["triton_final_response"] is True
-    assert stream.answers.empty()
+    assert stream.responses.empty()
 
 
-def test_a_stream_gives_a_caption_in_pieces_if_asked(
+def test_a_stream_sends_a_caption_in_pieces_on_request(
     client: triton.InferenceServerClient,
 ) -> None:
     with Stream(client) as stream:
         stream.send(MODEL, inputs(), request_id="7", parameters={"stream": True})
-        results = stream.until_final()
+        results = stream.next_until_final()
     assert len(results) > 2
     assert {result.get_response().id for result in results} == {"7"}
     pieces = [texts(result.as_numpy("generated_output")) for result in results]
@@ -342,7 +344,7 @@ def test_a_stream_may_end_with_an_empty_response(client: triton.InferenceServerC
     for more in ({}, {"parameters": {"stream": True}}):
         with Stream(client) as stream:
             stream.send(MODEL, inputs(), enable_empty_final_response=True, **more)
-            *results, last = stream.until_final()
+            *results, last = stream.next_until_final()
         assert not last.get_response().outputs
         joined = "".join(texts(each.as_numpy("generated_output"))[0] for each in results)
         assert joined == caption()
@@ -354,9 +356,9 @@ def test_an_error_leaves_the_stream_open(client: triton.InferenceServerClient) -
         stream.send(MODEL, tensors(triton, {"image": strings(b"no picture")}))
         stream.send(MODEL, inputs(), parameters={"stream": True, "num_beams": 0})
         stream.send(MODEL, inputs())
-        for said in ("unknown model: 'none'", "image", "num_beams"):
+        for named in ("unknown model: 'none'", "image", "num_beams"):
             result, error = stream.next()
-            assert result is None and said in error.message()
+            assert result is None and named in error.message()
         result, error = stream.next()
         assert error is None
         assert texts(result.as_numpy("generated_output")) == [caption()]
@@ -371,13 +373,13 @@ def test_a_stream_can_be_cancelled(client: triton.InferenceServerClient) -> None
     assert texts(result.as_numpy("generated_output")) == [caption()]
 
 
-def test_the_asyncio_client_gets_the_same(service: Service) -> None:
+def test_the_asyncio_client_gets_the_same_responses(service: Service) -> None:
     async def requests() -> AsyncIterator[dict[str, Any]]:
         yield {"model_name": MODEL, "inputs": inputs()}
         yield {"model_name": "none", "inputs": inputs()}
         yield {"model_name": MODEL, "inputs": inputs(), "parameters": {"stream": True}}
 
-    async def talk() -> None:
+    async def call_service() -> None:
         async with triton_aio.InferenceServerClient(service.address) as client:
             assert await client.is_server_live() and await client.is_server_ready()
             assert await client.is_model_ready(MODEL)
@@ -402,4 +404,4 @@ def test_the_asyncio_client_gets_the_same(service: Service) -> None:
             with pytest.raises(InferenceServerException, match="LogSettings"):
                 await client.get_log_settings()
 
-    asyncio.run(talk())
+    asyncio.run(call_service())

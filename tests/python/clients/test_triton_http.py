@@ -44,13 +44,13 @@ def client(service: Service) -> Iterator[triton.InferenceServerClient]:
 
 @pytest.fixture(scope="module")
 def computing(uncached: Service) -> Iterator[triton.InferenceServerClient]:
-    """A client of a service without caches: every picture is computed."""
+    """A client of a service without caches: every image is computed."""
     with triton.InferenceServerClient(uncached.address, concurrency=4) as client:
         yield client
 
 
 def inputs(*names: str) -> list[triton.InferInput]:
-    """Sample pictures and the prompt, binary."""
+    """Makes inputs of sample images and the prompt, binary."""
     arrays = {"image": strings(*map(picture, names or [PICTURE])), "text": strings(PROMPT)}
     return tensors(triton, arrays)
 
@@ -65,7 +65,7 @@ def test_the_server_and_the_model_are_ready(client: triton.InferenceServerClient
     assert not client.is_model_ready("none") and not client.is_model_ready(MODEL, "7")
 
 
-def test_metadata_config_and_index_say_what_is_served(
+def test_metadata_config_and_index_describe_the_model(
     client: triton.InferenceServerClient,
 ) -> None:
     server = client.get_server_metadata()
@@ -82,7 +82,7 @@ def test_metadata_config_and_index_say_what_is_served(
     for side in ("input", "output"):
         named = [tensor["name"] for tensor in model[f"{side}s"]]
         assert [tensor["name"] for tensor in config[side]] == named
-    # A picture must come; perf_analyzer, which fills in what is not optional, sends it by URL.
+    # An image is required; perf_analyzer, which generates the required inputs, sends it by URL.
     assert [t["name"] for t in config["input"] if not t["optional"]] == ["img_url"]
     index = client.get_model_repository_index()
     assert [(m["name"], m["version"], m["state"]) for m in index] == [(MODEL, "1", "READY")]
@@ -99,7 +99,7 @@ def test_binary_tensors_are_the_default(client: triton.InferenceServerClient) ->
 
 @pytest.mark.parametrize("binary_in", [False, True])
 @pytest.mark.parametrize("binary_out", [False, True, None])
-def test_json_and_binary_tensors_mix(
+def test_json_and_binary_tensors_can_be_mixed(
     client: triton.InferenceServerClient,
     images_url: str,
     binary_in: bool,
@@ -118,7 +118,7 @@ def test_one_output_is_binary_and_another_is_json(client: triton.InferenceServer
     wanted += outputs("generated_output")
     result = client.infer(MODEL, inputs(), outputs=wanted)
     named = [output["name"] for output in result.get_response()["outputs"]]
-    # The template's clients read outputs[0].
+    # The template's clients read outputs[0], which must be the caption.
     assert named == ["generated_output", "token_ids", "finish_reason"]
     assert result.get_output("finish_reason")["data"] == ["eos"]
     assert texts(result.as_numpy("generated_output")) == [caption()]
@@ -126,7 +126,7 @@ def test_one_output_is_binary_and_another_is_json(client: triton.InferenceServer
 
 @pytest.mark.parametrize("shape", [[3], [3, 1]])
 @pytest.mark.parametrize("binary", [False, True])
-def test_a_batch_has_the_rows_that_transformers_gives(
+def test_the_rows_of_a_batch_equal_those_of_transformers(
     client: triton.InferenceServerClient, shape: list[int], binary: bool
 ) -> None:
     images = strings(*map(picture, PICTURES)).reshape(shape)
@@ -144,7 +144,7 @@ def test_a_batch_has_the_rows_that_transformers_gives(
     assert np.allclose(scores.flatten(), [row["score"] for row in rows], atol=1e-3)
 
 
-def test_parameters_come_as_parameters_or_as_tensors(
+def test_parameters_are_accepted_as_parameters_or_as_tensors(
     client: triton.InferenceServerClient,
 ) -> None:
     name, parameters = "dog-house.png", {"num_beams": 3, "num_return_sequences": 3}
@@ -157,7 +157,7 @@ def test_parameters_come_as_parameters_or_as_tensors(
     assert texts(as_tensors.as_numpy("generated_output")) == wanted
 
 
-def test_triton_s_own_arguments_do_no_harm(client: triton.InferenceServerClient) -> None:
+def test_the_other_arguments_of_infer_are_accepted(client: triton.InferenceServerClient) -> None:
     result = client.infer(
         MODEL,
         inputs(),
@@ -172,7 +172,7 @@ def test_triton_s_own_arguments_do_no_harm(client: triton.InferenceServerClient)
 
 @pytest.mark.parametrize("request_encoding", [None, "gzip", "deflate"])
 @pytest.mark.parametrize("response_encoding", [None, "gzip", "deflate"])
-def test_bodies_are_compressed_either_way(
+def test_requests_and_responses_can_be_compressed(
     client: triton.InferenceServerClient,
     request_encoding: str | None,
     response_encoding: str | None,
@@ -191,7 +191,7 @@ def test_bodies_are_compressed_either_way(
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "deflate"])
-def test_a_reply_is_encoded_as_it_says(service: Service, encoding: str) -> None:
+def test_a_response_has_the_encoding_of_its_header(service: Service, encoding: str) -> None:
     body, header_length = triton.InferenceServerClient.generate_request_body(inputs())
     headers = {
         "Inference-Header-Content-Length": str(header_length),
@@ -208,7 +208,7 @@ def test_a_reply_is_encoded_as_it_says(service: Service, encoding: str) -> None:
     assert texts(result.as_numpy("generated_output")) == [caption()]
 
 
-def test_a_body_can_be_one_picture(service: Service) -> None:
+def test_a_body_can_be_one_image(service: Service) -> None:
     headers = {"Inference-Header-Content-Length": "0", "Accept-Encoding": "identity"}
     reply, content = post_raw(service, picture("tree-cat.png"), headers)
     assert reply.status_code == 200, content
@@ -221,13 +221,13 @@ def test_a_body_can_be_one_picture(service: Service) -> None:
 def post_raw(
     service: Service, body: bytes, headers: dict[str, str]
 ) -> tuple[requests.Response, bytes]:
-    """The reply to an infer request and its body as it came."""
+    """Returns the response to an infer request and its body before decompression."""
     url = f"{service.url}/v2/models/{MODEL}/infer"
     reply = requests.post(url, data=body, headers=headers, stream=True, timeout=SECONDS)
     return reply, reply.raw.read(decode_content=False)
 
 
-def test_requests_run_side_by_side(client: triton.InferenceServerClient) -> None:
+def test_asynchronous_requests_run_concurrently(client: triton.InferenceServerClient) -> None:
     names = PICTURES * 2
     pending = [client.async_infer(MODEL, inputs(name)) for name in names]
     got = [texts(each.get_result().as_numpy("generated_output")) for each in pending]
@@ -235,13 +235,15 @@ def test_requests_run_side_by_side(client: triton.InferenceServerClient) -> None
 
 
 def failure(client: triton.InferenceServerClient, *request: Any, **more: Any) -> tuple[str, str]:
-    """Status and message of a request that must fail."""
+    """Returns status and message of a request that must fail."""
     with pytest.raises(InferenceServerException) as error:
         client.infer(*request, **more)
     return error.value.status(), error.value.message()
 
 
-def test_a_mistake_is_an_exception_that_names_it(client: triton.InferenceServerClient) -> None:
+def test_an_invalid_request_is_an_exception_that_names_the_field(
+    client: triton.InferenceServerClient,
+) -> None:
     unknown = "Request for unknown model: 'none' is not found"
     assert failure(client, "none", inputs()) == ("404", unknown)
     assert failure(client, MODEL, inputs(), model_version="7")[0] == "404"
@@ -262,7 +264,7 @@ def test_a_mistake_is_an_exception_that_names_it(client: triton.InferenceServerC
         client.get_trace_settings()
 
 
-def test_statistics_count_every_picture(computing: triton.InferenceServerClient) -> None:
+def test_statistics_count_every_image(computing: triton.InferenceServerClient) -> None:
     client = computing
 
     def statistics() -> dict[str, Any]:
@@ -277,7 +279,7 @@ def test_statistics_count_every_picture(computing: triton.InferenceServerClient)
     client.infer(MODEL, inputs(*PICTURES), parameters=length)
     after = statistics()
     assert after["inference_count"] == before["inference_count"] + 4
-    # Without caches one picture and then three are decoded, if only the three share their steps.
+    # Without caches one picture and then three are decoded, if only the three images share steps.
     steps = after["execution_count"] - before["execution_count"]
     assert 2 * 31 <= steps <= 4 * 31
     for part in ("cache_hit", "cache_miss"):
@@ -292,7 +294,7 @@ def test_statistics_count_every_picture(computing: triton.InferenceServerClient)
         client.get_inference_statistics("none")
 
 
-def test_the_pictures_of_a_request_are_decoded_together(
+def test_the_images_of_a_request_share_decoder_steps(
     computing: triton.InferenceServerClient, uncached: Service
 ) -> None:
     before, tokens = runs_by_rows(uncached), 60
@@ -303,8 +305,8 @@ def test_the_pictures_of_a_request_are_decoded_together(
     assert sum(new.values()) < len(PICTURES) * tokens * 2 / 3
 
 
-def test_the_asyncio_client_gets_the_same(service: Service) -> None:
-    async def talk() -> None:
+def test_the_asyncio_client_gets_the_same_responses(service: Service) -> None:
+    async def call_service() -> None:
         async with triton_aio.InferenceServerClient(service.address) as client:
             assert await client.is_server_live() and await client.is_server_ready()
             assert await client.is_model_ready(MODEL)
@@ -329,10 +331,10 @@ def test_the_asyncio_client_gets_the_same(service: Service) -> None:
             )
             got = [texts(each.as_numpy("generated_output")) for each in results]
             assert got == [[caption(name)] for name in (*PICTURES, *[PICTURE] * 3)]
-            # It says that it takes gzip, and reads an error without decoding it.
+            # This client accepts gzip, but does not decompress errors.
             with pytest.raises(InferenceServerException, match="unknown model: 'none'"):
                 await client.infer("none", inputs())
             with pytest.raises(InferenceServerException):
                 await client.get_trace_settings()
 
-    asyncio.run(talk())
+    asyncio.run(call_service())

@@ -1,4 +1,4 @@
-"""The Helm chart: rendered by Helm itself, compared with Kubernetes' schemas and with what must hold of its pods."""
+"""The Helm chart: rendered by Helm, validated against Kubernetes' schemas and the rules for pods."""
 
 from __future__ import annotations
 
@@ -20,26 +20,28 @@ def test_the_chart_renders_and_its_pods_are_restricted(tmp_path: Path, name: str
     found = render(tmp_path, VALUES[name])
     assert validate(found) >= 6
     specs = list(pods(found))
-    # The service's and the test's.
+    # The pods of the service and of the Helm test.
     assert len(specs) == 2
     for spec in specs:
         check_pod(spec)
 
 
 @pytest.mark.parametrize("values", ["cpu", "gpu"])
-def test_lint_is_content(values: str) -> None:
+def test_helm_lint_passes(values: str) -> None:
     command = [HELM, "lint", "--strict", CHART, "--values", CHART / f"values-{values}.yaml"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_the_manifests_are_those_of_the_chart() -> None:
-    for name, text in manifests.render().items():
+def test_the_committed_manifests_are_rendered_from_the_chart() -> None:
+    rendered = manifests.render()
+    assert rendered
+    for name, text in rendered.items():
         assert (OUTPUT / name).read_text() == text, f"{name}: make manifests"
 
 
 @pytest.mark.parametrize("name", ["cpu.yaml", "gpu.yaml"])
-def test_the_manifests_want_nothing_but_kubernetes(name: str) -> None:
+def test_the_manifests_need_no_operator(name: str) -> None:
     found = objects((OUTPUT / name).read_text())
     assert validate(found) == len(found) >= 8
     assert one(found, "Namespace")["metadata"]["name"] == NAME
@@ -55,18 +57,21 @@ def test_the_pod_is_not_killed_before_the_service_has_drained(tmp_path: Path, na
     assert needed < spec["terminationGracePeriodSeconds"] < needed + 10
 
 
-def test_probes_ask_the_plaintext_port_and_only_readiness_is_impatient(tmp_path: Path) -> None:
+def test_probes_use_the_admin_port_and_readiness_fails_before_liveness(tmp_path: Path) -> None:
     container = pod_spec(render(tmp_path, VALUES["tls"]))["containers"][0]
     probes = {name: container[f"{name}Probe"] for name in ("startup", "readiness", "liveness")}
     assert all(probe["httpGet"]["port"] == "admin" for probe in probes.values())
     paths = {name: probe["httpGet"]["path"] for name, probe in probes.items()}
     ready, live = "/v2/health/ready", "/v2/health/live"
     assert paths == {"startup": ready, "readiness": ready, "liveness": live}
-    patience = {n: p["periodSeconds"] * p["failureThreshold"] for n, p in probes.items()}
-    assert patience["startup"] == 300 and patience["readiness"] < patience["liveness"]
+    tolerated_seconds = {n: p["periodSeconds"] * p["failureThreshold"] for n, p in probes.items()}
+    assert (
+        tolerated_seconds["startup"] == 300
+        and tolerated_seconds["readiness"] < tolerated_seconds["liveness"]
+    )
 
 
-def test_settings_become_environment_as_the_service_reads_it(tmp_path: Path) -> None:
+def test_settings_become_environment_variables_of_the_service(tmp_path: Path) -> None:
     settings = environment(pod_spec(render(tmp_path, VALUES["everything else"])))
     assert settings["BLIP_MAX_IMAGE_PIXELS"] == "89478485"
     assert settings["BLIP_SHUTDOWN_GRACE"] == "40.5"
@@ -75,18 +80,18 @@ def test_settings_become_environment_as_the_service_reads_it(tmp_path: Path) -> 
     assert settings["BLIP_LOG_FORMAT"] == "json" and settings["RUST_BACKTRACE"] == "1"
 
 
-def test_a_new_catalogue_rolls_the_pods(tmp_path: Path) -> None:
-    def mark(values: dict[str, Any]) -> str:
+def test_a_new_catalogue_replaces_the_pods(tmp_path: Path) -> None:
+    def checksum(values: dict[str, Any]) -> str:
         pod = one(render(tmp_path, values), "Deployment")["spec"]["template"]
         return pod["metadata"]["annotations"]["checksum/catalogue"]
 
     text = 'default = "m"\n'
-    assert mark({}) != mark({"catalogue": text})
+    assert checksum({}) != checksum({"catalogue": text})
     catalogue = one(render(tmp_path, {"catalogue": text}), "ConfigMap", "-catalogue")
     assert catalogue["data"]["models.toml"].strip() == text.strip()
 
 
-def test_keys_and_certificates_come_from_secrets(tmp_path: Path) -> None:
+def test_keys_and_certificates_are_read_from_secrets(tmp_path: Path) -> None:
     found = render(tmp_path, VALUES["keys"])
     secret = one(found, "Secret")
     assert secret["stringData"]["api-keys"].splitlines() == VALUES["keys"]["auth"]["keys"]
@@ -98,20 +103,20 @@ def test_keys_and_certificates_come_from_secrets(tmp_path: Path) -> None:
     assert settings["BLIP_TLS_CLIENT_CA"] == "/etc/blip-serve/tls/ca.crt"
 
 
-def test_a_bundle_is_made_once(tmp_path: Path) -> None:
-    for name, does in (("fetch", "sha256sum -c"), ("export", "python -m blip_onnx")):
+def test_an_existing_bundle_is_not_made_again(tmp_path: Path) -> None:
+    for name, command in (("fetch", "sha256sum -c"), ("export", "python -m blip_onnx")):
         spec = pod_spec(render(tmp_path, VALUES[name]))
         (container,) = spec["initContainers"]
         script = container["args"][0]
         assert script.startswith('test -e "/bundles/$NAME/manifest.json" && exit 0')
-        assert does in script
+        assert command in script
         served = {mount["name"]: mount for mount in spec["containers"][0]["volumeMounts"]}
         assert served["bundles"]["readOnly"] is True
         assert subprocess.run(["bash", "-n", "-c", script]).returncode == 0
 
 
 @pytest.mark.parametrize(
-    ("values", "said"),
+    ("values", "named"),
     [
         ({"settings": {"queue-capasity": 3}}, "queue-capasity"),
         ({"settings": {"queue-capacity": "many"}}, "queue-capacity"),
@@ -123,5 +128,5 @@ def test_a_bundle_is_made_once(tmp_path: Path) -> None:
         ({"autoscaling": {"kind": "keda", "cpuUtilization": 0}}, "requestsInFlight"),
     ],
 )
-def test_mistakes_in_values_are_named(tmp_path: Path, values: dict[str, Any], said: str) -> None:
-    assert said in render_error(tmp_path, values)
+def test_errors_name_the_invalid_value(tmp_path: Path, values: dict[str, Any], named: str) -> None:
+    assert named in render_error(tmp_path, values)

@@ -1,4 +1,4 @@
-"""release.cuda_check on a machine without a GPU: the CPU against itself, and the refusal."""
+"""release.cuda_check on a machine without a GPU: the CPU compared with itself, and the error."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ def test_the_cpu_agrees_with_itself(caplog: pytest.LogCaptureFixture) -> None:
     assert set(figures["nodes"]) == {"CPUExecutionProvider"}
 
 
-def test_without_a_gpu_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_gpu_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     with pytest.raises(ServiceError, match="execution provider"):
         cuda_check.main(["--images", "1"])
 
 
-def test_a_wrong_folder_of_libraries_is_one_line(tmp_path: Path) -> None:
+def test_a_folder_without_the_cuda_libraries_is_reported_in_one_line(tmp_path: Path) -> None:
     command = [default_binary(), "check", "--cuda-libraries", str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 1

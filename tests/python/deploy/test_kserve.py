@@ -1,4 +1,4 @@
-"""deploy/kserve against KServe's own descriptions of its objects, and the catalogues against the program."""
+"""deploy/kserve agrees with KServe's descriptions of its objects, and the program accepts all catalogues."""
 
 from __future__ import annotations
 
@@ -17,32 +17,32 @@ FOLDER = ROOT / "deploy" / "kserve"
 MODELS = {"ServingRuntime": "V1alpha1ServingRuntime", "InferenceService": "V1beta1InferenceService"}
 
 
-def unknown(value: dict[str, Any], kind: str) -> list[str]:
-    """Fields that a type of KServe's or Kubernetes' does not have."""
+def unknown_fields(value: dict[str, Any], kind: str) -> list[str]:
+    """Returns the fields that a type of KServe or Kubernetes does not have."""
     program = Path(__file__).parent / "kserve_fields.py"
-    asked = json.dumps({"kind": kind, "value": value})
-    done = subprocess.run([sys.executable, program, asked], capture_output=True, text=True)
+    request = json.dumps({"kind": kind, "value": value})
+    done = subprocess.run([sys.executable, program, request], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
 
 
 @pytest.mark.parametrize("name", ["serving-runtime.yaml", "inference-service.yaml"])
-def test_every_field_is_one_of_kserve_s(name: str) -> None:
+def test_every_field_is_known_to_kserve(name: str) -> None:
     found = [entry for entry in objects((FOLDER / name).read_text()) if entry["kind"] in MODELS]
     assert len(found) == 1
     for entry in found:
-        assert unknown(entry, MODELS[entry["kind"]]) == []
+        assert unknown_fields(entry, MODELS[entry["kind"]]) == []
 
 
-def test_the_reader_of_fields_sees_a_mistake() -> None:
+def test_an_unknown_field_is_detected() -> None:
     entry = {"spec": {"containers": [{"nam": "x"}], "vols": []}}
-    assert unknown(entry, "V1alpha1ServingRuntime") == [
+    assert unknown_fields(entry, "V1alpha1ServingRuntime") == [
         "r.spec.vols",
         "r.spec.containers[0].nam",
     ]
 
 
-def test_the_service_runs_as_a_runtime_and_goes_to_zero() -> None:
+def test_the_runtime_serves_its_format_and_scales_to_zero() -> None:
     runtime = one(objects((FOLDER / "serving-runtime.yaml").read_text()), "ServingRuntime")["spec"]
     service = one(objects((FOLDER / "inference-service.yaml").read_text()), "InferenceService")
     predictor = service["spec"]["predictor"]
@@ -51,7 +51,7 @@ def test_the_service_runs_as_a_runtime_and_goes_to_zero() -> None:
     assert predictor["model"]["modelFormat"]["name"] in formats
     (container,) = runtime["containers"]
     assert container["name"] == "kserve-container"
-    # Knative allows one port, and its own processes have these.
+    # Knative allows one port, and its processes use these.
     (port,) = container["ports"]
     assert port["name"] == "h2c"
     values = {entry["name"]: entry["value"] for entry in container["env"]}
@@ -61,7 +61,7 @@ def test_the_service_runs_as_a_runtime_and_goes_to_zero() -> None:
 
 
 def catalogues() -> dict[str, tuple[str, str]]:
-    """Each catalogue of an image or manifest, and the folder in it that the embedded model stands in for."""
+    """Returns the catalogues of images and manifests, each with the folder that the embedded model replaces."""
     container = ROOT / "deploy" / "container"
     kserve_map = one(objects((FOLDER / "serving-runtime.yaml").read_text()), "ConfigMap")
     texts = {
@@ -76,12 +76,12 @@ def catalogues() -> dict[str, tuple[str, str]]:
 
 
 @pytest.mark.parametrize("name", catalogues())
-def test_every_catalogue_is_understood(tmp_path: Path, name: str) -> None:
+def test_every_catalogue_is_accepted(tmp_path: Path, name: str) -> None:
     text, folder = catalogues()[name]
     assert folder in text
     text = text.replace(folder, str(ROOT / "models" / "scenes")).replace('"cuda"', '"cpu"')
     models = tmp_path / "models.toml"
-    # The image for GPUs has both; a provider may not come twice.
+    # The image for GPUs has both providers; a provider must not occur twice.
     models.write_text(text.replace('["cpu", "cpu"]', '["cpu"]'))
     done = subprocess.run(
         [default_binary(), "check", "--models", models], capture_output=True, text=True

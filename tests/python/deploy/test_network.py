@@ -1,4 +1,4 @@
-"""Around the chart's pods: services, the network policy, autoscaling, monitoring."""
+"""The chart's services, network policy, autoscaling and monitoring."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from support.deploy.chart import VALUES, pod_spec, render
 from support.deploy.manifests import Object, objects, one
 
 
-def test_services_tell_the_protocol(tmp_path: Path) -> None:
+def test_services_declare_the_protocol(tmp_path: Path) -> None:
     found = render(tmp_path, {})
     ports = {port["name"]: port for port in one(found, "Service", NAME)["spec"]["ports"]}
     assert {port["targetPort"] for port in ports.values()} == {"http"}
     assert ports["grpc"]["appProtocol"] == "kubernetes.io/h2c"
     headless = one(found, "Service", "-headless")["spec"]
     assert headless["clusterIP"] == "None"
-    # A client that asked DNS connects to the pods themselves.
+    # A client that resolves the headless service connects to the pods.
     named = {
         port["name"]: port["containerPort"] for port in pod_spec(found)["containers"][0]["ports"]
     }
@@ -49,16 +49,16 @@ def test_services_tell_the_protocol(tmp_path: Path) -> None:
 def test_images_are_not_fetched_from_metadata_and_private_addresses(
     tmp_path: Path, address: str
 ) -> None:
-    assert not reached(render(tmp_path, {}), address)
+    assert not is_allowed(render(tmp_path, {}), address)
 
 
 @pytest.mark.parametrize("address", ["93.184.216.34", "172.32.0.1", "2606:2800:220:1::1"])
 def test_images_are_fetched_from_the_internet(tmp_path: Path, address: str) -> None:
-    assert reached(render(tmp_path, {}), address)
-    assert not reached(render(tmp_path, {"networkPolicy": {"fetchPorts": []}}), address)
+    assert is_allowed(render(tmp_path, {}), address)
+    assert not is_allowed(render(tmp_path, {"networkPolicy": {"fetchPorts": []}}), address)
 
 
-def reached(found: list[Object], address: str) -> bool:
+def is_allowed(found: list[Object], address: str) -> bool:
     """Whether the network policy lets a pod connect to this address, on port 443."""
     target = ipaddress.ip_address(address)
     for rule in one(found, "NetworkPolicy")["spec"]["egress"]:
@@ -81,12 +81,12 @@ def test_only_monitoring_and_the_test_reach_the_admin_port(tmp_path: Path) -> No
     labels = one(found, "Pod")["metadata"]["labels"]
     assert rule["from"][0]["podSelector"]["matchLabels"] == labels
     assert "namespaceSelector" in rule["from"][1] and len(rule["from"]) == 2
-    # The test's own pod must not get the service's requests.
+    # The pod of the Helm test must not get requests for the service.
     selector = one(found, "Service", NAME)["spec"]["selector"]
     assert not selector.items() <= labels.items()
 
 
-def test_autoscaling_looks_at_what_it_is_told(tmp_path: Path) -> None:
+def test_autoscaling_uses_the_configured_metrics(tmp_path: Path) -> None:
     found = render(tmp_path, VALUES["hpa"])
     metrics = one(found, "HorizontalPodAutoscaler")["spec"]["metrics"]
     assert [metric["type"] for metric in metrics] == ["Resource", "Pods"]
@@ -99,7 +99,7 @@ def test_autoscaling_looks_at_what_it_is_told(tmp_path: Path) -> None:
     assert one(render(tmp_path, {}), "Deployment")["spec"]["replicas"] == 2
 
 
-def test_monitoring_finds_the_pods_and_has_the_rules(tmp_path: Path) -> None:
+def test_monitoring_selects_the_pods_and_has_the_rules(tmp_path: Path) -> None:
     found = render(tmp_path, VALUES["monitoring"])
     monitor = one(found, "ServiceMonitor")
     labels = one(found, "Service", "-headless")["metadata"]["labels"]

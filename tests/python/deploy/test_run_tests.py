@@ -1,4 +1,4 @@
-"""`make test` closes with the sum of both suites, and nothing that did not pass is lost."""
+"""`make test` ends with the sum of both suites, in which every test that did not pass is counted."""
 
 import subprocess
 import sys
@@ -9,7 +9,7 @@ CARGO = "test result: ok. {} passed; {} failed; {} ignored; 0 measured; {} filte
 
 
 def closing_line(*suites: tuple[int, str]) -> tuple[int, str]:
-    """Exit status and last line for suites that exit so and print this."""
+    """Returns exit status and last line for suites with these exit statuses and outputs."""
     commands = []
     for index, (status, output) in enumerate(suites):
         program = f"import sys; assert not sys.stdin.read(); print({output!r}); sys.exit({status})"
@@ -21,7 +21,7 @@ def closing_line(*suites: tuple[int, str]) -> tuple[int, str]:
     return done.returncode, done.stdout.splitlines()[-1]
 
 
-def test_what_passed_in_both_suites_is_added() -> None:
+def test_the_passed_tests_of_both_suites_are_added() -> None:
     cargo = "\n".join([CARGO.format(5, 0, 0, 0), "   Doc-tests", CARGO.format(2, 0, 0, 0)])
     suites = (0, cargo), (0, "....\n4 passed, 3 warnings in 0.12s")
     assert closing_line(*suites) == (0, "11 passed, 0 failed")
@@ -41,7 +41,7 @@ def test_what_passed_in_both_suites_is_added() -> None:
         (0, "", "0 passed, 1 failed"),
     ],
 )
-def test_what_did_not_pass_fails(status: int, output: str, counted: str) -> None:
+def test_every_other_outcome_counts_as_failed(status: int, output: str, counted: str) -> None:
     assert closing_line((status, output)) == (1, counted)
 
 

@@ -9,8 +9,8 @@ import subprocess
 from release.manifests import CHART
 from service import default_binary
 
-# What the chart sets itself, from values of other names.
-OWN = {
+# Variables that the chart sets from values with other names.
+OTHER_VALUES = {
     "BLIP_ADMIN_LISTEN",
     "BLIP_API_KEYS",
     "BLIP_API_KEYS_FILE",
@@ -23,19 +23,19 @@ OWN = {
 }
 
 
-def offered() -> set[str]:
-    """The environment twins of the chart's settings."""
+def chart_settings() -> set[str]:
+    """Returns the environment variables of the chart's settings."""
     schema = json.loads((CHART / "values.schema.json").read_text())
     names = schema["properties"]["settings"]["properties"]
     return {"BLIP_" + name.upper().replace("-", "_") for name in names}
 
 
-def known() -> set[str]:
-    """Those of the program."""
+def program_settings() -> set[str]:
+    """Returns the environment variables of the program's settings."""
     command = [str(default_binary()), "serve", "--help"]
     text = subprocess.run(command, capture_output=True, text=True, check=True, env={}).stdout
     return set(re.findall(r"\[env: (BLIP_[A-Z_]+)", text))
 
 
 def test_every_setting_of_the_program_can_be_set_and_no_other() -> None:
-    assert offered() == known() - OWN
+    assert chart_settings() == program_settings() - OTHER_VALUES

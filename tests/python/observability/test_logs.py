@@ -1,4 +1,4 @@
-"""The log: one line for a request, in text and in JSON, and nothing secret at any level."""
+"""The log: one line per request, in text and in JSON, and no secret at any level."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ import requests
 from service import Service
 from support.clients import MODEL, SECONDS, picture
 
-KEY = "a-key-that-must-not-be-told"
-QUERY = "signature=that-must-not-be-told"
+KEY = "a-key-that-must-not-be-logged"
+QUERY = "signature=that-must-not-be-logged"
 SECRET_PROMPT = "zebra crossing"
 
 
@@ -28,7 +28,7 @@ def start(folder: Path, *flags: str) -> Service:
 
 
 def infer(service: Service, url: str, path: str = "/infer") -> requests.Response:
-    """Asks with a secret in every place that may hold one."""
+    """Sends a request with a secret in every field that may hold one."""
     inputs = [
         {"name": name, "datatype": "BYTES", "shape": [1], "data": [text]}
         for name, text in [("img_url", f"{url}?{QUERY}"), ("text", SECRET_PROMPT)]
@@ -40,8 +40,8 @@ def infer(service: Service, url: str, path: str = "/infer") -> requests.Response
     )
 
 
-def access(folder: Path) -> list[dict[str, Any]]:
-    """The lines for requests of a log in JSON."""
+def access_lines(folder: Path) -> list[dict[str, Any]]:
+    """Returns the lines for requests of a log in JSON."""
     lines = map(json.loads, (folder / "log").read_text().splitlines())
     return [line for line in lines if line["target"] == "blip_serve::access"]
 
@@ -52,11 +52,11 @@ def test_a_request_is_one_line_of_text(tmp_path: Path, images_url: str) -> None:
     (line,) = (s for s in (tmp_path / "log").read_text().splitlines() if "request ended" in s)
     head, fields = line.split("request ended ")
     assert " INFO " in head and 'request{request_id="mine"}: blip_serve::access:' in head
-    said = dict(re.findall(r'(\w+)=("[^"]*"|\S+)', fields))
-    label = said.pop("key")
+    values = dict(re.findall(r'(\w+)=("[^"]*"|\S+)', fields))
+    label = values.pop("key")
     assert label.startswith('"') and KEY not in label
-    assert float(said.pop("elapsed_ms")) > 0
-    assert said == {
+    assert float(values.pop("elapsed_ms")) > 0
+    assert values == {
         "method": '"POST"',
         "path": '"/infer"',
         "status": "200",
@@ -75,7 +75,7 @@ def test_a_request_is_one_line_of_json(tmp_path: Path) -> None:
             service.stub.Caption(request, metadata=metadata, timeout=SECONDS)
         requests.get(f"{service.url}/v2/health/live", timeout=SECONDS)
         requests.get(f"{service.url}/v2", headers={"x-request-id": "none"}, timeout=SECONDS)
-    rest, grpc_line, refused = access(tmp_path)
+    rest, grpc_line, refused = access_lines(tmp_path)
     assert (rest["level"], rest["span"]["request_id"], rest["status"]) == ("INFO", "mine", 400)
     assert (rest["method"], rest["path"], rest["model"]) == ("POST", "/infer", MODEL)
     assert (rest["outcome"], rest["reason"]) == ("client_error", "IMAGE_URL_REFUSED")
@@ -87,10 +87,10 @@ def test_a_request_is_one_line_of_json(tmp_path: Path) -> None:
     assert "key" not in refused and "model" not in refused
 
 
-def test_probes_are_for_those_who_look(tmp_path: Path) -> None:
+def test_probes_are_logged_at_debug_level_only(tmp_path: Path) -> None:
     with start(tmp_path, "--log-format=json", "--log=blip_serve=debug") as service:
         requests.get(f"{service.url}/v2/health/live", timeout=SECONDS)
-    paths = {(line["path"], line["level"]) for line in access(tmp_path)}
+    paths = {(line["path"], line["level"]) for line in access_lines(tmp_path)}
     assert ("/v2/health/live", "DEBUG") in paths
 
 
@@ -107,11 +107,11 @@ def test_every_line_of_a_request_has_its_id(tmp_path: Path, form: str) -> None:
     lines = (tmp_path / "log").read_text().splitlines()
     for message, count in [("image encoded", 2), ("request refused", 1), ("request ended", 1)]:
         mine = [line for line in lines if message in line and "yours" in line]
-        # The self-test image is nobody's, and probes have ids of their own.
+        # The self-test image has no request id, and probes have other ids.
         assert len(mine) == count, message
 
 
-def test_a_client_cannot_write_lines_of_its_own(tmp_path: Path) -> None:
+def test_a_client_cannot_forge_log_lines(tmp_path: Path) -> None:
     forged = "2026-01-01T00:00:00Z  INFO forged"
     headers = {"authorization": f"Bearer {KEY}"}
     with start(tmp_path) as service:
@@ -124,7 +124,7 @@ def test_a_client_cannot_write_lines_of_its_own(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("level", ["info", "trace"])
-def test_nothing_secret_at_any_level(tmp_path: Path, images_url: str, level: str) -> None:
+def test_no_secret_is_logged_at_any_level(tmp_path: Path, images_url: str, level: str) -> None:
     with start(tmp_path, f"--log={level}") as service:
         assert infer(service, f"{images_url}/cats.jpg").status_code == 200
         assert infer(service, "http://127.0.0.1:9/x.png").status_code == 400
@@ -136,5 +136,5 @@ def test_nothing_secret_at_any_level(tmp_path: Path, images_url: str, level: str
         service.stub.Caption(request, metadata=metadata, timeout=SECONDS)
     log = (tmp_path / "log").read_text()
     for secret in [KEY, QUERY, QUERY.split("=")[1], SECRET_PROMPT]:
-        told = [line for line in log.splitlines() if secret in line]
-        assert not told, told[:3]
+        leaked = [line for line in log.splitlines() if secret in line]
+        assert not leaked, leaked[:3]

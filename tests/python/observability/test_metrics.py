@@ -1,4 +1,4 @@
-"""What Prometheus sees: the names and labels of docs/metrics.md, and numbers that follow what happened."""
+"""The page of metrics: names and labels of docs/metrics.md, and values that count the requests."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ ROW = re.compile(r"^\| `(?P<name>\w+)` \| (?P<type>\w+) \|(?P<labels>[^|]*)\|", 
 
 @pytest.fixture(scope="module")
 def counted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """A service of our own: nobody else's requests are counted.
+    """A service for these tests only, so that no other requests are counted.
 
-    Its caches are on, as by default: what is asked for a second time is a hit and runs no graph.
+    Its caches are on, as by default: a repeated request is a hit and runs no graph.
     """
     with Service(log=tmp_path_factory.mktemp("metrics") / "log") as running:
         yield running
@@ -36,7 +36,7 @@ def page(service: Service) -> str:
 
 
 def use_everything(service: Service) -> None:
-    """Makes every metric have a sample."""
+    """Sends requests that give every metric a sample."""
     assert service.caption(picture())
     files = {"image": picture()}
     for _ in range(2):
@@ -47,7 +47,7 @@ def use_everything(service: Service) -> None:
     assert requests.post(load, timeout=SECONDS).ok
 
 
-def test_names_types_and_labels_are_those_of_the_document(counted: Service) -> None:
+def test_names_types_and_labels_equal_those_of_the_document(counted: Service) -> None:
     use_everything(counted)
     documented = {
         row["name"]: (row["type"], set(re.findall(r"`(\w+)`", row["labels"])))
@@ -58,12 +58,14 @@ def test_names_types_and_labels_are_those_of_the_document(counted: Service) -> N
         name = family.name + "_total" if family.type == "counter" else family.name
         labels = {label for sample in family.samples for label in sample.labels} - {"le"}
         live[name] = (family.type, labels)
-    ours = {name: shape for name, shape in live.items() if name.startswith("blip_")}
-    assert ours == {name: shape for name, shape in documented.items() if name.startswith("blip_")}
+    blip_metrics = {name: shape for name, shape in live.items() if name.startswith("blip_")}
+    assert blip_metrics == {
+        name: shape for name, shape in documented.items() if name.startswith("blip_")
+    }
     assert {name for name in documented if not name.startswith("blip_")} <= live.keys()
 
 
-def test_a_request_is_counted_by_what_became_of_it(counted: Service) -> None:
+def test_requests_are_counted_by_outcome(counted: Service) -> None:
     before = page(counted)
     assert counted.caption(picture("flower.gif"), parameters={"num_beams": 2})
     with pytest.raises(grpc.RpcError):
@@ -72,21 +74,21 @@ def test_a_request_is_counted_by_what_became_of_it(counted: Service) -> None:
         counted.caption(picture(), model="none")
     after = page(counted)
 
-    def more(name: str, **labels: str) -> float:
+    def increase(name: str, **labels: str) -> float:
         return value(after, name, **labels) - value(before, name, **labels)
 
-    requests_of = {"surface": "grpc", "key": ""}
-    assert more("blip_requests_total", outcome="ok", model="scenes", **requests_of) == 1
-    assert more("blip_requests_total", reason="INVALID_ARGUMENT", model="scenes") == 1
-    # A name that a client made up is no label.
-    assert more("blip_requests_total", reason="UNKNOWN_MODEL", model="") == 1
-    assert more("blip_captions_total", model="scenes") == 1
-    assert more("blip_stage_duration_seconds_count", stage="encoder") == 1
-    assert more("blip_stage_duration_seconds_count", stage="decode") == 1
-    assert more("blip_decoder_step_rows_count") == more(
+    grpc_requests = {"surface": "grpc", "key": ""}
+    assert increase("blip_requests_total", outcome="ok", model="scenes", **grpc_requests) == 1
+    assert increase("blip_requests_total", reason="INVALID_ARGUMENT", model="scenes") == 1
+    # An unknown model name does not become a label.
+    assert increase("blip_requests_total", reason="UNKNOWN_MODEL", model="") == 1
+    assert increase("blip_captions_total", model="scenes") == 1
+    assert increase("blip_stage_duration_seconds_count", stage="encoder") == 1
+    assert increase("blip_stage_duration_seconds_count", stage="decode") == 1
+    assert increase("blip_decoder_step_rows_count") == increase(
         "blip_stage_duration_seconds_count", stage="decoder_step"
     )
-    assert more("blip_generated_tokens_total") == more("blip_caption_tokens_sum") > 0
+    assert increase("blip_generated_tokens_total") == increase("blip_caption_tokens_sum") > 0
     assert value(after, "blip_requests_in_flight") == value(after, "blip_queue_depth") == 0
     assert value(after, "blip_ready") == 1
 
@@ -102,7 +104,7 @@ def test_reloads_are_counted_from_zero(tmp_path: Path) -> None:
     assert {each.value for each in seen} == {0}
 
 
-def test_times_are_told_with_the_answer(counted: Service) -> None:
+def test_the_response_has_a_server_timing_header(counted: Service) -> None:
     url, files = f"{counted.url}/v1/captions", {"image": picture("umbrella-guitar.jpg")}
     fresh = {"num_beams": "2", "min_new_tokens": "11"}
     first = requests.post(url, files=files, data=fresh, timeout=SECONDS).headers["server-timing"]
@@ -117,7 +119,7 @@ def test_times_are_told_with_the_answer(counted: Service) -> None:
     assert "server-timing" in dict(call.initial_metadata())
 
 
-def test_a_key_is_needed_unless_it_is_said_otherwise(tmp_path: Path) -> None:
+def test_metrics_require_a_key_unless_open_metrics_is_set(tmp_path: Path) -> None:
     keys = tmp_path / "keys"
     keys.write_text("secret-key\n")
     for flags, status in (((), 401), (("--open-metrics",), 200)):

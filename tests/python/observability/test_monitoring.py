@@ -1,4 +1,4 @@
-"""The dashboard and the alerts know only metrics of docs/metrics.md, and every alert does what it is for."""
+"""The dashboard and the alerts use only metrics of docs/metrics.md, and every alert fires when it should."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FOLDER = ROOT / "deploy" / "helm" / "blip-serve" / "files"
 DASHBOARD = FOLDER / "dashboard.json"
 DOCUMENT = ROOT / "docs" / "metrics.md"
 ROW = re.compile(r"^\| `([a-z_]+)` \| (counter|gauge|histogram) \| ([^|]*)\| ([^|]*)\| (.+) \|$")
-# What Prometheus puts on every series.
+# Labels that Prometheus adds to every series.
 TARGET = {"namespace", "pod", "instance", "job"}
 NAME = re.compile(r"\b(?:blip|process)_[a-z_]+")
 LABEL = re.compile(r"(?:by|on) \(([^)]*)\)")
@@ -26,13 +26,13 @@ MATCHER = re.compile(r"([a-z_]+)(?:=~|!~|!=|=)\"")
 
 
 def table() -> dict[str, tuple[str, set[str]]]:
-    """Names in docs/metrics.md, with type and labels."""
+    """Returns the names in docs/metrics.md, with type and labels."""
     rows = [match for line in DOCUMENT.read_text().splitlines() if (match := ROW.match(line))]
     return {row[1]: (row[2], set(re.findall(r"`([a-z_]+)`", row[3]))) for row in rows}
 
 
 def series(metrics: dict[str, tuple[str, set[str]]]) -> dict[str, set[str]]:
-    """Names as they are asked for, with their labels."""
+    """Returns the names of the series in expressions, with their labels."""
     named: dict[str, set[str]] = {}
     for name, (kind, labels) in metrics.items():
         if kind == "histogram":
@@ -44,13 +44,13 @@ def series(metrics: dict[str, tuple[str, set[str]]]) -> dict[str, set[str]]:
 
 
 def panels() -> list[str]:
-    """Every expression of the dashboard."""
+    """Returns every expression of the dashboard."""
     shown = json.loads(DASHBOARD.read_text())["panels"]
     return [target["expr"] for panel in shown for target in panel.get("targets", [])]
 
 
 def rules() -> list[dict[str, Any]]:
-    """Every rule."""
+    """Returns every rule."""
     groups = yaml.safe_load((FOLDER / "alerts.yaml").read_text())["groups"]
     return [rule for group in groups for rule in group["rules"]]
 
@@ -71,23 +71,23 @@ def test_the_document_names_every_metric_once_with_its_type() -> None:
 @pytest.mark.parametrize("expression", expressions())
 def test_every_name_and_label_is_in_the_document(expression: str) -> None:
     known = series(table())
-    # Recorded by the rules themselves.
+    # Series with colons are recorded by the rules.
     names = set(NAME.findall(expression))
     assert names or "blip:errors:" in expression
     assert names <= known.keys()
-    asked = {label.strip() for group in LABEL.findall(expression) for label in group.split(",")}
-    asked |= set(MATCHER.findall(expression))
+    used = {label.strip() for group in LABEL.findall(expression) for label in group.split(",")}
+    used |= set(MATCHER.findall(expression))
     allowed = TARGET.union(*(known[name] for name in names))
-    assert asked <= allowed
+    assert used <= allowed
 
 
-def test_recorded_series_are_recorded() -> None:
+def test_the_recorded_series_are_those_that_are_used() -> None:
     recorded = {rule["record"] for rule in rules() if "record" in rule}
-    asked = {name for text in expressions() for name in re.findall(r"blip:[a-z0-9_:]+", text)}
-    assert asked == recorded
+    used = {name for text in expressions() for name in re.findall(r"blip:[a-z0-9_:]+", text)}
+    assert used == recorded
 
 
-def test_the_dashboard_shows_every_metric_but_those_of_the_machine() -> None:
+def test_the_dashboard_shows_every_metric_except_three_of_the_process() -> None:
     named = {name for expression in panels() for name in NAME.findall(expression)}
     missing = {name for name in table() if not named & {name, f"{name}_bucket", f"{name}_sum"}}
     assert missing == {
@@ -97,12 +97,12 @@ def test_the_dashboard_shows_every_metric_but_those_of_the_machine() -> None:
     }
 
 
-def test_the_dashboard_is_the_one_that_the_script_writes() -> None:
+def test_the_committed_dashboard_is_generated_by_the_script() -> None:
     text = json.dumps(dashboard.dashboard(), indent=1) + "\n"
     assert DASHBOARD.read_text() == text, "make manifests"
 
 
-def test_panels_have_numbers_of_their_own_and_do_not_overlap() -> None:
+def test_panels_have_distinct_ids_and_do_not_overlap() -> None:
     shown = json.loads(DASHBOARD.read_text())["panels"]
     assert len({panel["id"] for panel in shown}) == len(shown) >= 25
     taken: set[tuple[int, int]] = set()
@@ -126,7 +126,7 @@ def test_promtool_accepts_the_rules() -> None:
     assert f"{len(rules())} rules found" in done.stdout
 
 
-def test_every_alert_fires_on_what_it_is_for() -> None:
+def test_every_alert_has_a_case_that_fires_and_one_that_does_not() -> None:
     done = promtool("test", "rules", "alerts_test.yaml")
     assert done.returncode == 0, done.stdout + done.stderr
     cases = yaml.safe_load((FOLDER / "alerts_test.yaml").read_text())["tests"]
@@ -137,7 +137,7 @@ def test_every_alert_fires_on_what_it_is_for() -> None:
     assert fired == quiet == alerts
 
 
-def test_the_tests_of_the_alerts_can_fail(tmp_path: Path) -> None:
+def test_the_cases_of_the_alerts_fail_for_a_changed_threshold(tmp_path: Path) -> None:
     text = (FOLDER / "alerts.yaml").read_text()
     assert "> 0.9 or" in text
     (tmp_path / "alerts.yaml").write_text(text.replace("> 0.9 or", "> 0.99 or"))
@@ -146,7 +146,7 @@ def test_the_tests_of_the_alerts_can_fail(tmp_path: Path) -> None:
     assert done.returncode != 0 and "BlipSaturated" in done.stdout + done.stderr
 
 
-def test_the_document_says_what_to_do_about_every_alert() -> None:
+def test_the_document_describes_every_alert() -> None:
     text = DOCUMENT.read_text()
     for rule in rules():
         if "alert" in rule:

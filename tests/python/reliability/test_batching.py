@@ -1,4 +1,4 @@
-"""Images that decode together: who shares a step, and that company changes nothing."""
+"""Continuous batching: which rows share a decoder step, and that a shared step changes no caption."""
 
 from __future__ import annotations
 
@@ -28,36 +28,36 @@ LONG = {"min_new_tokens": 120, "max_new_tokens": 120}
 
 
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """A service without caches, so that every request is computed, and without other requests."""
+def batching(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """A service without caches and without the requests of other tests: every request is computed."""
     with uncached_service(tmp_path_factory.mktemp("batching")) as running:
         yield running
 
 
 def stream(service: Service, name: str, parameters: dict[str, Any], prompt: str = "") -> Any:
-    """A running StreamCaption."""
+    """Starts a StreamCaption call."""
     request = service.messages.CaptionRequest(
         image=picture(name), prompt=prompt, parameters=parameters
     )
     return service.stub.StreamCaption(request, timeout=SECONDS)
 
 
-def test_a_request_joins_in_the_middle_of_anothers_decode(alone: Service) -> None:
-    before = runs_by_rows(alone)
-    first = stream(alone, PICTURES[0], LONG)
+def test_a_request_joins_the_batch_while_another_is_decoded(batching: Service) -> None:
+    before = runs_by_rows(batching)
+    first = stream(batching, PICTURES[0], LONG)
     assert next(first).piece
-    second = stream(alone, PICTURES[1], LONG)
+    second = stream(batching, PICTURES[1], LONG)
     assert next(second).piece
-    # The first is still at it: most of its pieces come after the second's first.
+    # The first is still being decoded: most of its pieces come after the second's first.
     assert len(list(first)) > 20
     list(second)
-    runs = difference(before, runs_by_rows(alone))
+    runs = difference(before, runs_by_rows(batching))
     assert runs[2] > 20
     assert runs[1] > 0
     assert set(runs) == {1, 2}
 
 
-def test_prompts_beams_and_greedy_share_a_step(alone: Service) -> None:
+def test_prompts_beams_samples_and_greedy_rows_share_a_step(batching: Service) -> None:
     kinds = [
         (PICTURES[0], None, {"num_beams": 3, **LONG}),
         (PICTURES[1], "a photography of", LONG),
@@ -65,80 +65,84 @@ def test_prompts_beams_and_greedy_share_a_step(alone: Service) -> None:
         (PICTURES[1], "a picture of two", {"num_beams": 2, **LONG}),
         (PICTURES[0], None, LONG),
     ]
-    each = [alone.caption(picture(name), prompt, p) for name, prompt, p in kinds]
-    before = runs_by_rows(alone)
+    separate = [batching.caption(picture(name), prompt, p) for name, prompt, p in kinds]
+    before = runs_by_rows(batching)
     with ThreadPoolExecutor(len(kinds)) as pool:
-        calls = [pool.submit(alone.caption, picture(name), prompt, p) for name, prompt, p in kinds]
+        calls = [
+            pool.submit(batching.caption, picture(name), prompt, p) for name, prompt, p in kinds
+        ]
         together = [call.result(SECONDS) for call in calls]
-    runs = difference(before, runs_by_rows(alone))
-    # 3 beams, a prompt, 2 samples, 2 beams behind a prompt, and one greedy row.
+    runs = difference(before, runs_by_rows(batching))
+    # 3 beams, a prompt, 2 samples, 2 beams with a prompt, and one greedy row.
     assert runs.get(3 + 1 + 2 + 2 + 1, 0) > 10, runs
-    for wanted, got in zip(each, together, strict=True):
+    for wanted, got in zip(separate, together, strict=True):
         assert [(c.token_ids, c.score) for c in got] == [(c.token_ids, c.score) for c in wanted]
 
 
-def test_many_at_once_are_as_one_by_one(alone: Service) -> None:
+def test_captions_of_concurrent_requests_equal_those_of_single_ones(batching: Service) -> None:
     rng = np.random.default_rng(3)
     files = []
     for index in range(24):
         image = PIL.Image.open(IMAGES / PICTURES[index % 2]).convert("RGB")
         size = tuple(rng.integers(40, 200, 2).tolist())
-        image.resize(size).save(path := alone.log.with_name(f"{index}.png"))
+        image.resize(size).save(path := batching.log.with_name(f"{index}.png"))
         files.append(path.read_bytes())
     parameters = [{"num_beams": index % 3 + 1} for index in range(24)]
-    each = [alone.caption(file, None, p)[0] for file, p in zip(files, parameters, strict=True)]
-    before = runs_by_rows(alone)
+    separate = [
+        batching.caption(file, None, p)[0] for file, p in zip(files, parameters, strict=True)
+    ]
+    before = runs_by_rows(batching)
     with ThreadPoolExecutor(24) as pool:
         calls = [
-            pool.submit(alone.caption, file, None, p)
+            pool.submit(batching.caption, file, None, p)
             for file, p in zip(files, parameters, strict=True)
         ]
         together = [call.result(SECONDS)[0] for call in calls]
-    assert [c.token_ids for c in together] == [c.token_ids for c in each]
-    assert [c.score for c in together] == [c.score for c in each]
-    runs = difference(before, runs_by_rows(alone))
+    assert [c.token_ids for c in together] == [c.token_ids for c in separate]
+    assert [c.score for c in together] == [c.score for c in separate]
+    runs = difference(before, runs_by_rows(batching))
     assert max(runs) > 4
-    # As many rows as models.toml lets share a step by default.
+    # The default of max_rows in models.toml.
     assert max(runs) <= 16
 
 
-def test_clients_that_disconnect_free_their_rows(alone: Service) -> None:
+def test_clients_that_disconnect_free_their_rows(batching: Service) -> None:
     clients, tokens = 12, LONG["max_new_tokens"]
-    wait_until_idle(alone)
-    cancelled = metric(alone, "blip_requests_total", outcome="cancelled")
-    before = decoded_rows(alone)
-    streams = [stream(alone, PICTURES[index % 3], LONG) for index in range(clients)]
+    wait_until_idle(batching)
+    cancelled = metric(batching, "blip_requests_total", outcome="cancelled")
+    before = decoded_rows(batching)
+    streams = [stream(batching, PICTURES[index % 3], LONG) for index in range(clients)]
     started = threading.Barrier(clients)
 
-    def read_one(call: Any) -> None:
+    def cancel_after_one_piece(call: Any) -> None:
         next(call)
         started.wait(SECONDS)
         call.cancel()
 
     with ThreadPoolExecutor(clients) as pool:
-        list(pool.map(read_one, streams))
-    # From here on the service knows of every client that is gone.
-    wait_until(alone, "blip_requests_in_flight", 0)
-    known = decoded_rows(alone)
-    assert metric(alone, "blip_requests_total", outcome="cancelled") > cancelled
-    wanted = alone.caption(picture(), None, {"max_new_tokens": 5})
+        list(pool.map(cancel_after_one_piece, streams))
+    # From here on the service knows that every client has disconnected.
+    wait_until(batching, "blip_requests_in_flight", 0)
+    known = decoded_rows(batching)
+    assert metric(batching, "blip_requests_total", outcome="cancelled") > cancelled
+    wanted = batching.caption(picture(), None, {"max_new_tokens": 5})
     assert wanted[0].text
-    wait_until_idle(alone)
-    after = decoded_rows(alone)
-    # Tokens that nobody reads are not decoded: all of them would be clients * tokens.
+    wait_until_idle(batching)
+    after = decoded_rows(batching)
+    # The tokens of cancelled requests are not decoded: all of them would be clients * tokens.
     assert after - before < clients * tokens
-    # The last caption's tokens, and for each client two of steps that had begun.
+    # The tokens of the last caption, and for each client two rows of steps that had begun.
     assert after - known <= 5 + 2 * clients
 
 
-def test_jobs_of_clients_that_disconnected_do_not_wait(tmp_path: Path) -> None:
+def test_queued_requests_of_clients_that_disconnected_are_removed(tmp_path: Path) -> None:
     with uncached_service(tmp_path, "max_rows = 1\n") as service:
 
         def start(**parameters: int) -> Any:
             request = service.messages.CaptionRequest(image=picture(), parameters=parameters)
             return service.stub.Caption.future(request, timeout=SECONDS)
 
-        # While it decodes, nobody else is let in.
+        # While it is decoded, no other request is admitted to the batch.
         first = start(num_beams=32, **LONG)
         while metric(service, "blip_decoder_rows") != 32:
             assert not first.done()
@@ -153,8 +157,8 @@ def test_jobs_of_clients_that_disconnected_do_not_wait(tmp_path: Path) -> None:
         assert first.result().captions
 
 
-def test_instances_decode_side_by_side(alone: Service, tmp_path: Path) -> None:
-    wanted = [alone.caption(picture(name), None, LONG)[0] for name in PICTURES[:2]]
+def test_instances_decode_at_the_same_time(batching: Service, tmp_path: Path) -> None:
+    wanted = [batching.caption(picture(name), None, LONG)[0] for name in PICTURES[:2]]
     with uncached_service(tmp_path, "instances = 2\n") as service:
         before = runs_by_rows(service)
         first = stream(service, PICTURES[0], LONG)
@@ -162,7 +166,7 @@ def test_instances_decode_side_by_side(alone: Service, tmp_path: Path) -> None:
         second = stream(service, PICTURES[1], LONG)
         assert next(second).piece
         assert metric(service, "blip_decoder_rows") == 2
-        # The second runs while the first is at it, and no step has a row of both.
+        # The second is decoded at the same time as the first, and no step has rows of both.
         ends = [list(call)[-1].response.captions[0] for call in (first, second)]
         assert set(difference(before, runs_by_rows(service))) == {1}
     assert [caption.token_ids for caption in ends] == [caption.token_ids for caption in wanted]

@@ -1,4 +1,4 @@
-"""The benchmark runs, writes what docs/benchmarks.md is made of, and counts what it asked for."""
+"""The benchmark runs, counts its requests, and writes the figures of docs/benchmarks.md."""
 
 from __future__ import annotations
 
@@ -21,43 +21,44 @@ from support.exporting import Exporter
 def settings(
     exporter: Exporter, tiny: Path, bundle: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Settings:
-    """A quick run on the tiny model."""
+    """The settings of a quick run with the tiny model."""
     work = tmp_path_factory.mktemp("bench")
     exporter.export(tiny, work / "int8", "--precision", "int8", "--min-agreement", "0")
     model = Model("tiny", tiny, {"fp32": bundle, "int8": work / "int8"})
     return Settings(default_binary(), work, quick=True, rounds=1, given_model=model)
 
 
-def measured(settings: Settings, part: Any) -> dict[str, Any]:
-    """The result file of a part."""
+def measure(settings: Settings, part: Any) -> dict[str, Any]:
+    """Measures a part and returns the content of its result file."""
     run = report.describe_run(settings, "test")
     path = report.write_result(settings, part.__name__, run, part.measure(settings))
     content = json.loads(path.read_text("utf-8"))
     assert content["quick"] and content["machine"]["cores"] and content["versions"]["torch"]
+    assert content["figures"]
     for figure in content["figures"].values():
         assert 0 < figure["low"] <= figure["median"] <= figure["high"]
     return content
 
 
-def test_captions_are_the_same_work_for_everybody(settings: Settings) -> None:
-    content = measured(settings, captions)
-    # A round that warms up, and one that counts.
+def test_service_and_transformers_do_the_same_work_for_captions(settings: Settings) -> None:
+    content = measure(settings, captions)
+    # A round to warm up, and a measured one.
     assert content["details"]["fp32 captions equal to transformers"] == "2 of 2"
     assert {name for name in GOALS if "transformers" in name or "beam" in name} >= {
         name for name, figure in content["figures"].items() if "goal" in figure
     }
     for precision in ("fp32", "int8"):
         counters = content["details"][f"counters {precision}"]
-        # Greedy and with beams, twice; the prompt's run of the beams is one of a single row.
+        # Greedy and with beams, twice; the prompt of the beams is a run with a single row.
         assert (counters["requests"], counters["failed"]) == (4, 0)
         runs = counters["decoder_runs_by_rows"]
         assert runs["1"] + runs["3"] == 4 * NEW_TOKENS
 
 
-def test_requests_at_once_are_counted_and_batched(settings: Settings) -> None:
-    content = measured(settings, concurrency)
+def test_concurrent_requests_are_counted_and_batched(settings: Settings) -> None:
+    content = measure(settings, concurrency)
     counters = content["details"]["counters"]
-    # In a row and at once, each in both rounds.
+    # One by one and concurrently, each in both rounds.
     assert (counters["requests"], counters["failed"]) == (4 * settings.requests, 0)
     runs = {int(rows): count for rows, count in counters["decoder_runs_by_rows"].items()}
     assert sum(rows * count for rows, count in runs.items()) == 4 * settings.requests * NEW_TOKENS
@@ -65,8 +66,8 @@ def test_requests_at_once_are_counted_and_batched(settings: Settings) -> None:
     assert content["figures"]["peak memory / allowed"]["reached"]
 
 
-def test_graphs_are_measured_by_themselves(settings: Settings) -> None:
-    figures = measured(settings, encoder)["figures"] | measured(settings, steps)["figures"]
+def test_graphs_are_measured_separately(settings: Settings) -> None:
+    figures = measure(settings, encoder)["figures"] | measure(settings, steps)["figures"]
     assert {"encoder floor / encoder, int8", "16-row step / 16 one-row steps, fp32"} <= set(figures)
 
 
@@ -78,18 +79,18 @@ def test_the_operations_of_the_vision_graph_do_not_depend_on_its_precision(
     assert fp32.total() == int8.total()
 
 
-def test_time_outside_the_engine_is_a_share(settings: Settings) -> None:
-    for name, figure in measured(settings, overhead)["figures"].items():
+def test_time_outside_the_engine_is_a_fraction(settings: Settings) -> None:
+    for name, figure in measure(settings, overhead)["figures"].items():
         assert name.startswith("outside ") and figure["high"] < 1
 
 
-def test_a_repeated_picture_runs_nothing(settings: Settings) -> None:
-    details = measured(settings, repeated)["details"]
+def test_a_repeated_image_runs_no_graph(settings: Settings) -> None:
+    details = measure(settings, repeated)["details"]
     assert details["repeats with no run and the same caption"] == "2 of 2"
 
 
-def test_the_page_gets_the_table(settings: Settings, tmp_path: Path) -> None:
-    measured(settings, overhead)
+def test_the_table_is_written_into_the_page(settings: Settings, tmp_path: Path) -> None:
+    measure(settings, overhead)
     page = tmp_path / "page.md"
     page.write_text("before\n<!-- figures -->\nold\n<!-- end of figures -->\nafter\n", "utf-8")
     report.update_page(page, report.read_results(settings.work, quick=True))

@@ -1,6 +1,6 @@
-"""What is done to a running service, briefly: each fault of `make faults` loses nothing.
+"""Short runs of the faults of `make faults`: a running service loses no request.
 
-Not here: `clock` and `full_disk`, which need libfaketime and a mount. `make faults` has them.
+`clock` and `full_disk` need libfaketime and a mount, and run in `make faults` only.
 """
 
 from __future__ import annotations
@@ -22,6 +22,6 @@ FAULTS = [
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_nothing_is_lost(fault: str) -> None:
+def test_a_fault_loses_no_request(fault: str) -> None:
     report = run_fault(fault, short=True)
     assert report.holds, str(report)

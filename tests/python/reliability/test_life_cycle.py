@@ -1,4 +1,4 @@
-"""From SIGTERM to the end: who is turned away, who is served, who is waited for."""
+"""Shutdown and liveness: which requests are served, refused or waited for after a signal."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SECONDS = 20
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
 
-def ready(service: Service) -> int:
+def ready_status(service: Service) -> int:
     return requests.get(f"{service.url}/v2/health/ready", timeout=SECONDS).status_code
 
 
@@ -29,38 +29,38 @@ def post(service: Service) -> requests.Response:
     return requests.post(f"{service.url}/v1/captions", files={"image": picture()}, timeout=SECONDS)
 
 
-def test_after_sigterm_new_clients_are_served_until_the_delay_is_over(tmp_path: Path) -> None:
+def test_after_sigterm_new_clients_are_served_until_the_drain_delay_ends(tmp_path: Path) -> None:
     with Service(log=tmp_path / "log", flags=("--drain-delay=4",)) as service:
         health = health_pb2_grpc.HealthStub(service.channel)
         watch = health.Watch(health_pb2.HealthCheckRequest(), timeout=SECONDS)
         next(watch)
-        assert ready(service) == 200
+        assert ready_status(service) == 200
         service.process.send_signal(signal.SIGTERM)
         assert next(watch).status == NOT_SERVING
-        assert ready(service) == 503
+        assert ready_status(service) == 503
         assert requests.get(f"{service.url}/v2/health/live", timeout=SECONDS).status_code == 200
-        # A new connection, and the old channel.
+        # Over a new connection, and over the existing channel.
         assert post(service).status_code == 200
         assert service.caption(picture())
         assert service.process.wait(SECONDS) == 0
         assert [status.status for status in watch] == []
 
 
-def test_an_interrupt_does_not_wait(tmp_path: Path) -> None:
+def test_sigint_skips_the_drain_delay(tmp_path: Path) -> None:
     with Service(log=tmp_path / "log", flags=("--drain-delay=60",)) as service:
         service.process.send_signal(signal.SIGINT)
         assert service.process.wait(SECONDS) == 0
 
 
-def test_a_second_interrupt_ends_at_once(tmp_path: Path) -> None:
+def test_a_second_sigint_ends_the_service_at_once(tmp_path: Path) -> None:
     service = Service(log=tmp_path / "log", flags=("--shutdown-grace=600",))
     try:
         with service:
             slow = socket.create_connection(("127.0.0.1", service.port))
             slow.sendall(b"POST /infer HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\n\r\n{")
-            until_in_flight(service)
+            wait_until_in_flight(service)
             service.process.send_signal(signal.SIGINT)
-            while ready_or_gone(service):
+            while is_ready(service):
                 time.sleep(0.02)
             service.process.send_signal(signal.SIGINT)
             assert service.process.wait(SECONDS) == 1
@@ -73,8 +73,8 @@ def page(service: Service) -> str:
     return requests.get(f"{service.url}/metrics", timeout=SECONDS).text
 
 
-def until_in_flight(service: Service, thread: threading.Thread | None = None) -> None:
-    """Until a request has its place, or its thread is through."""
+def wait_until_in_flight(service: Service, thread: threading.Thread | None = None) -> None:
+    """Waits until a request is in flight, or its thread has ended."""
     give_up = time.monotonic() + SECONDS
     while value(page(service), "blip_requests_in_flight") == 0:
         assert time.monotonic() < give_up
@@ -82,14 +82,16 @@ def until_in_flight(service: Service, thread: threading.Thread | None = None) ->
             break
 
 
-def ready_or_gone(service: Service) -> bool:
+def is_ready(service: Service) -> bool:
     try:
-        return ready(service) == 200
+        return ready_status(service) == 200
     except requests.ConnectionError:
         return False
 
 
-def test_a_kept_connection_ends_with_its_request(tmp_path: Path) -> None:
+def test_shutdown_waits_for_the_request_in_flight_but_not_for_an_idle_connection(
+    tmp_path: Path,
+) -> None:
     with Service(log=tmp_path / "log") as service:
         kept = http.client.HTTPConnection("127.0.0.1", service.port, timeout=SECONDS)
         kept.request("GET", "/v2")
@@ -104,14 +106,14 @@ def test_a_kept_connection_ends_with_its_request(tmp_path: Path) -> None:
 
         thread = threading.Thread(target=ask)
         thread.start()
-        until_in_flight(service, thread)
+        wait_until_in_flight(service, thread)
         service.process.send_signal(signal.SIGTERM)
         assert service.process.wait(SECONDS) == 0
         thread.join()
         assert answers
 
 
-def test_old_connections_are_told_to_come_back(tmp_path: Path) -> None:
+def test_connections_are_closed_at_their_maximum_age(tmp_path: Path) -> None:
     with Service(log=tmp_path / "log", flags=("--connection-age=0.5",)) as service:
         kept = http.client.HTTPConnection("127.0.0.1", service.port, timeout=SECONDS)
         kept.request("GET", "/v2/health/live")
@@ -119,23 +121,23 @@ def test_old_connections_are_told_to_come_back(tmp_path: Path) -> None:
         assert kept.sock is not None
         kept.sock.settimeout(SECONDS)
         assert kept.sock.recv(1) == b""
-        # gRPC clients follow the GOAWAY and lose nothing. Each look at the page is a connection, too.
-        before, looks, accepted = accepted_by(service), 0, 0.0
+        # gRPC clients follow the GOAWAY and lose no request. Each request for the metrics is a connection, too.
+        before, scrapes, accepted = count_connections(service), 0, 0.0
         give_up = time.monotonic() + SECONDS
         while accepted < 3:
             assert time.monotonic() < give_up
             for _ in range(20):
                 assert service.caption(picture())
-            looks += 1
-            accepted = accepted_by(service) - before - looks
+            scrapes += 1
+            accepted = count_connections(service) - before - scrapes
 
 
-def accepted_by(service: Service) -> float:
+def count_connections(service: Service) -> float:
     return value(page(service), "blip_connections_total")
 
 
-def test_a_stuck_engine_shows_in_liveness(tmp_path: Path) -> None:
-    # With a watchdog that no real run can satisfy, every run is one that is stuck.
+def test_liveness_fails_while_the_engine_is_stuck(tmp_path: Path) -> None:
+    # With a limit this short the watchdog takes every run for a stuck one.
     with Service(log=tmp_path / "log", flags=("--watchdog=0.00001",)) as service:
         seen, done = set(), threading.Event()
 
@@ -153,7 +155,7 @@ def test_a_stuck_engine_shows_in_liveness(tmp_path: Path) -> None:
         assert requests.get(f"{service.url}/v2/health/live", timeout=SECONDS).status_code == 200
 
 
-def test_grpc_hears_goaway_and_not_an_error(tmp_path: Path) -> None:
+def test_grpc_clients_get_goaway_and_no_error_during_the_drain_delay(tmp_path: Path) -> None:
     with Service(log=tmp_path / "log", flags=("--drain-delay=0.5",)) as service:
         service.process.send_signal(signal.SIGTERM)
         answered, errors = 0, []
@@ -163,19 +165,19 @@ def test_grpc_hears_goaway_and_not_an_error(tmp_path: Path) -> None:
             except grpc.RpcError as error:
                 errors.append(error)
         assert answered
-        # Nothing was lost: there was nobody to connect to any more.
+        # No request was lost: the only errors are failed connections after the exit.
         assert {error.code() for error in errors} <= {grpc.StatusCode.UNAVAILABLE}
         assert all("failed to connect" in error.details() for error in errors)
 
 
-def test_libraries_are_told_what_only_the_environment_can_say(tmp_path: Path) -> None:
-    own = {"MALLOC_ARENA_MAX": "7"}
-    with Service(log=tmp_path / "log", environment=own) as service:
+def test_the_process_restarts_with_the_environment_that_its_libraries_need(tmp_path: Path) -> None:
+    preset = {"MALLOC_ARENA_MAX": "7"}
+    with Service(log=tmp_path / "log", environment=preset) as service:
         lines = Path(f"/proc/{service.process.pid}/environ").read_bytes().decode().split("\0")
     environment = dict(line.split("=", 1) for line in lines if line)
     assert environment["ORT_DISABLE_TELEMETRY"] == "1"
     assert (
         environment["MALLOC_MMAP_THRESHOLD_"] == environment["MALLOC_TRIM_THRESHOLD_"] == "131072"
     )
-    # What an operator has set stays.
+    # A variable that the operator has set is kept.
     assert environment["MALLOC_ARENA_MAX"] == "7"

@@ -1,4 +1,4 @@
-"""The soak, for seconds: every kind of request is sent, and what should not come would be seen."""
+"""A soak run of seconds: every kind of request is sent, and unexpected outcomes are counted."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from reliability.soak.run import ALL, Counts, soak
 from service import Service, free_port
 
 
-def test_every_kind_of_request_gets_what_it_may(service: Service) -> None:
+def test_every_kind_of_request_has_an_allowed_outcome(service: Service) -> None:
     report = asyncio.run(soak(service, seconds=5, seed=1, bound=False))
     assert report.holds, str(report)
     claims = {check.claim.rsplit(": ", 1)[0] for check in report.checks}
@@ -40,7 +40,7 @@ def asked(service: Service) -> SampleRequest:
     return prepare_requests(service)[0]
 
 
-def test_a_wrong_caption_is_seen(service: Service, asked: SampleRequest) -> None:
+def test_a_wrong_caption_is_detected(service: Service, asked: SampleRequest) -> None:
     async def outcomes() -> list[str]:
         async with BothTransports(service) as clients:
             wrong = replace(asked, expected="a dog")
@@ -53,14 +53,14 @@ def test_a_wrong_caption_is_seen(service: Service, asked: SampleRequest) -> None
 
     assert asyncio.run(outcomes()) == [OK, WRONG, OK, WRONG]
 
-    async def judged() -> Report:
+    async def make_report() -> Report:
         report = Report("wrong")
         async with Traffic(BothTransports(service), [replace(asked, expected="a dog")]) as traffic:
             await traffic.wait_for_answers(2)
         traffic.check(report)
         return report
 
-    assert not asyncio.run(judged()).holds
+    assert not asyncio.run(make_report()).holds
 
 
 def test_a_request_without_an_answer_is_lost(asked: SampleRequest) -> None:
@@ -84,13 +84,13 @@ def test_an_outcome_that_is_not_allowed_is_counted() -> None:
     assert "500: why" in seen.examples[0]
 
 
-def test_codes_have_their_kinds() -> None:
+def test_codes_are_classified_by_kind() -> None:
     codes = {"200": OK, "404": REFUSED, "429": OVERLOADED, "500": FAILED, "504": LATE}
     codes |= {"OK": OK, "INVALID_ARGUMENT": REFUSED, "RESOURCE_EXHAUSTED": OVERLOADED}
     assert {code: kind_of(code) for code in codes} == codes
 
 
-def test_growth_is_what_comes_after_the_warm_up() -> None:
+def test_growth_is_measured_after_the_warm_up() -> None:
     warm = [(float(second), 100 + min(second, 10)) for second in range(61)]
     assert growth(warm) == 0
     assert growth([(at, size + round(at)) for at, size in warm]) > 0.3
@@ -103,7 +103,7 @@ def test_metrics_are_summed_by_labels() -> None:
     assert metric_in(text, "ab") == 7
 
 
-def test_a_suite_that_claims_nothing_fails() -> None:
+def test_a_suite_without_checks_fails() -> None:
     good, bad = Report("good"), Report("bad")
     good.check("yes", True)
     assert not bad.holds
