@@ -8,5 +8,5 @@ import pytest
 
 @pytest.fixture
 def copy(tiny: Path, tmp_path: Path) -> Path:
-    """A copy of the tiny checkpoint to change."""
+    """A copy of the tiny checkpoint, which a test may change."""
     return Path(shutil.copytree(tiny, tmp_path / "checkpoint"))

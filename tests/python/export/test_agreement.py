@@ -1,7 +1,6 @@
-"""The gate on accuracy: int8 agrees with fp32, keeps what it must, and is refused where it cannot.
+"""The accuracy gate: int8 agrees with fp32, keeps layers in fp32 where needed, or is refused.
 
-The embedded model's checkpoint on scenes that its training never showed; random weights where the
-gate must hold.
+The embedded model's checkpoint is tested on held-out scenes, the refusal with random weights.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ PICTURES = 32
 
 @pytest.fixture(autouse=True)
 def few_verified(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Comparing with transformers is another test's."""
+    """Compares few images with transformers, which is the subject of other tests."""
     monkeypatch.setattr(bundle, "_VERIFIED_IMAGES", 2)
 
 
@@ -49,12 +48,12 @@ def test_the_embedded_model_agrees_in_int8(
     assert figures["kept"] == []
 
 
-def test_a_layer_that_int8_would_ruin_stays_fp32(
+def test_a_layer_that_loses_its_accuracy_in_int8_stays_in_fp32(
     exporter: Exporter, held_out: str, tmp_path: Path
 ) -> None:
     model = BlipForConditionalGeneration.from_pretrained(CHECKPOINT, dtype=torch.float32)
     mlp = model.vision_model.encoder.layers[1].mlp
-    # One huge activation that nothing reads: the scale of all others is lost to it.
+    # One huge activation that no layer uses determines the scale of all others.
     with torch.no_grad():
         mlp.fc1.bias[0] = 2000.0
         mlp.fc2.weight[:, 0] = 0.0
@@ -66,7 +65,7 @@ def test_a_layer_that_int8_would_ruin_stays_fp32(
     assert figures["agreement"] >= 0.95
 
 
-def test_int8_is_refused_where_it_cannot_agree(
+def test_int8_is_refused_below_the_required_agreement(
     exporter: Exporter, tiny: Path, tmp_path: Path
 ) -> None:
     for index, image in enumerate(random_checkpoint.random_images(PICTURES, TINY.image_size, 3)):

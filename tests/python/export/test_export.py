@@ -1,7 +1,6 @@
 """What an exported bundle contains: its graphs, its weights and its manifest.
 
-Everything runs on a tiny random checkpoint made on the spot; transformers is the only source of
-expected values.
+All tests use a tiny random checkpoint; transformers is the only source of expected values.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ GRAPHS = ("vision_encoder.onnx", "text_decoder.onnx")
 
 
 def load_graph(path: Path) -> onnx.ModelProto:
-    """The graph without its weights."""
+    """Loads a graph without its weights."""
     return onnx.load(path, load_external_data=False)
 
 
@@ -80,7 +79,7 @@ def test_the_vision_graph_emits_every_layers_keys_and_values(bundle: Path) -> No
 
 
 def vocabulary_tables(path: Path) -> dict[str, set[str]]:
-    """Names of the `[vocab, hidden]` initializers, each with the ops that read it."""
+    """Returns the names of the `[vocab, hidden]` initializers, each with the ops that read it."""
     model = load_graph(path).graph
     return {
         tensor.name: {node.op_type for node in model.node if tensor.name in node.input}
@@ -102,13 +101,13 @@ def test_untied_embeddings_are_two_initializers(
     table = weights["text_decoder.bert.embeddings.word_embeddings.weight"]
     weights["text_decoder.cls.predictions.decoder.weight"] = table.flip(1).contiguous()
     safetensors.torch.save_file(weights, copy / "model.safetensors", {"format": "pt"})
-    # Verification is part of the export: with one table the captions could not be equal.
+    # The export verifies its captions: with one table they would differ.
     exporter.export(copy, tmp_path / "bundle")
     tables = vocabulary_tables(tmp_path / "bundle" / "text_decoder.onnx")
     assert sorted(tables.values(), key=sorted) == [{"Gather"}, {"Gemm"}]
 
 
-def test_weights_that_fp16_holds_are_stored_in_fp16(
+def test_weights_that_fp16_represents_exactly_are_stored_in_fp16(
     exporter: Exporter, bundle: Path, tmp_path: Path
 ) -> None:
     def halve(model: BlipForConditionalGeneration) -> None:
@@ -134,7 +133,9 @@ def weight_types(model: onnx.GraphProto) -> set[int]:
 
 
 @pytest.mark.parametrize("name", GRAPHS)
-def test_graphs_stay_within_the_contract_and_outside_the_protobuf(bundle: Path, name: str) -> None:
+def test_graphs_keep_the_contract_and_store_large_weights_outside_the_protobuf(
+    bundle: Path, name: str
+) -> None:
     model = load_graph(bundle / name)
     assert model.ir_version <= 10
     assert [(entry.domain, entry.version <= 21) for entry in model.opset_import] == [("", True)]
@@ -161,7 +162,7 @@ def test_a_graph_beyond_the_protobuf_limit_is_refused(
         external_data.save_graph(builder, tmp_path / "too_big.onnx")
 
 
-def test_the_manifest_states_the_checkpoint_and_true_checksums(bundle: Path) -> None:
+def test_the_manifest_describes_the_checkpoint_and_has_correct_checksums(bundle: Path) -> None:
     written = json.loads((bundle / "manifest.json").read_text("utf-8"))
     assert sorted(written["files"]) == sorted(
         path.name for path in bundle.iterdir() if path.name != "manifest.json"
@@ -188,8 +189,8 @@ def test_the_manifest_states_the_checkpoint_and_true_checksums(bundle: Path) -> 
 
 
 def test_generation_defaults_are_those_of_the_text_decoder(copy: Path) -> None:
-    # transformers drops num_beams from text_config and never reads generation_config.json for
-    # BLIP, but keeps what it has no global default for.
+    # transformers drops num_beams from text_config and ignores generation_config.json for BLIP, but
+    # keeps settings without a global default.
     def change(content: dict[str, Any]) -> None:
         content["text_config"] |= {"num_beams": 4, "min_new_tokens": 3}
 

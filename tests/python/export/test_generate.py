@@ -1,4 +1,4 @@
-"""The numpy search loops over an exported bundle answer what transformers' generate answers."""
+"""The numpy search loops over an exported bundle give the output of transformers' generate."""
 
 from __future__ import annotations
 

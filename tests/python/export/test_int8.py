@@ -1,4 +1,4 @@
-"""The pieces behind the lower precisions: int8 arithmetic, fp16 graphs, CIDEr."""
+"""The parts of the lower precisions: int8 arithmetic, fp16 graphs, CIDEr."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ ENCODER, DECODER = "vision_model.layer", "text_decoder.layer"
 
 
 def linear(name: str, inner: int, outer: int) -> dict[str, np.ndarray]:
-    """Random weights of one torch Linear."""
+    """Returns random weights of one torch Linear."""
     rng = np.random.default_rng(0)
     matrix = rng.standard_normal((outer, inner), np.float32) / np.sqrt(np.float32(inner))
     return {f"{name}.weight": matrix, f"{name}.bias": rng.standard_normal(outer, np.float32)}
 
 
 def session(folder: Path, plan: Plan, name: str, weights: dict) -> onnxruntime.InferenceSession:
-    """The layer as a graph of its own."""
+    """Returns a session of a graph with this layer only."""
     outer, inner = weights[f"{name}.weight"].shape
     graph = GraphBuilder("linear", plan, weights)
     x = graph.input("x", TensorProto.FLOAT, ["rows", "length", inner])
@@ -39,7 +39,9 @@ def session(folder: Path, plan: Plan, name: str, weights: dict) -> onnxruntime.I
 
 
 @pytest.mark.parametrize(("inner", "outer"), [(48, 192), (768, 768), (96, 384)])
-def test_numpy_sees_what_the_kernels_see(tmp_path: Path, inner: int, outer: int) -> None:
+def test_numpy_computes_the_same_int8_products_as_the_kernels(
+    tmp_path: Path, inner: int, outer: int
+) -> None:
     x = np.random.default_rng(1).standard_normal((1, 17, inner), np.float32)
     flat = x[0]
     for name in (ENCODER, DECODER):
@@ -57,7 +59,7 @@ def test_numpy_sees_what_the_kernels_see(tmp_path: Path, inner: int, outer: int)
 
 
 @pytest.mark.parametrize(("inner", "outer"), [(768, 768), (768, 3072), (3072, 768), (80, 200)])
-def test_a_quantised_decoder_row_has_the_same_bits_in_any_company(
+def test_a_quantised_decoder_row_has_the_same_bits_in_a_batch_of_any_size(
     tmp_path: Path, inner: int, outer: int
 ) -> None:
     weights = linear(DECODER, inner, outer)
@@ -79,13 +81,13 @@ def test_a_column_of_zeros_stays_zero(tmp_path: Path, name: str) -> None:
     assert np.array_equal(
         run(None, {"x": x})[0][..., 3], np.full((1, 4), weights[f"{name}.bias"][3])
     )
-    # A picture's activations may be all zero, too.
+    # The activations of an image may be all zero, too.
     nothing = run(None, {"x": np.zeros_like(x)})[0]
     np.testing.assert_allclose(nothing[0, 0], weights[f"{name}.bias"], atol=1e-6)
 
 
 def masked_attention(plan: Plan) -> GraphBuilder:
-    """Scores of one query, the lowest float on masked keys, and the values behind them."""
+    """Builds the attention of one query with the lowest float on masked keys."""
     graph = GraphBuilder("masked", plan)
     scores = graph.input("scores", TensorProto.FLOAT, [1, 3])
     graph.input("keep", TensorProto.BOOL, [1, 3])
@@ -99,7 +101,7 @@ def masked_attention(plan: Plan) -> GraphBuilder:
     return graph
 
 
-def test_a_mask_hides_in_fp16_what_it_hides_in_fp32(tmp_path: Path) -> None:
+def test_a_mask_has_the_same_effect_in_fp16_as_in_fp32(tmp_path: Path) -> None:
     feeds = {
         "scores": np.array([[1, 2, -3]], np.float32),
         "keep": np.array([[True, True, False]]),
@@ -111,7 +113,7 @@ def test_a_mask_hides_in_fp16_what_it_hides_in_fp32(tmp_path: Path) -> None:
         save_graph(graph, tmp_path / "masked.onnx")
         run = onnxruntime.InferenceSession(tmp_path / "masked.onnx").run
         results[precision] = run(None, feeds)[0]
-        # All masked is what a kernel may meet in rows that nobody reads.
+        # In unused rows of a batch every key may be masked.
         assert np.isfinite(run(None, feeds | {"keep": np.zeros((1, 3), bool)})[0]).all()
     np.testing.assert_allclose(results["fp16"], results["fp32"], atol=2e-3)
 
@@ -123,7 +125,7 @@ def test_a_weight_that_fp16_cannot_hold_is_refused(tmp_path: Path) -> None:
         session(tmp_path, Plan("fp16"), ENCODER, weights)
 
 
-def test_cider_is_that_of_its_authors() -> None:
+def test_cider_equals_the_reference_implementation() -> None:
     references = [
         "a dog next to a house on a red background",
         "two cats on a blue background",

@@ -1,4 +1,4 @@
-"""The judge of parity: what it excuses, and what it does not."""
+"""The margin of the oracle: which mismatches numerical noise explains, and which it does not."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from scenes import dataset
 
 ROOT = Path(__file__).resolve().parents[3]
 SCENES = 60
-"""Scenes looked at until noise changes an answer: the trained model decides clearly."""
+"""Number of scenes that are tried until noise changes a caption: the margins of the model are wide."""
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +30,7 @@ def scene(number: int) -> bytes:
     [(0.5, {}), (0.1, {"num_beams": 3, "num_return_sequences": 2})],
     ids=["greedy", "three beams"],
 )
-def test_an_answer_changed_by_noise_is_explained_by_a_margin_of_its_size(
+def test_a_caption_changed_by_noise_is_explained_by_a_margin_of_its_size(
     oracle: Oracle, noise: float, parameters: dict[str, int]
 ) -> None:
     for number in range(SCENES):
@@ -45,11 +45,11 @@ def test_an_answer_changed_by_noise_is_explained_by_a_margin_of_its_size(
         assert margin.gap < 4 * noise
         assert margin_of_mismatch(oracle, image, None, parameters, answer, margin.gap / 2) is None
         return
-    pytest.fail(f"none of {SCENES} answers changed: the test shows nothing")
+    pytest.fail(f"none of {SCENES} captions changed: the test proves nothing")
 
 
 @pytest.mark.parametrize("beams", [1, 3])
-def test_an_answer_for_another_image_is_not_excused(oracle: Oracle, beams: int) -> None:
+def test_a_caption_of_another_image_is_not_excused(oracle: Oracle, beams: int) -> None:
     parameters = {"num_beams": beams}
     expected = oracle.caption(scene(0), None, parameters)[0].token_ids
     other = next(
@@ -61,6 +61,6 @@ def test_an_answer_for_another_image_is_not_excused(oracle: Oracle, beams: int) 
     assert margin_of_mismatch(oracle, scene(0), None, parameters, [other], 1e-3) is None
 
 
-def test_an_answer_cut_short_is_not_excused(oracle: Oracle) -> None:
+def test_a_truncated_caption_is_not_excused(oracle: Oracle) -> None:
     expected = oracle.caption(scene(0))[0].token_ids
     assert margin_of_mismatch(oracle, scene(0), None, {}, [expected[:-1]], 1.0) is None

@@ -1,4 +1,4 @@
-"""Bundles below fp32: what their graphs and manifests say, and that they compute numbers."""
+"""Bundles in int8 and fp16: their graphs, their manifests, and finite logits."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_int8_quantises_every_linear_layer(bundles: Path) -> None:
     assert count(vision, "MultiHeadAttention") == TINY.vision.layers
     assert count(vision, "MatMul") == count(vision, "MatMulNBits") == 0
     assert count(text, "MatMulNBits") == DECODER_LINEARS
-    # What is left is attention.
+    # The remaining products are those of attention.
     assert count(text, "MatMul") == 4 * TINY.text.layers
     assert count(text, "Gemm") == count(text, "DynamicQuantizeMatMul") == 0
     for name in GRAPHS:
@@ -55,7 +55,7 @@ def test_int8_quantises_every_linear_layer(bundles: Path) -> None:
         }
 
 
-def test_int8_weights_lie_in_the_external_data_on_their_boundaries(bundles: Path) -> None:
+def test_int8_weights_are_aligned_in_the_external_data(bundles: Path) -> None:
     for name, kind in zip(GRAPHS, (TensorProto.INT8, TensorProto.UINT8), strict=True):
         graph = load_graph(bundles / "int8" / name)
         quantised = [tensor for tensor in graph.initializer if tensor.data_type == kind]
@@ -67,7 +67,7 @@ def test_int8_weights_lie_in_the_external_data_on_their_boundaries(bundles: Path
             assert int(entries["offset"]) % 64 == 0
 
 
-def test_in_int8_only_the_embedding_reads_the_words_as_floats(bundles: Path) -> None:
+def test_in_int8_only_the_embedding_reads_the_vocabulary_in_fp32(bundles: Path) -> None:
     graph = load_graph(bundles / "int8" / "text_decoder.onnx")
     tables = {t.name: t.data_type for t in graph.initializer if 30524 in t.dims and len(t.dims) > 1}
     words = "text_decoder.bert.embeddings.word_embeddings.weight"
@@ -86,7 +86,7 @@ def test_fp16_inputs_and_outputs_are_those_of_fp32(bundles: Path, bundle: Path) 
         assert list(half.output) == list(full.output)
 
 
-def test_fp16_stores_halves_and_normalises_in_fp32(bundles: Path) -> None:
+def test_fp16_stores_weights_in_half_precision_and_normalises_in_fp32(bundles: Path) -> None:
     for name in GRAPHS:
         path = bundles / "fp16" / name
         graph = onnx.shape_inference.infer_shapes(onnx.load(path), strict_mode=False).graph
@@ -106,7 +106,7 @@ def test_fp16_stores_halves_and_normalises_in_fp32(bundles: Path) -> None:
 
 
 @pytest.mark.parametrize("precision", ["int8", "fp16"])
-def test_the_manifest_says_what_was_done(bundles: Path, precision: str) -> None:
+def test_the_manifest_describes_the_quantisation(bundles: Path, precision: str) -> None:
     written = json.loads((bundles / precision / "manifest.json").read_text("utf-8"))
     assert written["precision"] == precision
     figures = written["quantization"]
@@ -123,9 +123,7 @@ def test_the_manifest_says_what_was_done(bundles: Path, precision: str) -> None:
 
 @pytest.mark.parametrize("precision", ["int8", "fp16"])
 @pytest.mark.parametrize("level", [0.0, 1.0, 50.0])
-def test_logits_are_numbers_whatever_the_picture(
-    bundles: Path, precision: str, level: float
-) -> None:
+def test_logits_are_finite_for_any_image(bundles: Path, precision: str, level: float) -> None:
     loaded = Bundle(bundles / precision, threads=1)
     shape = (1, 3, TINY.image_size, TINY.image_size)
     pixels = level * np.random.default_rng(0).standard_normal(shape, np.float32)

@@ -1,4 +1,4 @@
-"""What the exporter refuses: one line on stderr, a non-zero exit and nothing left behind."""
+"""Errors of the exporter: one line on stderr, a non-zero exit code and no file left behind."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from support.exporting import Exporter, edit_json
 def refuses(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> Callable[..., str]:
-    """Runs the command line, asserts a clean failure and returns its line on stderr."""
+    """A function that runs the exporter, asserts a clean failure and returns its line on stderr."""
 
     def run(model: Path | str, *flags: str, output: Path = tmp_path / "out" / "bundle") -> str:
         before = sorted(output.iterdir()) if output.is_dir() else output.exists()
@@ -39,12 +39,12 @@ def refuses(
     return run
 
 
-def test_refuses_a_model_that_is_not_there(refuses: Callable[..., str], tmp_path: Path) -> None:
+def test_a_missing_model_is_refused(refuses: Callable[..., str], tmp_path: Path) -> None:
     assert "nowhere" in refuses(tmp_path / "nowhere")
     assert "nobody/nothing" in refuses("nobody/nothing")
 
 
-def test_refuses_another_architecture(refuses: Callable[..., str], copy: Path) -> None:
+def test_another_architecture_is_refused(refuses: Callable[..., str], copy: Path) -> None:
     def question_answering(content: dict[str, Any]) -> None:
         content["architectures"] = ["BlipForQuestionAnswering"]
 
@@ -56,14 +56,14 @@ def test_refuses_another_architecture(refuses: Callable[..., str], copy: Path) -
     assert "config.json" in refuses(copy)
 
 
-def test_refuses_a_missing_tokenizer(refuses: Callable[..., str], copy: Path) -> None:
+def test_a_missing_tokenizer_is_refused(refuses: Callable[..., str], copy: Path) -> None:
     (copy / "tokenizer.json").unlink()
     assert "has no tokenizer" in refuses(copy)
     (copy / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\n")
     assert "tokenizer" in refuses(copy)
 
 
-def test_refuses_a_missing_preprocessor(refuses: Callable[..., str], copy: Path) -> None:
+def test_a_missing_preprocessor_is_refused(refuses: Callable[..., str], copy: Path) -> None:
     (copy / "processor_config.json").unlink()
     assert "preprocessor_config.json" in refuses(copy)
 
@@ -79,7 +79,7 @@ def test_refuses_a_missing_preprocessor(refuses: Callable[..., str], copy: Path)
         ("resample", 9),
     ],
 )
-def test_refuses_preprocessing_that_is_not_served(
+def test_unsupported_preprocessing_is_refused(
     refuses: Callable[..., str], copy: Path, name: str, value: Any
 ) -> None:
     def change(content: dict[str, Any]) -> None:
@@ -90,9 +90,7 @@ def test_refuses_preprocessing_that_is_not_served(
     assert name in line or "CLIPImageProcessor" in line or "preprocessor" in line
 
 
-def test_refuses_weights_that_are_missing_or_damaged(
-    refuses: Callable[..., str], copy: Path
-) -> None:
+def test_missing_or_damaged_weights_are_refused(refuses: Callable[..., str], copy: Path) -> None:
     path = copy / "model.safetensors"
     weights = safetensors.torch.load_file(path)
     removed = "text_decoder.bert.encoder.layer.1.output.dense.weight"
@@ -106,7 +104,7 @@ def test_refuses_weights_that_are_missing_or_damaged(
     assert "weights" in refuses(copy)
 
 
-def test_refuses_an_unknown_activation(refuses: Callable[..., str], copy: Path) -> None:
+def test_an_unknown_activation_is_refused(refuses: Callable[..., str], copy: Path) -> None:
     def change(content: dict[str, Any]) -> None:
         content["text_config"]["hidden_act"] = "mish"
 
@@ -114,7 +112,7 @@ def test_refuses_an_unknown_activation(refuses: Callable[..., str], copy: Path) 
     assert "'mish'" in refuses(copy)
 
 
-def test_refuses_generation_settings_that_are_not_served(
+def test_unsupported_generation_settings_are_refused(
     refuses: Callable[..., str], copy: Path
 ) -> None:
     def change(content: dict[str, Any]) -> None:
@@ -124,7 +122,7 @@ def test_refuses_generation_settings_that_are_not_served(
     assert "guidance_scale" in refuses(copy)
 
 
-def test_refuses_an_output_that_is_in_use(
+def test_an_output_that_is_in_use_is_refused(
     refuses: Callable[..., str], tiny: Path, tmp_path: Path
 ) -> None:
     used = tmp_path / "used"
@@ -135,9 +133,7 @@ def test_refuses_an_output_that_is_in_use(
     assert (used / "file").read_text() == "kept"
 
 
-def test_refuses_flags_that_make_no_sense(
-    refuses: Callable[..., str], tiny: Path, tmp_path: Path
-) -> None:
+def test_invalid_flags_are_refused(refuses: Callable[..., str], tiny: Path, tmp_path: Path) -> None:
     assert "--min-agreement" in refuses(tiny, "--min-agreement", "1.5")
     assert "not a folder" in refuses(tiny, "--images", str(tmp_path / "nowhere"))
     (tmp_path / "pictures").mkdir()
@@ -146,14 +142,14 @@ def test_refuses_flags_that_make_no_sense(
 
 
 @pytest.mark.parametrize("precision", ["fp16", "int8"])
-def test_refuses_to_judge_a_lower_precision_by_few_pictures(
+def test_a_lower_precision_is_refused_with_too_few_images(
     refuses: Callable[..., str], exporter: Exporter, tiny: Path, tmp_path: Path, precision: str
 ) -> None:
     wanted = f"--images: --precision {precision} needs at least 32 images, got"
     assert f"{wanted} 0 (--min-agreement 0" in refuses(tiny, "--precision", precision)
     flags = ("--precision", precision, "--images")
     assert f"{wanted} 2 (" in refuses(tiny, *flags, str(exporter.pictures))
-    # Files that are no pictures do not count.
+    # Files that are not images do not count.
     folder = Path(shutil.copytree(exporter.pictures, tmp_path / "pictures"))
     for index in range(40):
         (folder / f"{index}.txt").write_text("no picture")
@@ -162,7 +158,7 @@ def test_refuses_to_judge_a_lower_precision_by_few_pictures(
 
 @pytest.fixture
 def small_files() -> Iterator[None]:
-    """Lets the process write no file beyond 64 KiB: what a full disk looks like."""
+    """Limits the files that the process writes to 64 KiB, with the error of a full disk."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (64 * 1024, hard))
     yield
@@ -175,9 +171,9 @@ def test_a_full_disk_leaves_nothing_behind(
     assert "disk full" in refuses(tiny)
 
 
-def test_a_bundle_that_captions_otherwise_is_not_left(
+def test_a_bundle_with_other_captions_than_transformers_is_removed(
     refuses: Callable[..., str], exporter: Exporter, tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Unused cache slots take part in attention: captions come out, but other ones.
+    # Unused cache slots are attended to: the captions are others.
     monkeypatch.setattr(text_decoder, "_MASKED", 0.0)
     assert "verification failed" in refuses(tiny, "--images", str(exporter.pictures))

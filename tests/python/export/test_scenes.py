@@ -1,4 +1,4 @@
-"""Scenes, captions and splits of the embedded model, and how training becomes a checkpoint."""
+"""Scenes, captions and splits of the embedded model, and the checkpoint that training writes."""
 
 import os
 import subprocess
@@ -18,7 +18,7 @@ from scenes import dataset, evaluate, model
 ROOT = Path(__file__).resolve().parents[3]
 CHECKPOINT = ROOT / "models" / "scenes" / "checkpoint"
 TOKENIZER = CHECKPOINT / "tokenizer.json"
-NEW_TOKENS = 20  # what generate() allows by default, [SEP] included
+NEW_TOKENS = 20  # the default of generate(), [SEP] included
 
 
 def combinations(split: str, count: int) -> set[tuple[str, ...]]:
@@ -32,7 +32,7 @@ def test_no_combination_of_a_held_out_split_occurs_in_training(split: str) -> No
     assert not held_out & combinations("train", 30_000)
 
 
-def test_held_out_pairs_never_meet_in_training_on_any_background() -> None:
+def test_held_out_pairs_do_not_occur_in_training_on_any_background() -> None:
     pairs = set(dataset.held_out_pairs())
     trained = {combination[:-1] for combination in combinations("train", 30_000)}
     tested = {combination[:-1] for combination in combinations("heldout", 2_000)}
@@ -41,13 +41,13 @@ def test_held_out_pairs_never_meet_in_training_on_any_background() -> None:
     assert len(pairs & tested) >= 40
 
 
-def test_every_object_and_every_background_is_trained() -> None:
+def test_every_object_and_every_background_occurs_in_training() -> None:
     trained = combinations("train", 5_000)
     assert {name for combination in trained for name in combination[:-1]} == set(dataset.OBJECTS)
     assert {combination[-1] for combination in trained} == set(dataset.BACKGROUNDS)
 
 
-def test_the_unseen_style_is_in_no_training_scene() -> None:
+def test_the_unseen_style_does_not_occur_in_training() -> None:
     styles = {dataset.make_scene("train", index).style for index in range(2_000)}
     assert styles == set(dataset.TRAIN_STYLES)
     assert dataset.make_scene("unseen", 0).style == dataset.UNSEEN_STYLE not in styles
@@ -121,7 +121,7 @@ def test_a_style_has_every_object_and_its_licence(style: str) -> None:
             assert (image.size, image.mode) == ((64, 64), "RGBA")
 
 
-def test_the_exported_checkpoint_computes_what_was_trained(tmp_path: Path) -> None:
+def test_the_exported_checkpoint_computes_the_logits_of_the_trained_model(tmp_path: Path) -> None:
     torch.manual_seed(0)
     words = model.Words(TOKENIZER)
     trained = train_scenes.Trainee(words).blip.eval()
@@ -138,16 +138,16 @@ def test_the_exported_checkpoint_computes_what_was_trained(tmp_path: Path) -> No
     full = torch.tensor([[model.BOS, *words.pieces("a dog above a cat")]] * 2)
     compact = torch.tensor([[words.compact[piece] for piece in row] for row in full.tolist()])
     with torch.no_grad():
-        wanted = trained(pixel_values=images, input_ids=compact).logits
+        expected = trained(pixel_values=images, input_ids=compact).logits
         logits = loaded(pixel_values=images, input_ids=full).logits
-    torch.testing.assert_close(logits[..., words.used], wanted, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(logits[..., words.used], expected, atol=1e-4, rtol=1e-4)
     never = torch.ones(logits.shape[-1], dtype=torch.bool)
     never[words.used] = False
     assert logits[..., never].max() < logits[..., words.used].min()
 
 
-class Interrupted(Exception):
-    """Stands for a killed run."""
+class InterruptError(Exception):
+    """Ends a run as a kill does."""
 
 
 def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(
@@ -173,12 +173,12 @@ def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(
 
     def interrupt(step: int, *rest: object) -> train_scenes.Batch:
         if step == 3:
-            raise Interrupted
+            raise InterruptError
         return batch(step, *rest)
 
     parts = replace(options, work=tmp_path / "parts")
     monkeypatch.setattr(train_scenes, "make_batch", interrupt)
-    with pytest.raises(Interrupted):
+    with pytest.raises(InterruptError):
         train_scenes.train(parts)
     monkeypatch.setattr(train_scenes, "make_batch", batch)
     train_scenes.train(parts)
@@ -188,7 +188,7 @@ def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(
         torch.testing.assert_close(resumed["model"][name], tensor, atol=0, rtol=0, msg=name)
 
 
-def test_the_sample_images_are_captioned_truly() -> None:
+def test_the_captions_of_the_sample_images_are_correct() -> None:
     captioner = evaluate.Captioner(CHECKPOINT)
     files = {sample.name: sample.index for sample in evaluate.SAMPLE_IMAGES}
     assert {path.name for path in evaluate.SAMPLES.iterdir()} == set(files)

@@ -1,4 +1,4 @@
-"""The embedded model, served: true captions of scenes that training never showed."""
+"""The accuracy of the served embedded model on scenes that are not in its training data."""
 
 import io
 from concurrent.futures import ThreadPoolExecutor
@@ -13,8 +13,8 @@ SCENES = 500
 IN_FLIGHT = 4
 
 
-def exact(service: Service, split: str) -> int:
-    """How many of the first 500 scenes of a split have exactly the true caption."""
+def count_exact(service: Service, split: str) -> int:
+    """Returns how many of the first 500 scenes of a split are captioned exactly."""
 
     def is_exact(index: int) -> bool:
         scene = dataset.make_scene(split, index)
@@ -26,10 +26,10 @@ def exact(service: Service, split: str) -> int:
         return sum(pool.map(is_exact, range(SCENES)))
 
 
-# The figures of the model card, which transformers gave on another machine: a near tie may fall the other way.
-def test_held_out_scenes_are_captioned_exactly(service: Service) -> None:
-    assert exact(service, "heldout") == pytest.approx(490, abs=2)
+# The figures of the model card are from transformers on another machine: a near tie may be decided differently.
+def test_the_accuracy_on_held_out_scenes_is_that_of_the_model_card(service: Service) -> None:
+    assert count_exact(service, "heldout") == pytest.approx(490, abs=2)
 
 
-def test_scenes_of_an_unseen_style_are_captioned_as_the_card_says(service: Service) -> None:
-    assert exact(service, "unseen") == pytest.approx(300, abs=2)
+def test_the_accuracy_on_an_unseen_style_is_that_of_the_model_card(service: Service) -> None:
+    assert count_exact(service, "unseen") == pytest.approx(300, abs=2)

@@ -1,6 +1,6 @@
-"""The service decodes as a plain Python loop over the same graphs does, in every precision.
+"""The service decodes the same tokens as a Python loop over the same graphs, in every precision.
 
-A mistake in the loop cannot hide behind what a lower precision changes.
+So a mistake in its decoding loop is not mistaken for an effect of a lower precision.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def bundles(exporter: Exporter, tiny: Path, tmp_path_factory: pytest.TempPathFac
     return folder
 
 
-def test_tokens_are_those_of_a_plain_loop_in_every_precision(bundles: Path) -> None:
+def test_tokens_equal_those_of_a_python_loop_in_every_precision(bundles: Path) -> None:
     models = bundles / "models.toml"
     models.write_text(models_toml({name: bundles / name for name in PRECISIONS}, "fp32"))
     images = random_checkpoint.random_images(IMAGES, TINY.image_size, seed=11)

@@ -13,7 +13,7 @@ from support.playground import Playground, chromium
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """A browser for the tests of one file; each page is in a context of its own."""
+    """A browser for the tests of one file; each page has a separate context."""
     with chromium() as running:
         yield running
 

@@ -1,4 +1,4 @@
-"""The commands that the playground offers do what the page did, in a real shell."""
+"""The commands that the playground offers give the captions of the page, in a real shell."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ NAMES = ["curl", "curl, streaming", "grpcurl"]
 PARAMETERS = {"max_new_tokens": 5, "repetition_penalty": 1.5, "seed": 2**53 - 1}
 
 
-# In the shell's place of grpcurl: its arguments and its standard input as they reach a program.
+# Replaces grpcurl in the shell: prints its arguments and its standard input.
 GRPCURL = """grpcurl() { printf '%s\\0' "$@"; cat; }\n"""
 
 
-def texts(folder: Path, name: str, command: str, **environment: str) -> list[str]:
-    """The captions that a command gives in a real shell; of a stream, its last answer's."""
+def run_command(folder: Path, name: str, command: str, **environment: str) -> list[str]:
+    """Returns the captions that a command prints in a real shell; of a stream, those of the last event."""
     done = subprocess.run(
         ["bash", "-euc", GRPCURL + command],
         cwd=folder,
@@ -44,7 +44,7 @@ def texts(folder: Path, name: str, command: str, **environment: str) -> list[str
     assert done.returncode == 0, done.stderr
     if name == "grpcurl":
         *arguments, data = done.stdout.split("\0")
-        answer = reflected_call(arguments, data)
+        answer = call_by_reflection(arguments, data)
     else:
         answer = json.loads(done.stdout.strip().splitlines()[-1].removeprefix("data: "))
     if name == "curl, streaming":
@@ -54,8 +54,8 @@ def texts(folder: Path, name: str, command: str, **environment: str) -> list[str
     return [each["text"] for each in answer["captions"]]
 
 
-def reflected_call(arguments: list[str], data: str) -> dict[str, Any]:
-    """The last answer to a command of grpcurl, by a client that also asks the server's reflection."""
+def call_by_reflection(arguments: list[str], data: str) -> dict[str, Any]:
+    """Returns the last response to a grpcurl command, sent by a client that uses reflection as grpcurl does."""
     parser = argparse.ArgumentParser("grpcurl")
     parser.add_argument("-plaintext", action="store_true", required=True)
     parser.add_argument("-H", action="append", default=[])
@@ -75,7 +75,9 @@ def reflected_call(arguments: list[str], data: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("prompt", [None, PROMPT, ODD_PROMPT])
-def test_the_commands_of_a_file(playground: Playground, tmp_path: Path, prompt: str | None) -> None:
+def test_the_commands_for_a_file_give_the_same_captions(
+    playground: Playground, tmp_path: Path, prompt: str | None
+) -> None:
     name = ODD_NAME if prompt == ODD_PROMPT else PICTURE
     shutil.copy(IMAGES / PICTURE, tmp_path / name)
     playground.add(tmp_path / name)
@@ -84,25 +86,29 @@ def test_the_commands_of_a_file(playground: Playground, tmp_path: Path, prompt: 
     commands = playground.commands()
     assert list(commands) == NAMES
     for kind, command in commands.items():
-        assert texts(tmp_path, kind, command) == card["captions"], command
+        assert run_command(tmp_path, kind, command) == card["captions"], command
 
 
-def test_the_commands_of_a_url(playground: Playground, tmp_path: Path, images_url: str) -> None:
+def test_the_commands_for_a_url_give_the_same_captions(
+    playground: Playground, tmp_path: Path, images_url: str
+) -> None:
     playground.add_url(f"{images_url}/{PICTURE}?a='b'&c")
     playground.parameter(**PARAMETERS)
     (card,) = playground.caption(ODD_PROMPT)
     commands = playground.commands()
     assert list(commands) == NAMES
     for kind, command in commands.items():
-        assert texts(tmp_path, kind, command) == card["captions"], command
+        assert run_command(tmp_path, kind, command) == card["captions"], command
 
 
-@pytest.mark.parametrize("of_file", [True, False])
+@pytest.mark.parametrize("from_file", [True, False])
 def test_every_parameter_is_in_the_commands(
-    playground: Playground, tmp_path: Path, images_url: str, of_file: bool
+    playground: Playground, tmp_path: Path, images_url: str, from_file: bool
 ) -> None:
     shutil.copy(IMAGES / PICTURE, tmp_path / PICTURE)
-    playground.add(tmp_path / PICTURE) if of_file else playground.add_url(f"{images_url}/{PICTURE}")
+    playground.add(tmp_path / PICTURE) if from_file else playground.add_url(
+        f"{images_url}/{PICTURE}"
+    )
     given: dict[str, Any] = {
         **PARAMETERS,
         "min_new_tokens": 2,
@@ -125,20 +131,22 @@ def test_every_parameter_is_in_the_commands(
     assert playground.text("#parameters-count") == f"{len(given)} set"
     for kind, command in commands.items():
         assert all(name in command for name in given), command
-        assert texts(tmp_path, kind, command) == card["captions"], command
+        assert run_command(tmp_path, kind, command) == card["captions"], command
 
 
-def test_before_the_first_run_they_follow_the_form(playground: Playground, tmp_path: Path) -> None:
+def test_commands_follow_the_form_before_the_first_run(
+    playground: Playground, tmp_path: Path
+) -> None:
     shutil.copy(IMAGES / PICTURE, tmp_path / PICTURE)
     playground.add(tmp_path / PICTURE)
     playground.run("document.querySelector('.commands').open = true")
     playground.set("#prompt", PROMPT)
     command = playground.commands()["curl"]
     assert f"model={MODEL}" in command
-    assert texts(tmp_path, "curl", command) == [caption(PICTURE)]
+    assert run_command(tmp_path, "curl", command) == [caption(PICTURE)]
 
 
-def test_the_key_comes_from_the_environment(browser: Browser, tmp_path: Path) -> None:
+def test_the_commands_read_the_key_from_the_environment(browser: Browser, tmp_path: Path) -> None:
     shutil.copy(IMAGES / PICTURE, tmp_path / PICTURE)
     with Service(log=tmp_path / "log", flags=("--api-keys=alpha",)) as guarded:
         playground = Playground(browser, guarded.url, awaited="waiting")
@@ -146,5 +154,9 @@ def test_the_key_comes_from_the_environment(browser: Browser, tmp_path: Path) ->
         playground.wait("document.querySelector('#state').dataset.state === 'ready'")
         playground.add(tmp_path / PICTURE)
         (card,) = playground.caption()
-        for kind, command in playground.commands().items():
-            assert texts(tmp_path, kind, command, API_KEY="alpha") == card["captions"], command
+        commands = playground.commands()
+        assert len(commands) > 1
+        for kind, command in commands.items():
+            assert run_command(tmp_path, kind, command, API_KEY="alpha") == card["captions"], (
+                command
+            )

@@ -1,6 +1,6 @@
-"""What the playground looks like, and how it is used without mouse or eyes.
+"""The layout and the accessibility of the playground.
 
-Pictures for people are left in build/playground.
+The tests write screenshots for people to look at into build/playground.
 """
 
 from __future__ import annotations
@@ -77,9 +77,9 @@ FOCUS = """(() => {
 })()"""
 
 
-def filled(playground: Playground, tmp_path: Path) -> Playground:
-    """Cards in every state that stays."""
-    (tmp_path / "notes.jpg").write_text("no picture")
+def fill(playground: Playground, tmp_path: Path) -> Playground:
+    """Makes cards in every final state."""
+    (tmp_path / "notes.jpg").write_text("not an image")
     playground.add_samples(*PICTURES)
     playground.add(tmp_path / "notes.jpg")
     playground.add_url(f"http://127.0.0.1:9/{'a-name-without-an-end-' * 9}.jpg")
@@ -89,8 +89,8 @@ def filled(playground: Playground, tmp_path: Path) -> Playground:
     return playground
 
 
-def nodes(playground: Playground) -> list[dict[str, Any]]:
-    """Role, name and properties of everything that a screen reader finds."""
+def accessibility_nodes(playground: Playground) -> list[dict[str, Any]]:
+    """Returns role, name and description of every node that a screen reader finds."""
     tree = playground.devtools.send("Accessibility.getFullAXTree")["nodes"]
     found = []
     for node in tree:
@@ -101,12 +101,12 @@ def nodes(playground: Playground) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
-def test_every_text_has_contrast(
+def test_every_text_and_shape_has_enough_contrast(
     browser: Browser, service: Service, tmp_path: Path, theme: str
 ) -> None:
     playground = Playground(browser, service.url, color_scheme=theme)
     playground.screenshot(SCREENSHOTS / f"{theme}-empty.png")
-    filled(playground, tmp_path)
+    fill(playground, tmp_path)
     playground.screenshot(SCREENSHOTS / f"{theme}.png")
     playground.parameter(num_beams=99)
     playground.click("#run")
@@ -121,10 +121,10 @@ def test_every_text_has_contrast(
     assert (brightness > 128) == (theme == "light")
 
 
-def test_everything_has_a_role_and_a_name(playground: Playground, tmp_path: Path) -> None:
-    filled(playground, tmp_path)
+def test_every_control_has_a_role_and_a_name(playground: Playground, tmp_path: Path) -> None:
+    fill(playground, tmp_path)
     playground.run("document.querySelectorAll('details').forEach((each) => each.open = true)")
-    found = nodes(playground)
+    found = accessibility_nodes(playground)
     controls = [node for node in found if node["role"] in CONTROLS]
     assert len(controls) > 45
     assert [node for node in controls if not node["name"]] == []
@@ -168,7 +168,7 @@ def test_everything_has_a_role_and_a_name(playground: Playground, tmp_path: Path
     assert set(named) <= set(ids)
 
 
-def test_the_keyboard_reaches_everything_in_order_and_leaves_again(playground: Playground) -> None:
+def test_the_keyboard_reaches_every_control_in_order(playground: Playground) -> None:
     playground.add_samples(PICTURES[0])
     playground.caption()
     page = playground.page
@@ -189,7 +189,7 @@ def test_the_keyboard_reaches_everything_in_order_and_leaves_again(playground: P
     ]
     assert order[0] == "Skip to the captions"
     assert [name for name in order if name in expected] == expected, order
-    # Enter opens, Control and Enter captions.
+    # Enter opens the parameters, Control+Enter requests captions.
     playground.run("document.querySelector('#parameters summary').focus()")
     page.keyboard.press("Enter")
     playground.wait("document.querySelector('#parameters').open")
@@ -218,16 +218,18 @@ def test_the_theme_follows_the_system_until_one_is_chosen(
     playground.click("#theme")
     assert playground.run(background) == dark
     page.emulate_media(color_scheme="light")
-    assert playground.run(background) == light, "the choice of what the system had is no choice"
+    assert playground.run(background) == light, (
+        "choosing the theme of the system must follow the system"
+    )
 
 
 @pytest.mark.parametrize("width", [360, 768, 1280])
-def test_nothing_is_wider_than_the_screen(
+def test_no_element_is_wider_than_the_screen(
     browser: Browser, service: Service, tmp_path: Path, width: int
 ) -> None:
     size = {"width": width, "height": 740}
     playground = Playground(browser, service.url, viewport=size, is_mobile=width < 500)
-    filled(playground, tmp_path)
+    fill(playground, tmp_path)
     playground.screenshot(SCREENSHOTS / f"{width}-wide.png")
     playground.run("document.querySelectorAll('details').forEach((each) => each.open = true)")
     wide = """[document.documentElement, ...document.querySelectorAll('body *')]
@@ -240,4 +242,4 @@ def test_nothing_is_wider_than_the_screen(
         .filter((node) => node.checkVisibility())
         .filter((node) => node.getBoundingClientRect().height < 24)
         .map((node) => node.outerHTML.slice(0, 120))"""
-    assert playground.run(small) == [], "a finger needs 24 pixels"
+    assert playground.run(small) == [], "touch targets must be at least 24 pixels high"

@@ -7,7 +7,7 @@ from support.clients import MODEL, PICTURE, PICTURES, caption, expected
 from support.playground import Playground, unconditional
 
 
-def test_the_page_loads_quietly_and_from_its_own_server_alone(
+def test_the_page_loads_without_warnings_and_from_its_server_only(
     playground: Playground, service: Service
 ) -> None:
     assert playground.text("#state-text") == "Ready"
@@ -21,7 +21,9 @@ def test_the_page_loads_quietly_and_from_its_own_server_alone(
     assert playground.problems() == []
 
 
-def test_captions_are_those_of_transformers_and_come_in_pieces(playground: Playground) -> None:
+def test_captions_equal_those_of_transformers_and_are_streamed_in_pieces(
+    playground: Playground,
+) -> None:
     playground.run(
         """globalThis.pieces = [];
         new MutationObserver((changes) => changes.forEach(({target, addedNodes}) => {
@@ -35,17 +37,17 @@ def test_captions_are_those_of_transformers_and_come_in_pieces(playground: Playg
     assert all(card["shown"] and card["facts"].startswith("192 × 192") for card in cards)
     assert all({"First text", "Total"} <= card["timings"].keys() for card in cards)
     assert playground.count_requests(f"/v2/models/{MODEL}/generate_stream") == len(PICTURES)
-    # Pieces of three captions at the same time; together they are all the text.
+    # Pieces of three concurrent captions; concatenated they are the whole text.
     pieces = playground.run("pieces")
     assert len(pieces) > 3 * len(PICTURES)
     assert sorted("".join(pieces)) == sorted("".join(caption(name) for name in PICTURES))
     assert playground.copy(".captions .copy") == caption(PICTURES[0])
     assert playground.copy("#copy-all") == "\n".join(map(caption, PICTURES))
-    spoken = playground.run("document.querySelector('#announcer').innerText")
-    assert all(f"{name}: {caption(name)}" in spoken for name in PICTURES)
+    announced = playground.run("document.querySelector('#announcer').innerText")
+    assert all(f"{name}: {caption(name)}" in announced for name in PICTURES)
 
 
-def test_a_picture_that_the_browser_cannot_show_is_captioned(playground: Playground) -> None:
+def test_an_image_that_the_browser_cannot_show_is_captioned(playground: Playground) -> None:
     playground.add_samples("robots.tiff")
     (card,) = playground.caption(None)
     assert (card["captions"], card["shown"]) == ([caption("robots.tiff", None)], False)
@@ -55,7 +57,7 @@ def test_an_image_url_is_fetched_by_the_server(playground: Playground, images_ur
     playground.add_url(f"{images_url}/{PICTURE}")
     (card,) = playground.caption()
     assert card["captions"] == [caption(PICTURE)]
-    # Not by the page, which would tell that server who looks at it.
+    # A request by the page would disclose the address of its user.
     assert not [url for url in playground.requests() if url.startswith(images_url)]
     playground.add_url("cats.jpg")
     assert "http://" in playground.text("#url-problem") and len(playground.cards()) == 1
@@ -104,7 +106,7 @@ def test_parameters_change_the_captions(playground: Playground) -> None:
     assert card["captions"][0] and not {"three", "two"} & set(card["captions"][0].split())
 
 
-def test_what_the_server_says_of_its_time_is_shown(playground: Playground) -> None:
+def test_the_server_timing_is_shown(playground: Playground) -> None:
     playground.run(
         """(() => {
             const real = fetch;
@@ -119,11 +121,11 @@ def test_what_the_server_says_of_its_time_is_shown(playground: Playground) -> No
     )
     playground.add_samples(PICTURE)
     (card,) = playground.caption()
-    told = {"Queue": "1.3 ms", "Compute": "1.23 s", "Cache": "hit", "Image fetch": "12 ms"}
-    assert told.items() <= card["timings"].items() and "Odd" not in card["timings"]
+    timings = {"Queue": "1.3 ms", "Compute": "1.23 s", "Cache": "hit", "Image fetch": "12 ms"}
+    assert timings.items() <= card["timings"].items() and "Odd" not in card["timings"]
 
 
-def test_removing_a_card_keeps_the_focus_near(playground: Playground) -> None:
+def test_removing_a_card_moves_the_focus_to_the_next(playground: Playground) -> None:
     playground.add_samples(*PICTURES)
     playground.click(".card:nth-child(2) [data-do=remove]")
     assert [card["name"] for card in playground.cards()] == [PICTURES[0], PICTURES[2]]
