@@ -234,7 +234,9 @@ mod tests {
         ];
         let key = |changes: &[Change]| {
             let mut parameters = sampled();
-            changes.iter().for_each(|change| change(&mut parameters));
+            for change in changes {
+                change(&mut parameters);
+            }
             cache_key(&[1; 32], &[5, 6], &config(&parameters))
         };
         let mut keys: Vec<_> = changes.iter().map(|change| key(&[*change])).collect();

@@ -268,7 +268,7 @@ mod tests {
         }
         images.swap_remove(1);
         images.swap_remove(0);
-        assert!(images.stacked.iter().all(|stacked| stacked.is_empty()));
+        assert!(images.stacked.iter().all(ndarray::ArrayBase::is_empty));
         images.push(image(5.0)).unwrap();
         images.push(image(6.0)).unwrap();
         assert_eq!(input(&images).1, [5.0, 6.0]);

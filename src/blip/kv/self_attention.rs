@@ -73,7 +73,7 @@ impl SelfAttention {
         &mut self,
         rows: &[Row<'_>],
         capacity: usize,
-        lengths: ArrayView1<'_, i64>,
+        lengths: &ArrayView1<'_, i64>,
     ) -> ort::Result<()> {
         let fits = rows.len() == self.rows && capacity == self.capacity && !self.on_device;
         if fits && let Contents::InPlace { tensors, .. } = &mut self.contents {
@@ -89,7 +89,7 @@ impl SelfAttention {
                 None => self.view(index)?,
             };
             for (row, target) in rows.iter().zip(target.outer_iter_mut()) {
-                write_row(target, &row.values(index, current)?);
+                write_row(target, &row.values(index, &current)?);
             }
             arranged.push(target);
         }
@@ -173,14 +173,14 @@ impl SelfAttention {
 
 impl<'a> Row<'a> {
     /// What the row is to hold of tensor `index`, whose last arrangement is `current`: `[heads, length, head_dim]`.
-    fn values<'v>(&self, index: usize, current: ArrayView4<'v, f32>) -> ort::Result<ArrayView3<'v, f32>>
+    fn values<'v>(&self, index: usize, current: &ArrayView4<'v, f32>) -> ort::Result<ArrayView3<'v, f32>>
     where
         'a: 'v,
     {
         let (_, heads, _, head_dim) = current.dim();
         let row = match self.source {
             Source::Empty => ArrayView3::from_shape((heads, 0, head_dim), &[]).map_err(ort::Error::wrap)?,
-            Source::Row(row) => current.index_axis_move(Axis(0), row),
+            Source::Row(row) => (*current).index_axis_move(Axis(0), row),
             Source::Prompt(present) => view::<Ix4>(&present[index])?.index_axis_move(Axis(0), 0),
         };
         Ok(row.split_at(Axis(1), self.length).0)
@@ -192,7 +192,7 @@ fn move_rows(
     tensors: &mut [DynValue],
     shape: KvShape,
     rows: &[Row<'_>],
-    lengths: ArrayView1<'_, i64>,
+    lengths: &ArrayView1<'_, i64>,
 ) -> ort::Result<()> {
     let is_new = |(index, row): &(usize, &Row<'_>)| !matches!(row.source, Source::Row(old) if old == *index);
     let new: Vec<_> = rows.iter().enumerate().filter(is_new).collect();
@@ -202,7 +202,7 @@ fn move_rows(
         let mut tensor = view_mut::<Ix4>(tensor)?;
         // All are read before one is written: rows can change places.
         for ((_, row), copy) in new.iter().zip(copies.outer_iter_mut()) {
-            write_row(copy, &row.values(index, tensor.view())?);
+            write_row(copy, &row.values(index, &tensor.view())?);
         }
         for (&(target, row), copy) in new.iter().zip(copies.outer_iter()) {
             // Behind a row's length are zeros.
@@ -228,7 +228,7 @@ fn write_row(mut row: ArrayViewMut3<'_, f32>, values: &ArrayView3<'_, f32>) {
 fn reuse(spare: Option<Array4<f32>>, shape: [usize; 4]) -> ort::Result<Array4<f32>> {
     let len = shape.iter().product();
     let mut data = spare.map(|spare| spare.into_raw_vec_and_offset().0).unwrap_or_default();
-    // What a large batch needed is not kept for ever.
+    // What a large batch needed is not kept.
     if (len..=len * 4).contains(&data.capacity()) {
         data.resize(len, 0.0);
     } else {
@@ -262,7 +262,7 @@ mod tests {
         let tensor = Tensor::from_array(rows.clone().into_shape_with_order((3, 2, 4, 1)).unwrap()).unwrap();
         let mut tensors = vec![tensor.into_dyn()];
         let next = [row(Source::Row(1), 2), row(Source::Row(0), 4), row(Source::Empty, 0)];
-        move_rows(&mut tensors, SHAPE, &next, aview1(&[4, 3, 1])).unwrap();
+        move_rows(&mut tensors, SHAPE, &next, &aview1(&[4, 3, 1])).unwrap();
         let now = view::<Ix4>(&tensors[0]).unwrap();
         let now: ArrayView2<'_, f32> = now.into_shape_with_order((3, 8)).unwrap();
         assert_eq!(now.row(0), aview1(&[11., 12., 0., 0., 15., 16., 0., 0.]));

@@ -66,18 +66,18 @@ impl Sources {
     pub(super) fn graph(&self) -> BTreeMap<&str, BTreeSet<&str>> {
         let targets = |module: &Module| {
             let used = module.reexports.iter().filter(|(name, _)| module.names.contains(*name)).map(|(_, path)| path);
-            let files = module.imports.iter().chain(used).filter_map(|path| self.resolve(path.clone()));
+            let files = module.imports.iter().chain(used).filter_map(|path| self.resolve(path));
             files.filter(|file| *file != module.file).collect()
         };
         self.0.values().map(|module| (&module.file[..], targets(module))).collect()
     }
 
     /// The file that a path leads to, if it is one of ours.
-    fn resolve(&self, path: Names) -> Option<&str> {
+    fn resolve(&self, path: &[String]) -> Option<&str> {
         let depth = (1..=path.len()).rev().find(|depth| self.0.contains_key(&path[..*depth]))?;
         let module = &self.0[&path[..depth]];
         match path.get(depth).and_then(|name| module.reexports.get(name)) {
-            Some(target) if *target != path => self.resolve([target, &path[depth + 1..]].concat()),
+            Some(target) if target != path => self.resolve(&[target, &path[depth + 1..]].concat()),
             _ => Some(&module.file),
         }
     }
@@ -127,9 +127,11 @@ impl Module {
                     let end = at + tokens[at..].iter().position(|token| is_punct(token, ';')).unwrap();
                     for (path, name) in use_tree(&tokens[at + 1..end]) {
                         self.introduced.insert(name.clone());
-                        match self.absolute(path, scope) {
-                            Some(path) if is_public(&tokens[..at]) => drop(self.reexports.insert(name, path)),
-                            path => self.imports.extend(path),
+                        let path = self.absolute(path, scope);
+                        if is_public(&tokens[..at]) {
+                            self.reexports.insert(name, path);
+                        } else {
+                            self.imports.insert(path);
                         }
                     }
                     end - at
@@ -139,7 +141,7 @@ impl Module {
                     let length = 3 * path.len() - 2;
                     self.names.insert(path[0].clone());
                     if path.len() > 1 && !at.checked_sub(1).is_some_and(|before| is_punct(&tokens[before], ':')) {
-                        self.inline.extend(self.absolute(path, scope));
+                        self.inline.insert(self.absolute(path, scope));
                     }
                     length
                 }
@@ -163,13 +165,13 @@ impl Module {
         3
     }
 
-    /// A path from the root of a crate; `None` if it starts at a local name.
-    fn absolute(&self, mut path: Names, scope: &[String]) -> Option<Names> {
+    /// The path from the root of its crate.
+    fn absolute(&self, mut path: Names, scope: &[String]) -> Names {
         let mut base = match path[0].as_str() {
             "crate" => vec![scope[0].clone()],
             "self" | "super" => scope.to_vec(),
             child if self.children.contains(child) => [scope, &[path.remove(0)]].concat(),
-            _ => return Some(path),
+            _ => return path,
         };
         while matches!(path.first().map(String::as_str), Some("crate" | "self" | "super")) {
             if path.remove(0) == "super" {
@@ -177,7 +179,7 @@ impl Module {
             }
         }
         base.extend(path);
-        Some(base)
+        base
     }
 }
 

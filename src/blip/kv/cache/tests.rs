@@ -1,5 +1,7 @@
 //! The cache against a model of it that is only lists, over any sequence of changes and steps.
 
+#![expect(clippy::float_cmp, reason = "the numbers are copied, not computed")]
+
 use ndarray::{Array4, ArrayView4, Axis, Ix4};
 use ort::{memory::Allocator, value::Tensor};
 use proptest::prelude::*;

@@ -139,7 +139,7 @@ impl KvCache {
             return Ok(());
         }
         let rows: Vec<Row<'_>> = self.images.iter().flat_map(CachedImage::arrangement).collect();
-        self.self_attention.arrange(&rows, capacity, self.layout.past_lengths.view())?;
+        self.self_attention.arrange(&rows, capacity, &self.layout.past_lengths.view())?;
         self.layout = Layout::new(&self.images);
         let mut first = 0;
         for image in &mut self.images {
