@@ -177,6 +177,7 @@ def test_csv_output_is_read_by_python(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (1, b"")
     rows = list(csv.DictReader(io.StringIO(done.stdout.decode(), newline="")))
     json_lines = lines(odd, "--num-beams", 2, "--num-return-sequences", 2)
+    assert len(json_lines) == 2
     for row, line in zip(rows, json_lines, strict=False):
         assert float(row["score"]) == line["score"]
         shared = ("image", "caption", "finish_reason")

@@ -102,7 +102,7 @@ def test_grpcio_gets_the_caption(service: Service, image_url: str) -> None:
 
 
 def test_grpcio_gets_the_details_of_an_error(service: Service) -> None:
-    request = service.messages.CaptionRequest(image=b"no picture")
+    request = service.messages.CaptionRequest(image=b"not an image")
     with pytest.raises(grpc.RpcError) as failure:
         service.stub.Caption(request, metadata=[("x-request-id", "abc")], timeout=SECONDS)
     assert failure.value.code() is grpc.StatusCode.INVALID_ARGUMENT

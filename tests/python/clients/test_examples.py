@@ -40,5 +40,6 @@ def test_the_curl_example_prints_the_caption_four_times(service: Service) -> Non
 
 def test_the_readme_of_the_examples_names_every_program() -> None:
     text = (EXAMPLES / "README.md").read_text()
+    assert PROGRAMS
     for program in ("curl.sh", *(f"python/{name}" for name in PROGRAMS)):
         assert f"examples/{program}" in text

@@ -9,7 +9,6 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import grpc
-import numpy as np
 import pytest
 import tritonclient.grpc as triton
 import tritonclient.grpc.aio as triton_aio
@@ -26,13 +25,12 @@ from support.clients import (
     PROMPT,
     SECONDS,
     caption,
-    expected,
-    padded,
     picture,
     strings,
     tensors,
     texts,
 )
+from support.triton import INVALID_INPUTS, check_golden_rows, check_parameters_and_tensors
 
 OUTPUTS = ["generated_output", "token_ids", "score", "finish_reason"]
 
@@ -115,15 +113,7 @@ def test_the_rows_of_a_batch_equal_those_of_transformers(
     assert (response.id, response.model_name, response.model_version) == ("7", MODEL, "1")
     assert len(response.raw_output_contents) == len(response.outputs)
     assert not any(output.HasField("contents") for output in response.outputs)
-    rows = [expected(name, PROMPT)[0] for name in PICTURES]
-    assert result.as_numpy("generated_output").shape == tuple(shape)
-    assert texts(result.as_numpy("generated_output")) == [row["text"] for row in rows]
-    assert texts(result.as_numpy("finish_reason")) == [row["finish_reason"] for row in rows]
-    ids = result.as_numpy("token_ids")
-    assert (ids.dtype, ids.tolist()) == (np.int64, padded([row["token_ids"] for row in rows]))
-    scores = result.as_numpy("score")
-    assert (scores.dtype, scores.shape) == (np.float32, tuple(shape))
-    assert np.allclose(scores.flatten(), [row["score"] for row in rows], atol=1e-3)
+    check_golden_rows(result, shape)
 
 
 def test_requested_outputs_keep_their_order_with_the_caption_first(
@@ -158,14 +148,7 @@ def test_typed_contents_are_accepted(service: Service, images_url: str) -> None:
 def test_parameters_are_accepted_as_parameters_or_as_tensors(
     client: triton.InferenceServerClient,
 ) -> None:
-    name, parameters = "dog-house.png", {"num_beams": 3, "num_return_sequences": 3}
-    wanted = [row["text"] for row in expected(name, None, parameters)]
-    image = {"image": strings(picture(name))}
-    as_parameters = client.infer(MODEL, tensors(triton, image), parameters=parameters)
-    assert texts(as_parameters.as_numpy("generated_output")) == wanted
-    arrays = image | {key: np.array([value]) for key, value in parameters.items()}
-    as_tensors = client.infer(MODEL, tensors(triton, arrays))
-    assert texts(as_tensors.as_numpy("generated_output")) == wanted
+    check_parameters_and_tensors(triton, client)
 
 
 def test_the_other_arguments_of_infer_are_accepted(client: triton.InferenceServerClient) -> None:
@@ -221,12 +204,7 @@ def test_an_invalid_request_is_an_exception_that_names_the_field(
     unknown = "Request for unknown model: 'none' is not found"
     assert failure(client, "none", inputs()) == ("NOT_FOUND", unknown)
     assert failure(client, MODEL, inputs(), model_version="7")[0] == "NOT_FOUND"
-    for arrays, field in [
-        ({"image": strings(b"no picture")}, "image"),
-        ({"image": strings(picture()), "img_ulr": strings("x")}, "img_ulr"),
-        ({"image": strings(picture()), "text": np.array([1.0], np.float32)}, "text"),
-        ({"text": strings(PROMPT)}, "img_url"),
-    ]:
+    for arrays, field in INVALID_INPUTS:
         status, message = failure(client, MODEL, tensors(triton, arrays))
         assert status == "INVALID_ARGUMENT" and field in message, message
     assert "none" in failure(client, MODEL, inputs(), outputs=outputs("none"))[1]
@@ -353,7 +331,7 @@ def test_a_stream_may_end_with_an_empty_response(client: triton.InferenceServerC
 def test_an_error_leaves_the_stream_open(client: triton.InferenceServerClient) -> None:
     with Stream(client) as stream:
         stream.send("none", inputs())
-        stream.send(MODEL, tensors(triton, {"image": strings(b"no picture")}))
+        stream.send(MODEL, tensors(triton, {"image": strings(b"not an image")}))
         stream.send(MODEL, inputs(), parameters={"stream": True, "num_beams": 0})
         stream.send(MODEL, inputs())
         for named in ("unknown model: 'none'", "image", "num_beams"):

@@ -8,7 +8,6 @@ import zlib
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 import pytest
 import requests
 import tritonclient.http as triton
@@ -23,13 +22,12 @@ from support.clients import (
     PROMPT,
     SECONDS,
     caption,
-    expected,
-    padded,
     picture,
     strings,
     tensors,
     texts,
 )
+from support.triton import INVALID_INPUTS, check_golden_rows, check_parameters_and_tensors
 from support.work import difference, runs_by_rows
 
 OUTPUTS = ["generated_output", "token_ids", "score", "finish_reason"]
@@ -133,28 +131,13 @@ def test_the_rows_of_a_batch_equal_those_of_transformers(
     prompts = strings(*[PROMPT] * 3).reshape(shape)
     request = tensors(triton, {"image": images, "text": prompts})
     result = client.infer(MODEL, request, outputs=outputs(*OUTPUTS, binary=binary))
-    rows = [expected(name, PROMPT)[0] for name in PICTURES]
-    assert result.as_numpy("generated_output").shape == tuple(shape)
-    assert texts(result.as_numpy("generated_output")) == [row["text"] for row in rows]
-    assert texts(result.as_numpy("finish_reason")) == [row["finish_reason"] for row in rows]
-    ids = result.as_numpy("token_ids")
-    assert (ids.dtype, ids.tolist()) == (np.int64, padded([row["token_ids"] for row in rows]))
-    scores = result.as_numpy("score")
-    assert (scores.dtype, scores.shape) == (np.float32, tuple(shape))
-    assert np.allclose(scores.flatten(), [row["score"] for row in rows], atol=1e-3)
+    check_golden_rows(result, shape)
 
 
 def test_parameters_are_accepted_as_parameters_or_as_tensors(
     client: triton.InferenceServerClient,
 ) -> None:
-    name, parameters = "dog-house.png", {"num_beams": 3, "num_return_sequences": 3}
-    wanted = [row["text"] for row in expected(name, None, parameters)]
-    image = {"image": strings(picture(name))}
-    as_parameters = client.infer(MODEL, tensors(triton, image), parameters=parameters)
-    assert texts(as_parameters.as_numpy("generated_output")) == wanted
-    arrays = image | {key: np.array([value]) for key, value in parameters.items()}
-    as_tensors = client.infer(MODEL, tensors(triton, arrays))
-    assert texts(as_tensors.as_numpy("generated_output")) == wanted
+    check_parameters_and_tensors(triton, client)
 
 
 def test_the_other_arguments_of_infer_are_accepted(client: triton.InferenceServerClient) -> None:
@@ -247,12 +230,7 @@ def test_an_invalid_request_is_an_exception_that_names_the_field(
     unknown = "Request for unknown model: 'none' is not found"
     assert failure(client, "none", inputs()) == ("404", unknown)
     assert failure(client, MODEL, inputs(), model_version="7")[0] == "404"
-    for arrays, field in [
-        ({"image": strings(b"no picture")}, "image"),
-        ({"image": strings(picture()), "img_ulr": strings("x")}, "img_ulr"),
-        ({"image": strings(picture()), "text": np.array([1.0], np.float32)}, "text"),
-        ({"text": strings(PROMPT)}, "img_url"),
-    ]:
+    for arrays, field in INVALID_INPUTS:
         status, message = failure(client, MODEL, tensors(triton, arrays))
         assert status == "400" and field in message, message
     status, message = failure(client, MODEL, inputs(), outputs=outputs("none"))

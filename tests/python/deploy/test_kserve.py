@@ -55,8 +55,8 @@ def test_the_runtime_serves_its_format_and_scales_to_zero() -> None:
     (port,) = container["ports"]
     assert port["name"] == "h2c"
     values = {entry["name"]: entry["value"] for entry in container["env"]}
-    taken = {"8012", "8013", "8022", "9090", "9091"}
-    assert values["BLIP_ADMIN_LISTEN"].rpartition(":")[2] not in taken
+    reserved = {"8012", "8013", "8022", "9090", "9091"}
+    assert values["BLIP_ADMIN_LISTEN"].rpartition(":")[2] not in reserved
     assert container["securityContext"]["runAsNonRoot"] is True
 
 

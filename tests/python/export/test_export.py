@@ -139,6 +139,8 @@ def test_graphs_keep_the_contract_and_store_large_weights_outside_the_protobuf(
     model = load_graph(bundle / name)
     assert model.ir_version <= 10
     assert [(entry.domain, entry.version <= 21) for entry in model.opset_import] == [("", True)]
+    locations = {tensor.data_location for tensor in model.graph.initializer}
+    assert TensorProto.EXTERNAL in locations
     for tensor in model.graph.initializer:
         size = int(np.prod(tensor.dims)) * 4
         assert (tensor.data_location == TensorProto.EXTERNAL) == (

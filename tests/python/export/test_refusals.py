@@ -137,7 +137,7 @@ def test_invalid_flags_are_refused(refuses: Callable[..., str], tiny: Path, tmp_
     assert "--min-agreement" in refuses(tiny, "--min-agreement", "1.5")
     assert "not a folder" in refuses(tiny, "--images", str(tmp_path / "nowhere"))
     (tmp_path / "pictures").mkdir()
-    (tmp_path / "pictures" / "note.txt").write_text("no picture")
+    (tmp_path / "pictures" / "note.txt").write_text("not an image")
     assert "no readable image" in refuses(tiny, "--images", str(tmp_path / "pictures"))
 
 
@@ -152,7 +152,7 @@ def test_a_lower_precision_is_refused_with_too_few_images(
     # Files that are not images do not count.
     folder = Path(shutil.copytree(exporter.pictures, tmp_path / "pictures"))
     for index in range(40):
-        (folder / f"{index}.txt").write_text("no picture")
+        (folder / f"{index}.txt").write_text("not an image")
     assert f"{wanted} 2 (" in refuses(tiny, *flags, str(folder))
 
 

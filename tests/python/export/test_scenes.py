@@ -54,8 +54,9 @@ def test_the_unseen_style_does_not_occur_in_training() -> None:
 
 
 def test_captions_name_the_left_and_the_upper_object_first() -> None:
-    for index in range(2_000):
-        scene = dataset.make_scene("train", index)
+    scenes = [dataset.make_scene("train", index) for index in range(2_000)]
+    assert {scene.kind for scene in scenes} == {"one", "two", "three", "next to", "above"}
+    for scene in scenes:
         first, last = scene.placements[0], scene.placements[-1]
         subject = scene.caption.removesuffix(f"{scene.background} background")
         if scene.kind == "next to":

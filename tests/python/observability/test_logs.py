@@ -69,7 +69,7 @@ def test_a_request_is_one_line_of_text(tmp_path: Path, images_url: str) -> None:
 def test_a_request_is_one_line_of_json(tmp_path: Path) -> None:
     with start(tmp_path, "--log-format=json") as service:
         assert infer(service, "http://127.0.0.1:9/x.png").status_code == 400
-        request = service.messages.CaptionRequest(image=b"no picture")
+        request = service.messages.CaptionRequest(image=b"not an image")
         metadata = [("authorization", f"Bearer {KEY}"), ("x-request-id", "yours")]
         with pytest.raises(grpc.RpcError):
             service.stub.Caption(request, metadata=metadata, timeout=SECONDS)
@@ -99,7 +99,7 @@ def test_every_line_of_a_request_has_its_id(tmp_path: Path, form: str) -> None:
     with start(tmp_path, "--log=warn,blip_serve=debug", f"--log-format={form}") as service:
         request = service.messages.CaptionRequest(image=picture())
         metadata = [("authorization", f"Bearer {KEY}"), ("x-request-id", "yours")]
-        bad = service.messages.CaptionRequest(image=b"no picture")
+        bad = service.messages.CaptionRequest(image=b"not an image")
         other = service.messages.CaptionRequest(image=picture("flower.gif"))
         many = iter([request, bad, other])
         replies = list(service.stub.CaptionMany(many, metadata=metadata, timeout=SECONDS))
@@ -135,6 +135,7 @@ def test_no_secret_is_logged_at_any_level(tmp_path: Path, images_url: str, level
         metadata = [("authorization", f"Bearer {KEY}")]
         service.stub.Caption(request, metadata=metadata, timeout=SECONDS)
     log = (tmp_path / "log").read_text()
+    assert "request ended" in log
     for secret in [KEY, QUERY, QUERY.split("=")[1], SECRET_PROMPT]:
         leaked = [line for line in log.splitlines() if secret in line]
         assert not leaked, leaked[:3]

@@ -105,15 +105,15 @@ def test_the_committed_dashboard_is_generated_by_the_script() -> None:
 def test_panels_have_distinct_ids_and_do_not_overlap() -> None:
     shown = json.loads(DASHBOARD.read_text())["panels"]
     assert len({panel["id"] for panel in shown}) == len(shown) >= 25
-    taken: set[tuple[int, int]] = set()
+    occupied: set[tuple[int, int]] = set()
     for place in (panel["gridPos"] for panel in shown):
         cells = {
             (x, y)
             for x in range(place["x"], place["x"] + place["w"])
             for y in range(place["y"], place["y"] + place["h"])
         }
-        assert not cells & taken and place["x"] + place["w"] <= 24
-        taken |= cells
+        assert not cells & occupied and place["x"] + place["w"] <= 24
+        occupied |= cells
 
 
 def promtool(*arguments: str, cwd: Path = FOLDER) -> subprocess.CompletedProcess[str]:
@@ -148,8 +148,9 @@ def test_the_cases_of_the_alerts_fail_for_a_changed_threshold(tmp_path: Path) ->
 
 def test_the_document_describes_every_alert() -> None:
     text = DOCUMENT.read_text()
-    for rule in rules():
-        if "alert" in rule:
-            assert f"**{rule['alert']}**" in text
-            assert rule["labels"]["severity"] in ("critical", "warning", "info")
-            assert rule["annotations"]["summary"]
+    alerts = [rule for rule in rules() if "alert" in rule]
+    assert alerts
+    for rule in alerts:
+        assert f"**{rule['alert']}**" in text
+        assert rule["labels"]["severity"] in ("critical", "warning", "info")
+        assert rule["annotations"]["summary"]

@@ -248,7 +248,7 @@ def test_failures_are_attributed_to_client_or_server(
     assert (reply.status_code, trace.root.status.code) == (504, Status.STATUS_CODE_ERROR)
     assert trace.attributes["error.type"] == "DEADLINE_EXCEEDED"
     assert trace.names == {"fetch": 1}
-    request = service.messages.CaptionRequest(image=b"no picture")
+    request = service.messages.CaptionRequest(image=b"not an image")
     with pytest.raises(grpc.RpcError) as failure:
         caption(service, request)
     metadata = dict(failure.value.initial_metadata()) | dict(failure.value.trailing_metadata())

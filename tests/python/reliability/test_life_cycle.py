@@ -93,9 +93,9 @@ def test_shutdown_waits_for_the_request_in_flight_but_not_for_an_idle_connection
     tmp_path: Path,
 ) -> None:
     with Service(log=tmp_path / "log") as service:
-        kept = http.client.HTTPConnection("127.0.0.1", service.port, timeout=SECONDS)
-        kept.request("GET", "/v2")
-        assert kept.getresponse().read()
+        connection = http.client.HTTPConnection("127.0.0.1", service.port, timeout=SECONDS)
+        connection.request("GET", "/v2")
+        assert connection.getresponse().read()
         answers: list[object] = []
 
         def ask() -> None:
@@ -115,12 +115,12 @@ def test_shutdown_waits_for_the_request_in_flight_but_not_for_an_idle_connection
 
 def test_connections_are_closed_at_their_maximum_age(tmp_path: Path) -> None:
     with Service(log=tmp_path / "log", flags=("--connection-age=0.5",)) as service:
-        kept = http.client.HTTPConnection("127.0.0.1", service.port, timeout=SECONDS)
-        kept.request("GET", "/v2/health/live")
-        assert kept.getresponse().read()
-        assert kept.sock is not None
-        kept.sock.settimeout(SECONDS)
-        assert kept.sock.recv(1) == b""
+        connection = http.client.HTTPConnection("127.0.0.1", service.port, timeout=SECONDS)
+        connection.request("GET", "/v2/health/live")
+        assert connection.getresponse().read()
+        assert connection.sock is not None
+        connection.sock.settimeout(SECONDS)
+        assert connection.sock.recv(1) == b""
         # gRPC clients follow the GOAWAY and lose no request. Each request for the metrics is a connection, too.
         before, scrapes, accepted = count_connections(service), 0, 0.0
         give_up = time.monotonic() + SECONDS
@@ -179,5 +179,5 @@ def test_the_process_restarts_with_the_environment_that_its_libraries_need(tmp_p
     assert (
         environment["MALLOC_MMAP_THRESHOLD_"] == environment["MALLOC_TRIM_THRESHOLD_"] == "131072"
     )
-    # A variable that the operator has set is kept.
+    # A variable that the operator has set is connection.
     assert environment["MALLOC_ARENA_MAX"] == "7"

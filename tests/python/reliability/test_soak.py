@@ -36,18 +36,18 @@ def test_every_kind_of_request_has_an_allowed_outcome(service: Service) -> None:
 
 
 @pytest.fixture(scope="module")
-def asked(service: Service) -> SampleRequest:
+def sample(service: Service) -> SampleRequest:
     return prepare_requests(service)[0]
 
 
-def test_a_wrong_caption_is_detected(service: Service, asked: SampleRequest) -> None:
+def test_a_wrong_caption_is_detected(service: Service, sample: SampleRequest) -> None:
     async def outcomes() -> list[str]:
         async with BothTransports(service) as clients:
-            wrong = replace(asked, expected="a dog")
+            wrong = replace(sample, expected="a dog")
             seen = [
                 await client.send(each)
                 for client in (clients.rest, clients.grpc)
-                for each in (asked, wrong)
+                for each in (sample, wrong)
             ]
             return [outcome.kind for outcome in seen]
 
@@ -55,7 +55,7 @@ def test_a_wrong_caption_is_detected(service: Service, asked: SampleRequest) -> 
 
     async def make_report() -> Report:
         report = Report("wrong")
-        async with Traffic(BothTransports(service), [replace(asked, expected="a dog")]) as traffic:
+        async with Traffic(BothTransports(service), [replace(sample, expected="a dog")]) as traffic:
             await traffic.wait_for_answers(2)
         traffic.check(report)
         return report
@@ -63,11 +63,11 @@ def test_a_wrong_caption_is_detected(service: Service, asked: SampleRequest) -> 
     assert not asyncio.run(make_report()).holds
 
 
-def test_a_request_without_an_answer_is_lost(asked: SampleRequest) -> None:
+def test_a_request_without_an_answer_is_lost(sample: SampleRequest) -> None:
     async def outcomes() -> list[str]:
         port = free_port()
         clients = RestClient(f"http://127.0.0.1:{port}"), GrpcClient(f"127.0.0.1:{port}")
-        seen = [await client.send(asked) for client in clients]
+        seen = [await client.send(sample) for client in clients]
         for client in clients:
             await client.close()
         return [outcome.kind for outcome in seen]

@@ -147,6 +147,8 @@ def test_the_docs_page_needs_no_other_host_and_no_key(cors_service: Service) -> 
     assert len(files) > 4 and {urlsplit(each).netloc for each in files} == {cors_service.address}
     loaded = {each: requests.get(each, timeout=SECONDS) for each in files}
     assert {reply.status_code for reply in loaded.values()} == {200}
+    assert any(address.endswith("initializer.js") for address in loaded)
+    assert any(address.endswith(".css") for address in loaded)
     for address, reply in loaded.items():
         if address.endswith("initializer.js"):
             assert '"/openapi.json"' in reply.text and "//" not in quoted_strings(reply.text)

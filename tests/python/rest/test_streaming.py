@@ -55,7 +55,7 @@ def test_captions_of_beam_search_are_sent_at_the_end_only(service: Service) -> N
 
 def test_an_invalid_request_ends_the_stream_before_any_piece(service: Service) -> None:
     for request, code in [
-        (caption_request(service, image=b"no picture"), grpc.StatusCode.INVALID_ARGUMENT),
+        (caption_request(service, image=b"not an image"), grpc.StatusCode.INVALID_ARGUMENT),
         (caption_request(service, model="none"), grpc.StatusCode.NOT_FOUND),
     ]:
         with pytest.raises(grpc.RpcError) as failure:
@@ -147,7 +147,7 @@ def test_a_failed_request_of_caption_many_is_an_error_of_that_request_only(
     many = CaptionManyCall(service)
     many.send(
         caption_request(service, id="good"),
-        caption_request(service, image=b"no picture", id="picture"),
+        caption_request(service, image=b"not an image", id="picture"),
     )
     many.send(
         caption_request(service, model="none", id="model"),

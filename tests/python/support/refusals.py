@@ -68,7 +68,7 @@ def verdict(mutant: Mutant, valid: bool | None, answer: Answer) -> str | None:
     if status == 200:
         # JSON writes NaN and infinity as null; an error can occur in the middle of a stream.
         is_flawed = re.search(rb'[\[:,]null|"error"', content)
-        return f"{mutant}: taken: {content[:200]!r}" if is_flawed or valid is False else None
+        return f"{mutant}: accepted: {content[:200]!r}" if is_flawed or valid is False else None
     text = error_of(answer)
     if valid:
         return f"{mutant}: refused: {text}"
