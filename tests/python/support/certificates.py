@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import ipaddress
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,10 +22,16 @@ class CertificateFiles:
     key: Path
 
 
-class CertificateAuthority:
-    """Signs certificates for 127.0.0.1 and localhost."""
+LOCAL_NAMES = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
 
-    def __init__(self, folder: Path, name: str) -> None:
+
+class CertificateAuthority:
+    """Signs certificates for these names, by default those of this machine."""
+
+    def __init__(
+        self, folder: Path, name: str, names: Sequence[x509.GeneralName] = LOCAL_NAMES
+    ) -> None:
+        self._names = names
         self._folder, self._name = folder, name
         self._key = ec.generate_private_key(ec.SECP256R1())
         self._certificate = self._build(name, self._key, is_authority=True)
@@ -52,7 +59,6 @@ class CertificateAuthority:
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         issuer = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, self._name)])
         now = datetime.datetime.now(datetime.UTC)
-        names = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
         return (
             x509.CertificateBuilder()
             .subject_name(subject)
@@ -62,6 +68,6 @@ class CertificateAuthority:
             .not_valid_before(now - datetime.timedelta(days=1))
             .not_valid_after(now + datetime.timedelta(days=1))
             .add_extension(x509.BasicConstraints(is_authority, None), critical=True)
-            .add_extension(x509.SubjectAlternativeName(names), critical=False)
+            .add_extension(x509.SubjectAlternativeName(self._names), critical=False)
             .sign(self._key, hashes.SHA256())
         )

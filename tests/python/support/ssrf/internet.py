@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import ipaddress
 import os
 import ssl
@@ -10,10 +9,8 @@ import threading
 from pathlib import Path
 
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
+from support.certificates import CertificateAuthority
 from support.ssrf.dns import NameServer, Zone
 from support.ssrf.network import SimulatedNetwork
 from support.ssrf.web import PUBLIC, WebServer
@@ -81,28 +78,11 @@ class SimulatedInternet(SimulatedNetwork):
 
 
 def _make_tls_context(folder: Path) -> ssl.SSLContext:
-    """Makes a certificate for the public names, which the services of this process trust."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "www.example.org")])
-    now = datetime.datetime.now(datetime.UTC)
+    """Makes a certificate for the public names, whose authority the services of this process trust."""
     names = [x509.DNSName("*.example.org"), x509.IPAddress(ipaddress.ip_address(PUBLIC))]
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName(names), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    pem = serialization.Encoding.PEM
-    plain = (serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    chain, secret = folder / "server.pem", folder / "server.key"
-    chain.write_bytes(certificate.public_bytes(pem))
-    secret.write_bytes(key.private_bytes(pem, *plain))
-    os.environ["SSL_CERT_FILE"] = str(chain)
+    authority = CertificateAuthority(folder, "authority", names)
+    files = authority.sign("www.example.org")
+    os.environ["SSL_CERT_FILE"] = str(authority.file)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(chain, secret)
+    context.load_cert_chain(files.certificate, files.key)
     return context
