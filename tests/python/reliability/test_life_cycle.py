@@ -179,5 +179,5 @@ def test_the_process_restarts_with_the_environment_that_its_libraries_need(tmp_p
     assert (
         environment["MALLOC_MMAP_THRESHOLD_"] == environment["MALLOC_TRIM_THRESHOLD_"] == "131072"
     )
-    # A variable that the operator has set is connection.
+    # A variable that the operator has set is kept.
     assert environment["MALLOC_ARENA_MAX"] == "7"
