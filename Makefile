@@ -9,7 +9,7 @@ BINARY := target/release/blip-serve
 ORT := .onnxruntime/lib/libonnxruntime.so
 ORT_GPU := .onnxruntime-gpu/lib/libonnxruntime.so
 HELM := .tools/helm
-RUST_TESTS := cargo test --package blip-serve --release --locked --no-fail-fast
+RUST_TESTS := cargo test --package blip-serve --package generation --package image-processor --release --locked --no-fail-fast
 PYTHON_TESTS := $(PYTHON) -m pytest tests/python -q
 
 # Installs Debian packages $(2) unless the command $(1) succeeds.

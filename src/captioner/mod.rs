@@ -1,6 +1,6 @@
 //! The path of a request: fetch, decode, preprocess, encode and decode, detokenise.
 //!
-//! [`Captioner::caption_image`] is that path in one function. It ends at the request's deadline or when the client
+//! `Captioner::caption_image` is that path in one function. It ends at the request's deadline or when the client
 //! disconnects. What happens inside the model is in `registry` and `engine`; the captioner knows no wire format.
 
 mod image_loader;

@@ -8,7 +8,7 @@ from PIL import Image
 from transformers.image_transforms import convert_to_rgb
 
 ROOT = Path(__file__).resolve().parents[3]
-SAMPLES = ROOT / "src" / "image" / "decode" / "samples.txt"
+SAMPLES = ROOT / "crates" / "image-processor" / "src" / "decode" / "samples.txt"
 
 
 def oracle(file: bytes, alpha: str) -> tuple[str, str]:
@@ -26,8 +26,9 @@ def oracle(file: bytes, alpha: str) -> tuple[str, str]:
 
 def test_expected_pixels_are_those_of_the_oracle() -> None:
     lines = [line for line in SAMPLES.read_text().splitlines() if line and line[0] != "#"]
-    assert len(lines) >= 40
-    for line in lines:
-        name, alpha, file, size, rgb = (field.strip() for field in line.split("|"))
-        got = oracle(bytes.fromhex(file), alpha)
-        assert got[0].replace(" ", "") == size.replace(" ", "") and got[1] == rgb, name
+    samples = [[field.strip() for field in line.split("|")] for line in lines]
+    well_formed = [sample for sample in samples if sample[3] != "damaged"]
+    assert len(well_formed) >= 29
+    for name, alpha, file, size, rgb in well_formed:
+        expected_size, expected_rgb = oracle(bytes.fromhex(file), alpha)
+        assert (size.replace(" ", ""), rgb) == (expected_size, expected_rgb), name
