@@ -9,12 +9,14 @@ use std::{
 use tokio::sync::mpsc;
 
 use crate::engine::{
-    Backend, EngineConfig, Job, NOT_SERVING, Outcome,
+    Backend, Job, Outcome,
     encoder_abort::EncoderAbort,
     entry::Entry,
-    worker::{BusySince, Worker},
+    worker::{BusySince, EngineConfig, Worker},
 };
 use crate::error::CaptionError;
+
+pub(super) const NOT_SERVING: &str = "the model is not serving";
 
 /// Jobs in the channel, which the thread empties between two runs of the model. Further jobs wait in their senders, in
 /// order; admission control bounds all of them.

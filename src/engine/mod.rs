@@ -18,43 +18,22 @@ mod scheduler;
 mod scripted;
 mod worker;
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 pub use backend::{AbortHandle, Backend};
 pub use entry::{Caller, Job, JobImage, Outcome, RequestHandle};
 pub use image_cache::{Digest, ImageCache};
-use instance::Instance;
+pub use scheduler::EngineLimits;
+pub use worker::EngineConfig;
 
-use crate::{error::CaptionError, observability::ModelRecorder};
+use instance::{Instance, NOT_SERVING};
 
-const NOT_SERVING: &str = "the model is not serving";
+use crate::error::CaptionError;
 
 /// The threads that run a model.
 #[derive(Debug)]
 pub struct Engine<B: Backend> {
     instances: Vec<Instance<B>>,
-}
-
-/// What the instances of a model share.
-#[derive(Debug)]
-pub struct EngineConfig<I> {
-    /// How much an instance does at once.
-    pub limits: EngineLimits,
-    /// Records the runs of the model.
-    pub recorder: Arc<ModelRecorder>,
-    /// Where encoded images are kept for other prompts.
-    pub images: Arc<ImageCache<I>>,
-}
-
-/// How much an instance does at once.
-#[derive(Clone, Copy, Debug)]
-pub struct EngineLimits {
-    /// Rows of a decoder step; an image with more rows decodes alone.
-    pub max_rows: usize,
-    /// Images of one run of the encoder.
-    pub max_batch_size: usize,
-    /// How long an idle instance waits for more images before such a run.
-    pub max_batch_delay: Duration,
 }
 
 impl<B: Backend> Engine<B> {
@@ -94,11 +73,5 @@ impl<B: Backend> Engine<B> {
     /// Returns false once a thread has died.
     pub fn is_running(&self) -> bool {
         self.instances.iter().all(Instance::is_running)
-    }
-}
-
-impl<I> Clone for EngineConfig<I> {
-    fn clone(&self) -> Self {
-        Self { limits: self.limits, recorder: self.recorder.clone(), images: self.images.clone() }
     }
 }

@@ -7,7 +7,18 @@
 
 use std::time::{Duration, Instant};
 
-use crate::engine::{EngineLimits, latency::LatencyModel};
+use crate::engine::latency::LatencyModel;
+
+/// How much an instance does at once.
+#[derive(Clone, Copy, Debug)]
+pub struct EngineLimits {
+    /// Rows of a decoder step; an image with more rows decodes alone.
+    pub max_rows: usize,
+    /// Images of one run of the encoder.
+    pub max_batch_size: usize,
+    /// How long an idle instance waits for more images before such a run.
+    pub max_batch_delay: Duration,
+}
 
 /// Chooses the next action.
 pub(super) struct Scheduler;

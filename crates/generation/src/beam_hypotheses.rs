@@ -3,7 +3,7 @@
 //! Follows transformers' `_update_finished_beams`, `_check_early_stop_heuristic` and `_beam_search_has_unfinished_sequences`.
 //! Where these add -1e9 to a score that may not win, the same is done here, so that degenerate cases end alike.
 
-use super::{EarlyStopping, TokenId, beam_search::Continuation, config::GenerationConfig, top_k::best_first};
+use super::{EarlyStopping, TokenId, config::GenerationConfig, top_k::best_first};
 
 /// What transformers adds to a score that may not win.
 pub(super) const OUT_OF_REACH: f32 = -1e9;
@@ -28,6 +28,18 @@ pub(super) struct Hypothesis {
     pub(super) score: f32,
     /// False for a place that no sequence has taken yet.
     is_finished: bool,
+}
+
+/// One of the `2 * num_beams` best continuations of the running beams.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Continuation {
+    /// Index of the running beam that it continues.
+    pub(super) beam: usize,
+    pub(super) token: TokenId,
+    /// Accumulated log-probability.
+    pub(super) score: f32,
+    /// Whether it ends the sequence: by the end token, or at the maximum length.
+    pub(super) ends: bool,
 }
 
 impl BeamHypotheses {

@@ -7,11 +7,11 @@ use ndarray::ArrayView2;
 
 use super::{
     Advance, FinishReason, Sequence, TokenId,
-    beam_hypotheses::{BeamHypotheses, OUT_OF_REACH},
+    beam_hypotheses::{BeamHypotheses, Continuation, OUT_OF_REACH},
     chunk_maxima::ChunkMaxima,
     config::GenerationConfig,
     log_softmax::LogSoftmax,
-    search::{Sampling, SearchState, logits_row},
+    search_state::{Sampling, SearchState, logits_row},
     top_k::{Candidate, TopK, best_first},
 };
 
@@ -38,18 +38,6 @@ struct Beam {
     token_ids: Vec<TokenId>,
     /// Accumulated log-probability.
     score: f32,
-}
-
-/// One of the `2 * num_beams` best continuations of the running beams.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Continuation {
-    /// Index of the running beam that it continues.
-    beam: usize,
-    token: TokenId,
-    /// Accumulated log-probability.
-    pub(super) score: f32,
-    /// Whether it ends the sequence: by the end token, or at the maximum length.
-    pub(super) ends: bool,
 }
 
 impl BeamSearch {

@@ -9,7 +9,7 @@ use super::{
     chunk_maxima::ChunkMaxima,
     config::GenerationConfig,
     log_softmax::LogSoftmax,
-    search::{Sampling, SearchState, logits_row},
+    search_state::{Sampling, SearchState, logits_row},
 };
 
 /// The sequences of one image, each of which takes a row.

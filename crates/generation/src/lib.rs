@@ -24,6 +24,7 @@ mod logits_warper;
 mod parameters;
 mod sampler;
 mod search;
+mod search_state;
 mod top_k;
 
 use std::fmt;

@@ -1,10 +1,16 @@
 //! The search of one image: the one type that the engine drives, whatever the strategy.
 
-use ndarray::{ArrayView2, Axis};
+use ndarray::ArrayView2;
 
 use super::{
-    Advance, TokenId, Vocabulary, beam_search::BeamSearch, config::GenerationConfig, greedy_or_sample::GreedyOrSample,
-    logits_processor::LogitsProcessor, logits_warper::LogitsWarper, sampler::Sampler,
+    Advance, TokenId, Vocabulary,
+    beam_search::BeamSearch,
+    config::GenerationConfig,
+    greedy_or_sample::GreedyOrSample,
+    logits_processor::LogitsProcessor,
+    logits_warper::LogitsWarper,
+    sampler::Sampler,
+    search_state::{Sampling, SearchState},
 };
 
 /// State of the search of one image between two decoder steps.
@@ -20,26 +26,6 @@ enum Strategy {
     GreedyOrSample(GreedyOrSample),
     /// Beam search, with or without sampling.
     BeamSearch(BeamSearch),
-}
-
-/// The state that both strategies need.
-#[derive(Debug)]
-pub(super) struct SearchState {
-    pub(super) vocabulary: Vocabulary,
-    pub(super) processor: LogitsProcessor,
-    /// `None` takes the best token instead of drawing one.
-    pub(super) sampling: Option<Sampling>,
-    /// Token ids, the start token first.
-    pub(super) prompt: Vec<TokenId>,
-    /// Maximum number of ids of a sequence, prompt included.
-    pub(super) max_length: usize,
-}
-
-/// What sampling needs: the warper selects the candidates, the sampler draws one.
-#[derive(Debug)]
-pub(super) struct Sampling {
-    pub(super) warper: LogitsWarper,
-    pub(super) sampler: Sampler,
 }
 
 impl Search {
@@ -116,15 +102,10 @@ impl Search {
     }
 }
 
-/// Row `row` of `logits`, which may be one row for all. It is a slice because loops over slices vectorise.
-pub(super) fn logits_row<'a>(logits: &'a ArrayView2<'_, f32>, row: usize) -> &'a [f32] {
-    let row = if logits.nrows() == 1 { 0 } else { row };
-    // Never empty: `Search::advance` has checked that the rows are contiguous.
-    logits.index_axis(Axis(0), row).to_slice().unwrap_or_default()
-}
-
 #[cfg(test)]
 mod tests {
+    use ndarray::Axis;
+
     use std::panic::{AssertUnwindSafe, catch_unwind};
 
     use ndarray::{Array2, Array3, ShapeBuilder};

@@ -11,12 +11,12 @@ pub(super) use busy_since::BusySince;
 use tokio::sync::mpsc::{self, error::TryRecvError};
 
 use crate::engine::{
-    Backend, EngineConfig, ImageCache,
+    Backend, ImageCache,
     batch::Batch,
     encoder_abort::EncoderAbort,
     entry::Entry,
     queue::FairQueue,
-    scheduler::{Action, Scheduler, State},
+    scheduler::{Action, EngineLimits, Scheduler, State},
 };
 use crate::observability::{InstanceLoad, ModelRecorder};
 
@@ -38,6 +38,17 @@ pub(super) struct Worker<B: Backend> {
     images: Arc<ImageCache<B::EncodedImage>>,
     pub(super) encoder_abort: EncoderAbort<B::Abort>,
     pub(super) busy_since: BusySince,
+}
+
+/// What the instances of a model share.
+#[derive(Debug)]
+pub struct EngineConfig<I> {
+    /// How much an instance does at once.
+    pub limits: EngineLimits,
+    /// Records the runs of the model.
+    pub recorder: Arc<ModelRecorder>,
+    /// Where encoded images are kept for other prompts.
+    pub images: Arc<ImageCache<I>>,
 }
 
 impl<B: Backend> Worker<B> {
@@ -139,5 +150,11 @@ impl<B: Backend> Worker<B> {
     fn record_load(&self) {
         let load = InstanceLoad { queued: self.queue.len(), rows: self.batch.rows() };
         self.recorder.record_load(self.index, load);
+    }
+}
+
+impl<I> Clone for EngineConfig<I> {
+    fn clone(&self) -> Self {
+        Self { limits: self.limits, recorder: self.recorder.clone(), images: self.images.clone() }
     }
 }
