@@ -1,4 +1,4 @@
-//! The types of a caption request and its reply. They know neither a wire format nor tensors.
+//! The types of a caption request and its reply. They depend neither on a wire format nor on tensors.
 
 use std::time::{Duration, Instant};
 

@@ -1,4 +1,4 @@
-//! Everything that can go wrong with a request.
+//! The errors of a request.
 //!
 //! An error has two readers. The client reads its `Display`: the field, what is wrong and what is allowed, but never an
 //! address, a path or the text of a library. The operator reads the log, which gets the cause (`source`), once, when the
@@ -9,7 +9,7 @@
 //! unavailable model). Code below the server returns them unchanged and does not wrap them.
 //!
 //! What this module does not decide is the status: each error has an [`ErrorCode`], and `server/error_response` maps the
-//! code to gRPC and HTTP. So this module knows no transport.
+//! code to gRPC and HTTP. So this module does not depend on a transport.
 
 use std::{borrow::Cow, time::Duration};
 
@@ -86,7 +86,7 @@ pub enum CaptionError {
     Overloaded {
         /// The setting that is the limit.
         bound: &'static str,
-        /// When to try again.
+        /// When to retry.
         retry_after: Duration,
     },
     /// The API key has reached its rate limit.

@@ -10,7 +10,7 @@
 //! - [`captioner`]: the path of a request in one function.
 //! - [`registry`]: the served models, with their caches and their reload.
 //! - [`engine`]: one thread per instance of a model, which decodes all admitted images together.
-//! - [`blip`]: the graphs of one model; the only module that knows ONNX Runtime.
+//! - [`blip`]: the graphs of one model; the only module that uses ONNX Runtime.
 //!
 //! The modules beside them, which import none of the above:
 //!
@@ -19,7 +19,7 @@
 //! - [`observability`]: metrics, statistics, logs and traces.
 //! - [`caption`], [`error`]: the types of requests, replies and failures.
 //!
-//! Two crates know nothing of the service: `image-processor`, from an image file to `pixel_values` as Pillow and
+//! Two crates do not depend on the service: `image-processor`, from an image file to `pixel_values` as Pillow and
 //! transformers compute them, and `generation`, from logits to token ids as transformers' `generate` chooses them.
 //! `tests/it/layering` checks these rules.
 

@@ -1,10 +1,10 @@
-//! Finds out which JPEG code was built: mozjpeg-sys assembles its SIMD code where it can and falls back to plain C.
+//! Determines which JPEG code was built: mozjpeg-sys assembles its SIMD code where it can and falls back to plain C.
 
 use std::{env, error::Error, fs, path::Path};
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-env-changed=REQUIRE_JPEG_SIMD");
-    // The header that the C files were compiled with says it.
+    // The C files were compiled with this header.
     let include = env::var_os("DEP_JPEG_INCLUDE").ok_or("mozjpeg-sys does not name its headers")?;
     let header = env::split_paths(&include)
         .map(|folder| folder.join("jconfig.h"))

@@ -1,7 +1,7 @@
 //! Optimised graphs, kept on disk between starts.
 //!
 //! An entry is made for one graph, one build of the library and one processor, and is used only if every file has the
-//! checksum that it was stored with. Whatever goes wrong here costs a warning, never the start. The weights are stored in
+//! checksum that it was stored with. A failure here only logs a warning. The weights are stored in
 //! the graph's own layout. Storing the layout of the kernels (`session.save_external_prepacked_constant_initializers`)
 //! would let them be mapped, but ONNX Runtime 1.31.1 then crashed in the second start once a step had several rows.
 
@@ -63,7 +63,7 @@ impl GraphCache {
         let session = store(&unfinished, &entry, path, &builder);
         if let Err(error) = &session {
             warn!(folder = %self.0.display(), error, "optimised graph not kept");
-            // A part of an entry must not go on filling the disk.
+            // An incomplete entry must not occupy the disk.
             let _ = fs::remove_dir_all(&unfinished);
         }
         session.or_else(|_| builder()?.commit_from_file(path))
@@ -124,7 +124,7 @@ fn store(
     .map_err(|error: ort::Error| error.to_string())?;
     let stored = checksums(unfinished)
         .and_then(|sums| fs::write(unfinished.join(CHECKSUMS), serde_json::to_vec(&sums)?))
-        // Another process may have been faster; its entry is as good.
+        // Another process may have stored the same entry first.
         .and_then(|()| fs::rename(unfinished, entry));
     if let Err(error) = stored {
         warn!(%error, entry = %entry.display(), "optimised graph not kept");

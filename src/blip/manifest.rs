@@ -100,7 +100,7 @@ pub struct Source {
 /// Sizes of the vision encoder.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Vision {
-    /// Vectors that cross-attention looks at: patches + 1.
+    /// Vectors that cross-attention reads: patches + 1.
     pub num_tokens: usize,
 }
 
@@ -148,7 +148,7 @@ struct FileEntry {
 }
 
 impl Manifest {
-    /// Reads and checks the manifest alone, not the files that it lists.
+    /// Reads and checks only the manifest, not the files that it lists.
     ///
     /// # Errors
     /// The manifest is missing, malformed, or of another format.
@@ -187,7 +187,7 @@ impl Manifest {
         self.files.iter().map(|(name, entry)| (name.as_str(), entry.compare(bundle.join(name))))
     }
 
-    /// Identifies the bundle by its files: equal files give equal ids, whoever exported them.
+    /// Identifies the bundle by its files: equal files give equal ids, wherever they were exported.
     pub fn id(&self) -> String {
         let mut hash = Sha256::new();
         for (name, entry) in &self.files {

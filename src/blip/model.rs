@@ -78,7 +78,7 @@ impl BlipModel {
         Ok(encoded.into_iter().map(Arc::new).collect())
     }
 
-    /// Runs a prompt on an encoded image. A prompt of the start token alone needs no run before its first step, see
+    /// Runs a prompt on an encoded image. A prompt of only the start token needs no run before its first step, see
     /// [`Self::join_without_past`].
     ///
     /// # Errors

@@ -1,7 +1,7 @@
 //! Finds and loads the ONNX Runtime library.
 //!
-//! The first of these places that has it is taken: the flag, `ORT_DYLIB_PATH`, `../lib` beside the binary, `.onnxruntime/lib` in a folder above
-//! the binary (a checkout of the repository, where `make build` puts it). The working directory is never searched.
+//! The first that exists is used: the flag, `ORT_DYLIB_PATH`, `../lib` beside the binary, `.onnxruntime/lib` in a
+//! folder above the binary (in a checkout, where `make build` puts it). The working directory is never searched.
 
 use std::{
     env,
@@ -99,7 +99,7 @@ impl Runtime {
 
 #[allow(
     clippy::disallowed_methods,
-    reason = "ORT_DYLIB_PATH is the name that users of ort know; it is not the twin of a flag"
+    reason = "ORT_DYLIB_PATH is the name that users of ort know; no flag corresponds to it"
 )]
 fn find(flag: Option<&Path>) -> Option<PathBuf> {
     if let Some(path) = flag {

@@ -26,11 +26,11 @@ pub struct SessionConfig {
     pub execution_providers: Vec<ExecutionProvider>,
     /// Index of the GPU.
     pub device_id: u32,
-    /// Memory of the GPU in bytes; `None`: no limit.
+    /// Memory of the GPU in bytes; `None` means no limit.
     pub gpu_mem_limit: Option<u64>,
-    /// Threads of one run; 0: one per core.
+    /// Threads of one run; 0 means one per core.
     pub threads: usize,
-    /// Run the code for caches in a GPU's memory on the CPU, for its tests.
+    /// Whether the code for caches in a GPU's memory runs on the CPU, for its tests.
     pub caches_on_device: bool,
 }
 
@@ -39,7 +39,7 @@ pub struct SessionConfig {
 pub(super) struct Expected {
     pub(super) name: String,
     element: TensorElementType,
-    /// Dimensions; -1: any.
+    /// Dimensions; -1 means any.
     shape: Vec<i64>,
 }
 

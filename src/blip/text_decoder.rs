@@ -108,7 +108,7 @@ impl TextDecoder {
         self.device.as_mut()
     }
 
-    /// Runs a prompt on its own, so that its result never depends on other requests.
+    /// Runs a prompt separately, so that its result never depends on other requests.
     pub(super) fn prefill(&mut self, image: &EncodedImage, prompt: &[TokenId]) -> ort::Result<Prefill> {
         let length = prompt.len();
         let input_ids: Vec<i64> = prompt.iter().map(|id| i64::from(*id)).collect();

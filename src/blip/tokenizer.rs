@@ -133,7 +133,7 @@ mod tests {
 
     use super::*;
 
-    /// `tests/golden/tokenizer.json`, from transformers (`scripts/make_golden.py`).
+    /// `tests/golden/tokenizer.json`, from transformers (`scripts/golden/captions.py`).
     #[derive(Deserialize)]
     struct Golden {
         prompts: Vec<GoldenPrompt>,

@@ -1,4 +1,4 @@
-//! `pixel_values` -> the keys and values that every decoder layer's cross-attention looks at.
+//! `pixel_values` -> the keys and values for the cross-attention of every decoder layer.
 
 use std::{
     path::Path,
@@ -33,7 +33,7 @@ pub(super) struct VisionEncoder {
     pub(super) run_time: Duration,
 }
 
-/// Ends a run of the encoder from another thread, at the next node of the graph. It serves one run.
+/// Ends a run of the encoder from another thread, at the next node of the graph. It is for one run.
 #[derive(Clone)]
 pub struct Abort(Arc<RunOptions<NoSelectedOutputs>>);
 

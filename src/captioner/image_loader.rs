@@ -1,7 +1,7 @@
 //! From the source of an image to `pixel_values`.
 //!
-//! Work that occupies a core runs on the blocking pool, at most one job per core: `spawn_blocking` alone would start a
-//! thread for every image in flight.
+//! Work that occupies a core runs on the blocking pool, at most one job per core: `spawn_blocking` has no limit and would
+//! start a thread for every image in flight.
 
 use std::{
     num::NonZero,
@@ -49,7 +49,7 @@ pub(super) struct ImageFile {
 }
 
 /// A preprocessed image, and the duration of each stage.
-struct Preprocessed {
+struct PreprocessResult {
     pixel_values: PixelValues,
     decode: Duration,
     preprocess: Duration,
@@ -91,9 +91,9 @@ impl ImageLoader {
         let ImageFile { bytes, field } = file;
         let (limits, config) = (self.limits, model.preprocess);
         let result = self.run_blocking(move || preprocess(&bytes, &limits, &config)).await?;
-        let Preprocessed { pixel_values, decode, preprocess } = result.map_err(|error| match field {
+        let PreprocessResult { pixel_values, decode, preprocess } = result.map_err(|error| match field {
             Some(field) => CaptionError::image(field, &error),
-            // The details of what a URL returned are for the log only: a client must not probe our network with them.
+            // The details of what a URL returned are for the log only: a client must not probe the server's network.
             None => CaptionError::ImageUrl { reason: "not_an_image", source: Some(error.into()) },
         })?;
         model.recorder.record_stage(Stage::Decode, decode);
@@ -117,12 +117,12 @@ impl ImageLoader {
     }
 }
 
-fn preprocess(bytes: &[u8], limits: &DecodeLimits, config: &PreprocessConfig) -> Result<Preprocessed, DecodeError> {
+fn preprocess(bytes: &[u8], limits: &DecodeLimits, config: &PreprocessConfig) -> Result<PreprocessResult, DecodeError> {
     let (start, stage) = (Instant::now(), observability::stage("decode"));
     let rgb = image_processor::decode(bytes, limits, config.alpha())?;
     drop(stage);
     let (decode, start) = (start.elapsed(), Instant::now());
     let _stage = observability::stage("preprocess");
     let pixel_values = image_processor::preprocess(&rgb, config);
-    Ok(Preprocessed { pixel_values, decode, preprocess: start.elapsed() })
+    Ok(PreprocessResult { pixel_values, decode, preprocess: start.elapsed() })
 }

@@ -1,7 +1,7 @@
 //! The path of a request: fetch, decode, preprocess, encode and decode, detokenise.
 //!
 //! `Captioner::caption_image` is that path in one function. It ends at the request's deadline or when the client
-//! disconnects. What happens inside the model is in `registry` and `engine`; the captioner knows no wire format.
+//! disconnects. What happens inside the model is in `registry` and `engine`; the captioner uses no wire format.
 
 mod image_loader;
 mod stream;
@@ -75,7 +75,7 @@ impl Captioner {
         Ok(reply)
     }
 
-    /// Captions the images of one request, at most `concurrency` at a time, and returns a result for each, in order.
+    /// Captions the images of one request, at most `concurrency` concurrently, and returns a result for each, in order.
     pub async fn caption_all(
         &self,
         model: &ServedModel,
@@ -104,7 +104,7 @@ impl Captioner {
         let CaptionRequest { image, prompt, parameters, deadline, cancelled, caller, .. } = request;
         let ImageOptions { progress, single_flight } = options;
         let path = async {
-            // Parameters are checked first: a mistake in them must not cost a download.
+            // Parameters are checked first, so that nothing is fetched for an invalid request.
             let plan = model.plan(prompt.as_ref(), &parameters)?;
             let start = Instant::now();
             let file = self.images.load(image, &model.recorder).await?;
@@ -125,7 +125,7 @@ impl Captioner {
         with_deadline(deadline, &cancelled, path).await.inspect_err(|error| self.record_refusal(error))
     }
 
-    /// Logs and counts an image URL that could not be used; the client gets one fixed sentence, without the reason.
+    /// Logs and counts an image URL that could not be used; the client gets one fixed text, without the reason.
     fn record_refusal(&self, error: &CaptionError) {
         if let CaptionError::ImageUrl { reason, source } = error {
             info!(reason, cause = source.as_ref().map(tracing::field::display), "image URL refused");
@@ -140,7 +140,7 @@ async fn with_deadline<T>(
     cancelled: &CancellationToken,
     work: impl Future<Output = Result<T, CaptionError>>,
 ) -> Result<T, CaptionError> {
-    // Work that is ready at once, such as a cache hit, would win the race below.
+    // Work that is ready at once, such as a cache hit, would win in the `select!` below.
     if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
         return Err(CaptionError::DeadlineExceeded);
     }

@@ -1,4 +1,4 @@
-//! What the commands share: their error, the settings of those that run a model, a small runtime.
+//! Code that the commands share: their error, the settings of those that run a model, a single-threaded runtime.
 
 use std::{io, path::PathBuf};
 

@@ -23,7 +23,7 @@ impl Completions {
         let mut script = Vec::new();
         generate(self.shell, &mut command, "blip-serve", &mut script);
         if self.shell == Shell::Bash {
-            // The generated script names a function of `blip-serve` in two ways: as itself and as the command `serve`.
+            // The generated script calls one function by two names: `blip__subcmd__serve` and `blip__serve`.
             script = String::from_utf8(script)?.replace("blip__subcmd__serve", "blip__serve").into_bytes();
         }
         io::stdout().write_all(&script)?;

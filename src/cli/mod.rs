@@ -18,7 +18,7 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::observability;
 
-/// Exit code when the reader of standard output is gone: 128 + SIGPIPE, as shells report it.
+/// Exit code when the reader of standard output has closed the pipe: 128 + SIGPIPE, as shells report it.
 const EXIT_SIGPIPE: u8 = 141;
 
 /// Image captions from BLIP over gRPC and REST, on ONNX Runtime

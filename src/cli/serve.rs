@@ -43,7 +43,7 @@ impl Serve {
         let collector = observability::init_service(&self.model_args.log, &self.traces)?;
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
         let result = runtime.block_on(self.serve());
-        // Work that outlives the grace period must not keep the process alive.
+        // Work that is unfinished after the grace period must not keep the process alive.
         runtime.shutdown_background();
         collector.close();
         result?;
@@ -97,7 +97,7 @@ impl Serve {
         };
         let metrics = Metrics::new()?;
         let recorded = metrics.clone();
-        // On a thread of the blocking pool: loading is busy with checksums and graphs, and must not delay the probes.
+        // On a thread of the blocking pool: checksums and graphs take long, and must not delay the probes.
         let loading =
             task::spawn_blocking(move || Handle::current().block_on(self.load_captioner(&catalogue, recorded)));
         let captioner = async { loading.await? };

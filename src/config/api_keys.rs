@@ -187,7 +187,7 @@ mod tests {
 
     #[test]
     fn finds_its_keys_and_no_others() {
-        let text = format!("# mine\nalpha\n\n{}\n", hashed_line("team-b", "beta"));
+        let text = format!("# keys\nalpha\n\n{}\n", hashed_line("team-b", "beta"));
         let keys = keys(&text).unwrap();
         assert_eq!((label(&keys, "alpha"), label(&keys, "beta")), (Some("key-2".into()), Some("team-b".into())));
         for wrong in ["alph", "", "ALPHA", "team-b", &hashed_line("team-b", "beta")] {
@@ -220,8 +220,8 @@ mod tests {
         assert!(first.find("x").unwrap().count().is_ok());
         let wait = first.find("x").unwrap().count().unwrap_err();
         assert!(wait > Duration::from_mins(1) && wait <= Duration::from_secs(100), "{wait:?}");
-        let again = keys(&line).unwrap().carry_over_limits(&first);
-        assert!(again.find("x").unwrap().count().is_err());
+        let reloaded = keys(&line).unwrap().carry_over_limits(&first);
+        assert!(reloaded.find("x").unwrap().count().is_err());
         let faster = keys(&line.replace("0.01", "0.02")).unwrap().carry_over_limits(&first);
         assert!(faster.find("x").unwrap().count().is_ok());
     }

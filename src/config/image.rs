@@ -1,4 +1,4 @@
-//! How images are read: the same settings for `serve` and `caption`.
+//! Settings for reading images, the same for `serve` and `caption`.
 
 use clap::Args;
 

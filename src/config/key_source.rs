@@ -1,4 +1,4 @@
-//! Where the API keys come from: a setting, a file, or both. They are read again when the file changes.
+//! Where the API keys come from: a setting, a file, or both. They are reloaded when the file changes.
 
 use std::{fmt, fs, path::PathBuf};
 

@@ -116,7 +116,7 @@ impl Limits {
     }
 }
 
-/// How many files this process may have open, where the operating system says so.
+/// How many files this process may have open, if the operating system reports it.
 fn max_open_files() -> Option<usize> {
     let limits = fs::read_to_string("/proc/self/limits").ok()?;
     limits.lines().find_map(|line| line.strip_prefix("Max open files"))?.split_whitespace().next()?.parse().ok()

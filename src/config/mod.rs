@@ -1,8 +1,8 @@
 //! Every setting, parsed and checked once.
 //!
-//! Settings of the process are flags, each with an environment twin; `serve --help` lists them. Settings of a model are in
-//! the [`catalogue`] (`models.toml`). Past this module nothing reads the environment, and a value that is not valid has
-//! failed the start with an error that names its setting.
+//! Settings of the process are flags, each with an environment variable (`serve --help`). Settings of a model are in
+//! the [`catalogue`] (`models.toml`). Elsewhere only variables of libraries are read (`main`, `blip::runtime`,
+//! OpenTelemetry). A value that is not valid fails the start with an error that names its setting.
 
 pub mod api_keys;
 pub mod catalogue;

@@ -102,9 +102,9 @@ pub struct ServerConfig {
     pub limits: Limits,
     /// The API keys; if there are none, every client may call.
     pub api_keys: ApiKeys,
-    /// Where the keys come from, to read them again.
+    /// The sources of the keys, for reloading them.
     pub key_source: KeySource,
-    /// Certificates, if the port speaks TLS.
+    /// Certificates, if the port uses TLS.
     pub tls: Option<TlsFiles>,
     /// Maximum size of an image inside a request in bytes.
     pub max_image_bytes: usize,

@@ -1,4 +1,4 @@
-//! Settings of traces: ours, and the two variables that OpenTelemetry defines for the collector's address.
+//! Settings of traces: those of this service, and OpenTelemetry's two variables for the collector's address.
 
 use std::{fmt, str::FromStr};
 
@@ -81,7 +81,7 @@ mod tests {
     }
 
     #[test]
-    fn our_own_setting_comes_first_and_paths_are_those_of_the_convention() {
+    fn the_flag_of_this_service_has_priority_and_paths_follow_the_convention() {
         let ours = "--otlp-endpoint=http://a:4318/b/";
         let all = "--otel-exporter-otlp-endpoint=http://c:4318";
         let traces = "--otel-exporter-otlp-traces-endpoint=http://d:4318/x";

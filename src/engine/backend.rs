@@ -58,7 +58,7 @@ pub trait Backend: Debug + Send + 'static {
     /// The tensor cannot be read.
     fn prefill_logits(prefill: &Self::Prefill) -> Result<ArrayView2<'_, f32>, Self::Error>;
 
-    /// Adds an image with `rows` rows behind those that decode. Without `past`, the next step feeds it its start token.
+    /// Adds an image with `rows` rows after those that decode. Without `past`, the next step feeds it its start token.
     ///
     /// # Errors
     /// A tensor of the image cannot be read. The image has not joined.

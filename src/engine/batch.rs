@@ -17,7 +17,7 @@ pub(super) struct Batch {
     active: Vec<Active>,
 }
 
-/// An image in the middle of its search.
+/// An image whose search is in progress.
 pub(super) struct Active {
     pub(super) search: Search,
     pub(super) responder: Responder,
@@ -29,11 +29,11 @@ pub(super) struct Active {
 pub(super) struct Step {
     pub(super) run: DecoderRun,
     /// The images whose search it ended, in the order of their rows.
-    pub(super) finished: Vec<Finished>,
+    pub(super) finished: Vec<FinishedImage>,
 }
 
-/// An image whose search is over.
-pub(super) struct Finished {
+/// An image whose search has finished.
+pub(super) struct FinishedImage {
     pub(super) responder: Responder,
     pub(super) sequences: Vec<Sequence>,
 }
@@ -58,7 +58,7 @@ impl Batch {
         }
     }
 
-    /// Removes the images that no client waits for any longer.
+    /// Removes the images that no client waits for.
     pub(super) fn drop_abandoned(&mut self, backend: &mut impl Backend) {
         let now = backend.now();
         for index in (0..self.active.len()).rev() {
@@ -101,7 +101,7 @@ impl Batch {
     }
 
     /// Gives each search the logits of its rows: `[rows, vocab_size]`.
-    fn advance(&mut self, backend: &mut impl Backend, logits: &ArrayView2<'_, f32>) -> Vec<Finished> {
+    fn advance(&mut self, backend: &mut impl Backend, logits: &ArrayView2<'_, f32>) -> Vec<FinishedImage> {
         let mut finished = Vec::new();
         let mut end = logits.nrows();
         // From the end: the last image takes the place of a removed one, and has then been advanced.
@@ -124,7 +124,7 @@ impl Batch {
                 Advance::Done(sequences) => {
                     let Active { search, responder, .. } = self.swap_remove(backend, index);
                     responder.publish_progress(&search);
-                    finished.push(Finished { responder, sequences });
+                    finished.push(FinishedImage { responder, sequences });
                 }
             }
         }
@@ -187,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn an_image_whose_client_left_is_not_decoded_any_further() {
+    fn an_image_whose_client_disconnected_is_not_decoded_further() {
         let (mut backend, script) = ScriptedBackend::new();
         let mut batch = Batch::default();
         let leaves = join(&mut batch, &mut backend, scripted::job(7));
@@ -308,7 +308,7 @@ mod tests {
         let mut batch = Batch::default();
         let _clients = [3, 1].map(|rows| join(&mut batch, &mut backend, scripted::job_with_rows(5, rows)));
         assert_eq!(batch.rows(), 4);
-        // Its start token is one row; its beams part after it.
+        // The start token is one row; the beams diverge after it.
         let rows = [step(&mut batch, &mut backend), step(&mut batch, &mut backend)].map(|run| run.unwrap().rows);
         assert_eq!(rows, [2, 4]);
         assert_eq!(script.calls(), [Call::Step(vec![5, 5]), Call::Step(vec![5, 5])]);

@@ -1,4 +1,4 @@
-//! The encoder's run is long and cannot be split: it is aborted when the last client that waits for it leaves.
+//! The encoder's run is long and cannot be split: it is aborted when the last client that waits for it disconnects.
 
 use std::sync::{
     Arc, Mutex, MutexGuard, PoisonError,
@@ -44,7 +44,7 @@ impl<A: AbortHandle> EncoderAbort<A> {
         AbortOnDrop { encoder: self.clone(), job_id }
     }
 
-    /// Calls `encode` for these jobs. Until it returns, the run can be aborted by the last of them that leaves.
+    /// Calls `encode` for these jobs. Until it returns, the run is aborted when the last of their clients disconnects.
     pub(super) fn run<T>(&self, job_ids: Vec<u64>, abort: &A, encode: impl FnOnce(&A) -> T) -> T {
         *self.current() = Some(EncoderRun { job_ids, abort: abort.clone() });
         let result = encode(abort);
@@ -83,7 +83,7 @@ mod tests {
     }
 
     #[test]
-    fn a_run_is_aborted_when_the_last_client_leaves() {
+    fn a_run_is_aborted_when_the_last_client_disconnects() {
         let (encoder, abort) = encoder();
         let clients = [1, 2].map(|id| encoder.abort_on_drop(id));
         let was_aborted = encoder.run(vec![1, 2], &abort, |abort| {
@@ -107,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn a_client_that_leaves_after_the_run_aborts_nothing() {
+    fn a_client_that_disconnects_after_the_run_aborts_nothing() {
         let (encoder, abort) = encoder();
         let client = encoder.abort_on_drop(1);
         encoder.run(vec![1], &abort, |_| ());

@@ -40,22 +40,22 @@ pub enum JobImage<I> {
     Encoded(Arc<I>),
 }
 
-/// The request that waits for an answer, and for how long it does.
+/// The request that waits for an answer, and its deadline.
 #[derive(Debug, Default)]
 pub struct RequestHandle {
-    /// After this instant nobody waits for the answer.
+    /// When the client stops waiting for the answer.
     pub deadline: Option<Instant>,
     /// Cancelled when the client disconnects.
     pub cancelled: CancellationToken,
-    /// Receives the ids decided so far, prompt included, after each step of a search that decides as it goes.
+    /// Receives the ids decided so far, prompt included, after each step of a search whose ids are final at once.
     pub progress: Option<watch::Sender<Vec<TokenId>>>,
-    /// Whose turn the job waits for.
+    /// The client in whose turn the job is admitted.
     pub caller: Caller,
     /// The instance that must run the job; `None` takes the least loaded one.
     pub instance: Option<usize>,
 }
 
-/// Identifies the client that asks: callers take turns.
+/// Identifies the client of a request: callers take turns.
 pub type Caller = u64;
 
 /// The result of a job.
@@ -77,7 +77,7 @@ pub(super) struct Entry<I> {
     pub(super) responder: Responder,
 }
 
-/// Sends the result of a job, and knows whether somebody still waits for it.
+/// Sends the result of a job, and checks whether its client still waits for it.
 pub(super) struct Responder {
     /// Identifies the job among those whose images are being encoded.
     pub(super) id: u64,
@@ -105,7 +105,7 @@ impl<I> Entry<I> {
 }
 
 impl Responder {
-    /// Returns why nobody waits for the result any longer, if that is so.
+    /// Returns the error of a job whose client disconnected or whose deadline passed.
     pub(super) fn abandoned(&self, now: Instant) -> Option<CaptionError> {
         if self.request.cancelled.is_cancelled() || self.sender.is_closed() {
             Some(CaptionError::Cancelled)
@@ -116,7 +116,7 @@ impl Responder {
         }
     }
 
-    /// Publishes the ids that are decided to whoever reads the caption as it is generated.
+    /// Publishes the ids decided so far to the reader of a streamed caption.
     pub(super) fn publish_progress(&self, search: &Search) {
         if let (Some(progress), Some(decided)) = (&self.request.progress, search.stable_prefix()) {
             progress.send_modify(|ids| ids.extend_from_slice(&decided[ids.len()..]));
@@ -138,7 +138,7 @@ impl Responder {
     }
 
     fn send(self, result: Result<Outcome, CaptionError>) {
-        // The receiver is gone if the client is.
+        // The receiver is dropped when the client disconnects.
         let _ = self.sender.send(result);
     }
 }

@@ -1,4 +1,4 @@
-//! Images that were encoded lately, for another prompt on one of them.
+//! Recently encoded images, for further prompts on the same image.
 
 use std::sync::Arc;
 
@@ -7,7 +7,7 @@ use quick_cache::sync::Cache;
 /// SHA-256 of an image's file.
 pub type Digest = [u8; 32];
 
-/// The least recently used encoded image leaves first.
+/// Evicts the least recently used encoded image first.
 #[derive(Debug)]
 pub struct ImageCache<I>(Option<Cache<Digest, Arc<I>>>);
 

@@ -32,7 +32,7 @@ pub(super) struct Instance<B: Backend> {
     rows: AtomicUsize,
 }
 
-/// Counts a job's rows as long as it lives, however the job ends.
+/// Counts a job's rows until it is dropped, however the job ends.
 struct RowsGuard<'a> {
     total: &'a AtomicUsize,
     rows: usize,
@@ -48,7 +48,7 @@ impl<B: Backend> Instance<B> {
         let (sender, receiver) = mpsc::channel(CHANNEL_CAPACITY);
         let worker = Worker::new(index, backend, config, receiver);
         let (encoder_abort, busy_since) = (worker.encoder_abort.clone(), worker.busy_since.clone());
-        // A panic ends the thread and with it the channel: the server sees that the engine has stopped.
+        // A panic ends the thread and with it the channel: the server detects that the engine has stopped.
         thread::Builder::new().name(format!("engine-{name}-{index}")).spawn(move || worker.run())?;
         Ok(Self { sender, encoder_abort, busy_since, rows: AtomicUsize::new(0) })
     }
@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_job_can_be_sent_to_one_instance_if_there_is_such_a_one() {
+    async fn a_job_can_be_sent_to_one_instance_if_it_exists() {
         let (engine, scripts) = engine(2);
         let to_instance = |instance| {
             let mut job = scripted::pixels_job(2);
@@ -152,14 +152,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_encoder_is_aborted_when_its_client_leaves() {
+    async fn the_encoder_is_aborted_when_its_client_disconnects() {
         let (engine, scripts) = engine(1);
         scripts[0].hold_encoder();
         let task = encoding(&engine, 9, &scripts[0]).await;
         task.abort();
         assert!(task.await.unwrap_err().is_cancelled());
         assert_eq!(engine.instances[0].rows(), 0);
-        // Held for good, the encoder would never get to the next image.
+        // The encoder reaches the next image only if the held run was aborted.
         let next = encoding(&engine, 2, &scripts[0]).await;
         scripts[0].release_encoder();
         next.await.unwrap().unwrap();
@@ -178,7 +178,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_engine_whose_thread_died_is_not_running_and_serves_nothing() {
+    async fn an_engine_whose_thread_panicked_is_not_running_and_serves_nothing() {
         let (engine, scripts) = engine(1);
         assert!(engine.is_running());
         scripts[0].fail(Failure::Panic);
@@ -199,10 +199,10 @@ mod tests {
                 tokio::task::yield_now().await;
             }
         };
-        let patience = Duration::from_secs(30);
-        tokio::time::timeout(patience, becomes(true)).await.unwrap();
+        let time_limit = Duration::from_secs(30);
+        tokio::time::timeout(time_limit, becomes(true)).await.unwrap();
         scripts[0].release_encoder();
         task.await.unwrap().unwrap();
-        tokio::time::timeout(patience, becomes(false)).await.unwrap();
+        tokio::time::timeout(time_limit, becomes(false)).await.unwrap();
     }
 }

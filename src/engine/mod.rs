@@ -1,8 +1,8 @@
 //! The engine: an OS thread owns a loaded model and decodes all admitted images together.
 //!
-//! A model can have several such threads, its instances, each with its own sessions and batch. [`Engine`] is the handle
-//! that everything else holds; the threads end when it is dropped. Between two runs of the model a thread asks the
-//! `scheduler`, a pure function, for the next action, and the `worker` executes it. The engine knows the model only as a
+//! A model can have several such threads, its instances, each with its own sessions and batch. [`Engine`] is their
+//! handle for all other code; the threads end when it is dropped. Between two runs of the model a thread asks the
+//! `scheduler`, a pure function, for the next action, and the `worker` executes it. The engine uses the model only as a
 //! [`Backend`].
 
 mod backend;
@@ -47,7 +47,7 @@ impl<B: Backend> Engine<B> {
         Ok(Self { instances: instances.collect::<Result<_, _>>()? })
     }
 
-    /// Decodes one image, together with those that are there. Dropping the future aborts a run of the encoder that no
+    /// Decodes one image, together with other admitted ones. Dropping the future aborts a run of the encoder that no
     /// other job waits for.
     ///
     /// # Errors
@@ -70,7 +70,7 @@ impl<B: Backend> Engine<B> {
         self.instances.iter().map(Instance::busy_for).max().unwrap_or_default()
     }
 
-    /// Returns false once a thread has died.
+    /// Returns false once a thread has ended.
     pub fn is_running(&self) -> bool {
         self.instances.iter().all(Instance::is_running)
     }

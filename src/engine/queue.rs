@@ -52,7 +52,7 @@ impl<I> FairQueue<I> {
         (0..rounds).flat_map(of_round).take(limit).map(|entry| entry.search.rows()).collect()
     }
 
-    /// Removes the jobs that no client waits for any longer: what a client that left was admitted for is free again.
+    /// Removes the jobs whose client disconnected or whose deadline passed.
     pub(super) fn drop_abandoned(&mut self, now: Instant) {
         for turn in &mut self.turns {
             for _ in 0..turn.entries.len() {
@@ -80,7 +80,7 @@ mod tests {
         error::CaptionError,
     };
 
-    /// Queues a job of this caller; it has as many rows as its number says.
+    /// Queues a job of this caller; it has `number` rows.
     fn push(queue: &mut FairQueue<ScriptedImage>, caller: Caller, number: u32) -> Client {
         let mut job = scripted::job_with_rows(number, number);
         job.request.caller = caller;
@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn jobs_whose_clients_left_are_dropped_and_the_others_keep_their_turns() {
+    fn jobs_whose_clients_disconnected_are_dropped_and_the_others_keep_their_turns() {
         let mut queue = FairQueue::new();
         let gone = push(&mut queue, 1, 1);
         let _stays = [push(&mut queue, 1, 2), push(&mut queue, 2, 3)];

@@ -2,8 +2,8 @@
 //!
 //! Images are admitted between two decoder steps, and the time that their encoding took is given to the images that
 //! decode before the next one is admitted: neither side starves. When nothing decodes and several images wait, a burst of
-//! them is encoded before the first step, so that they share their steps; [`LatencyModel`] says how many, since the first
-//! of them must not wait longer than sharing saves.
+//! them is encoded before the first step, so that they share their steps; [`LatencyModel`] decides how many, since the
+//! first of them must not wait longer than sharing saves.
 
 use std::time::{Duration, Instant};
 
@@ -38,7 +38,7 @@ pub(super) struct State {
     pub(super) live_rows: usize,
     /// Whether no further job can come.
     pub(super) senders_gone: bool,
-    /// Time spent on admission that the images that decode have not been given back.
+    /// Time spent on admission for which the decoding images have not had steps yet.
     pub(super) decode_debt: Duration,
     /// Images that may still be admitted before the next step.
     pub(super) burst: usize,
@@ -118,7 +118,7 @@ impl State {
         self.fill_deadline = None;
         match action {
             Action::Admit { burst, .. } => {
-                // Nothing is owed to images that have left.
+                // Without images that decode there is no debt.
                 let debt = if self.live_rows == 0 && self.burst == 0 { Duration::ZERO } else { self.decode_debt };
                 self.decode_debt = debt + elapsed;
                 self.burst = burst;
@@ -176,13 +176,13 @@ mod tests {
     }
 
     #[test]
-    fn a_job_is_admitted_before_the_next_step_if_nothing_is_owed() {
+    fn a_job_is_admitted_before_the_next_step_if_there_is_no_debt() {
         let debt = Duration::from_micros(1);
         let cases = [
             ("no debt", State { live_rows: 3, ..waiting(&[1]) }, admit(1, 0)),
             ("debt", State { live_rows: 3, decode_debt: debt, ..waiting(&[1]) }, Action::Step),
-            ("debt to nobody", State { decode_debt: debt, ..waiting(&[1]) }, admit(1, 0)),
-            ("nobody waits", State { live_rows: 3, ..idle() }, Action::Step),
+            ("debt without images that decode", State { decode_debt: debt, ..waiting(&[1]) }, admit(1, 0)),
+            ("no job waits", State { live_rows: 3, ..idle() }, Action::Step),
         ];
         for (name, state, action) in cases {
             assert_eq!(Scheduler::next(&state), action, "{name}");
@@ -190,17 +190,17 @@ mod tests {
     }
 
     #[test]
-    fn rows_are_limited_except_for_an_image_alone() {
+    fn rows_are_limited_except_for_a_single_image() {
         let cases = [
             ("the last free row", State { live_rows: MAX_ROWS - 1, ..waiting(&[1]) }, admit(1, 0)),
             ("no free row", State { live_rows: MAX_ROWS, ..waiting(&[1]) }, Action::Step),
-            ("more rows than the limit, alone", waiting(&[MAX_ROWS + 1]), admit(1, 0)),
-            ("more rows than the limit, not alone", State { live_rows: 1, ..waiting(&[MAX_ROWS + 1]) }, Action::Step),
+            ("too many rows, nothing else decodes", waiting(&[MAX_ROWS + 1]), admit(1, 0)),
+            ("too many rows, another decodes", State { live_rows: 1, ..waiting(&[MAX_ROWS + 1]) }, Action::Step),
             ("beside one with more", State { live_rows: MAX_ROWS + 1, ..waiting(&[1]) }, Action::Step),
             ("together", batching(4, waiting(&[3, 5, 1])), admit(2, 2)),
-            ("nobody overtakes", batching(4, State { live_rows: 3, ..waiting(&[6, 1]) }), Action::Step),
-            ("behind one that fits", batching(4, State { live_rows: 3, ..waiting(&[1, 6, 1]) }), admit(1, 3)),
-            ("behind one alone", batching(2, waiting(&[MAX_ROWS + 1, 1])), admit(1, 1)),
+            ("no job overtakes", batching(4, State { live_rows: 3, ..waiting(&[6, 1]) }), Action::Step),
+            ("after one that fits", batching(4, State { live_rows: 3, ..waiting(&[1, 6, 1]) }), admit(1, 3)),
+            ("after one with more rows than the limit", batching(2, waiting(&[MAX_ROWS + 1, 1])), admit(1, 1)),
         ];
         for (name, state, action) in cases {
             assert_eq!(Scheduler::next(&state), action, "{name}");
@@ -230,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn a_burst_is_as_large_as_the_latency_model_says() {
+    fn a_burst_is_as_large_as_the_latency_model_allows() {
         let mut state = waiting(&[1; 8]);
         state.latency.record_encode(Duration::from_mins(1));
         state.latency.record_step(1, Duration::from_millis(1));
@@ -259,12 +259,12 @@ mod tests {
             state.record(Action::Step, ms(20));
             steps += 1;
         }
-        // 20 + 20 + 20 ms cover 50 ms, and what is left over is not saved up.
+        // 20 + 20 + 20 ms cover 50 ms, and the excess is not saved.
         assert_eq!((steps, state.decode_debt), (3, Duration::ZERO));
     }
 
     #[test]
-    fn nothing_is_owed_to_images_that_have_left() {
+    fn there_is_no_debt_to_removed_images() {
         let mut state = State { decode_debt: Duration::from_secs(9), ..waiting(&[1]) };
         let action = Scheduler::next(&state);
         state.record(action, Duration::from_secs(1));

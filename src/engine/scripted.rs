@@ -1,5 +1,5 @@
-//! A [`Backend`] without a model, for the engine's tests: it knows each image's caption, records every call, fails and
-//! blocks on command, and its clock only advances by the time that runs are said to take.
+//! A [`Backend`] without a model, for the engine's tests: it has a fixed caption for each image, records every call,
+//! fails and blocks on request, and its clock only advances by the configured time of each run.
 
 use std::{
     fmt,
@@ -24,8 +24,8 @@ pub(super) const START: TokenId = 1;
 const EOS: TokenId = 2;
 const VOCABULARY: Vocabulary = Vocabulary { size: 8, eos_token_id: EOS, pad_token_id: 0 };
 
-/// A bound on every wait for another thread: a broken rule fails a test instead of hanging it.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// Bound of every wait for another thread, so that a failing test ends.
+const WAIT_LIMIT: Duration = Duration::from_secs(30);
 
 /// The test's side of a [`ScriptedBackend`].
 #[derive(Clone, Debug)]
@@ -67,7 +67,7 @@ pub(super) enum Failure {
     Prefill,
     Join,
     Step,
-    /// Of the rows of this image.
+    /// A reorder of the rows of this image.
     Reorder(u32),
     /// A step panics.
     Panic,
@@ -83,12 +83,12 @@ pub(super) struct ScriptedImage(pub(super) u32);
 #[derive(Debug)]
 pub(super) struct ScriptedBackend {
     script: Script,
-    images: Vec<Decoding>,
+    images: Vec<ScriptedSlot>,
 }
 
 /// An image in the cache.
 #[derive(Debug)]
-struct Decoding {
+struct ScriptedSlot {
     number: u32,
     rows: usize,
     /// Tokens that are decided.
@@ -161,7 +161,7 @@ impl Script {
     pub(super) fn wait_for(&self, call: &Call) {
         let state = self.state();
         let (_state, timeout) =
-            self.0.changed.wait_timeout_while(state, PATIENCE, |state| !state.calls.contains(call)).unwrap();
+            self.0.changed.wait_timeout_while(state, WAIT_LIMIT, |state| !state.calls.contains(call)).unwrap();
         assert!(!timeout.timed_out(), "{call:?} was not called");
     }
 
@@ -177,7 +177,7 @@ impl Script {
         self.0.changed.notify_all();
     }
 
-    /// Fails if the script says so.
+    /// Fails if the test has requested it.
     fn check(&self, failure: Failure) -> Result<(), ScriptedError> {
         let mut state = self.state();
         match state.failures.iter().position(|scripted| *scripted == failure) {
@@ -219,7 +219,7 @@ impl Backend for ScriptedBackend {
         self.script.record(Call::Encode(numbers.clone()), time);
         let is_blocked = |state: &mut State| state.is_encoder_held && !*abort.is_aborted.lock().unwrap();
         let (state, timeout) =
-            self.script.0.changed.wait_timeout_while(self.script.state(), PATIENCE, is_blocked).unwrap();
+            self.script.0.changed.wait_timeout_while(self.script.state(), WAIT_LIMIT, is_blocked).unwrap();
         drop(state);
         assert!(!timeout.timed_out(), "the encoder was neither released nor aborted");
         if *abort.is_aborted.lock().unwrap() {
@@ -230,7 +230,7 @@ impl Backend for ScriptedBackend {
     }
 
     fn prefill(&mut self, image: &ScriptedImage, prompt: &[TokenId]) -> Result<Array2<f32>, ScriptedError> {
-        assert!(prompt.len() > 1, "the start token alone has no run of its own");
+        assert!(prompt.len() > 1, "a prompt of only the start token is not run");
         let time = self.script.state().step_time;
         self.script.record(Call::Prefill(image.0), time);
         self.script.check(Failure::Prefill)?;
@@ -244,7 +244,7 @@ impl Backend for ScriptedBackend {
     fn join(&mut self, image: Arc<ScriptedImage>, past: Option<Array2<f32>>, rows: usize) -> Result<(), ScriptedError> {
         self.script.check(Failure::Join)?;
         let position = usize::from(past.is_some());
-        self.images.push(Decoding { number: image.0, rows, position, has_stepped: false });
+        self.images.push(ScriptedSlot { number: image.0, rows, position, has_stepped: false });
         self.script.state().holds_memory = true;
         Ok(())
     }
@@ -314,7 +314,7 @@ impl Backend for ScriptedBackend {
 
 impl AbortHandle for ScriptedAbort {
     fn abort(&self) {
-        // The lock orders this before or after the encoder's look at the flag, never between its look and its wait.
+        // With the lock this is before or after the encoder reads the flag, never between that and its wait.
         let _state = self.script.state();
         *self.is_aborted.lock().unwrap() = true;
         self.script.0.changed.notify_all();
@@ -335,7 +335,7 @@ impl fmt::Display for ScriptedError {
 
 impl std::error::Error for ScriptedError {}
 
-/// Returns a row for each token, in which it is by far the likeliest: `[rows, vocab_size]`.
+/// Returns a row for each token, in which it has by far the highest logit: `[rows, vocab_size]`.
 fn logits(tokens: impl IntoIterator<Item = TokenId>) -> Array2<f32> {
     let tokens: Vec<TokenId> = tokens.into_iter().collect();
     Array2::from_shape_fn(

@@ -2,7 +2,7 @@
 //!
 //! `policy` decides which URLs are allowed, `resolver` and `address` which addresses may be reached, both for every hop.
 //! This module limits the transfer in time, redirects, bytes and concurrency. Every failure is [`CaptionError::ImageUrl`]:
-//! one fixed sentence for the client, the reason for the log.
+//! one fixed text for the client, the reason for the log.
 
 mod address;
 mod client;
@@ -114,7 +114,7 @@ impl Fetcher {
             return Err(refused("content_encoding"));
         }
         let too_large = || refused("too_large");
-        // The header only allows to fail early: the bytes that arrive are counted below.
+        // The header only permits an early failure: the bytes that arrive are counted below.
         if response.content_length().is_some_and(|length| length > self.max_image_bytes as u64) {
             return Err(too_large());
         }

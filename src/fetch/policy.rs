@@ -66,7 +66,7 @@ impl Policy {
         }
     }
 
-    /// Checks what the resolver does not see: addresses, and with a proxy also names.
+    /// Checks what the resolver does not check: addresses, and with a proxy also names.
     fn check_is_public(&self, host: &Host<&str>) -> Result<(), &'static str> {
         let address: IpAddr = match host {
             Host::Ipv4(address) => (*address).into(),
@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn a_proxy_gets_no_names_of_private_networks() {
+    fn names_of_private_networks_are_not_sent_to_a_proxy() {
         let proxy = "--fetch-proxy=http://10.0.0.1:3128";
         for url in ["http://localhost/", "http://metadata.google.internal./", "http://a.localhost/", "http://intranet/"]
         {

@@ -1,6 +1,6 @@
 //! Why an image could not be fetched: a label for the metric and the log, and a sentence for the user of a command.
 //!
-//! A client of the service sees neither.
+//! A client of the service gets neither.
 
 use std::error::Error;
 

@@ -16,7 +16,7 @@ use tokio::{sync::Semaphore, task::spawn_blocking};
 use crate::error::Cause;
 use crate::fetch::address::is_global;
 
-/// Maximum number of addresses to try. All are checked, but a name with a thousand must not cause a thousand connections.
+/// Maximum number of addresses to try. All are checked, but a thousand addresses must not cause a thousand connections.
 const MAX_TRIED: usize = 8;
 
 /// A name with at least one address outside the public Internet.

@@ -1,7 +1,7 @@
 //! The connection to an OpenTelemetry collector, over HTTP.
 //!
-//! Spans wait in a bounded queue and are sent by a separate thread: a slow or unreachable collector costs spans, never a
-//! request. Variables of OpenTelemetry that are not our settings (`OTEL_SERVICE_NAME`, `OTEL_RESOURCE_ATTRIBUTES`,
+//! Spans wait in a bounded queue and are sent by a separate thread: with a slow or unreachable collector, spans are
+//! lost but no request fails. Other variables of OpenTelemetry (`OTEL_SERVICE_NAME`, `OTEL_RESOURCE_ATTRIBUTES`,
 //! `OTEL_EXPORTER_OTLP_HEADERS`, `OTEL_BSP_*`) are read by its SDK.
 
 use std::{

@@ -1,4 +1,4 @@
-//! The log on standard error, and the set-up of traces. Standard output belongs to the commands' results.
+//! The log on standard error, and the set-up of traces. Standard output is for the commands' results.
 //!
 //! A request is one span of the log, at error level so that no filter removes it: its fields are on every line inside it.
 //! `traces` attaches the request's trace to that span.
@@ -67,7 +67,7 @@ pub fn init_service(config: &LogConfig, traces: &TraceConfig) -> Result<Collecto
     Ok(collector)
 }
 
-/// Writes a line on standard error for the user of a command. A failure is ignored: there is nowhere to report it.
+/// Writes a line on standard error for the user of a command. A failure is ignored, since it cannot be reported.
 pub(crate) fn print_status(line: &str) {
     let _ = writeln!(io::stderr(), "{line}");
 }

@@ -1,6 +1,6 @@
 //! The Prometheus metrics of the process: every name of `docs/metrics.md` is registered here.
 //!
-//! Each server has its registry, which is handed to everyone who records; nothing is global.
+//! Each server has a separate registry, which is passed to all code that records; nothing is global.
 
 use std::time::Duration;
 
@@ -266,7 +266,7 @@ impl Metrics {
         self.reloads.with_label_values(&[what, if is_ok { OK } else { FAILED }]).inc();
     }
 
-    /// Adds the series that describe a model which is served from now on.
+    /// Adds the series that describe a served model.
     pub fn add_model(&self, model: &str, info: &ModelInfo, load_time: Duration) {
         let ModelInfo { version, precision, source, bundle, execution_provider } = info;
         self.load_seconds.with_label_values(&[model, version]).set(load_time.as_secs_f64());

@@ -1,7 +1,7 @@
 //! The recorder of one model: every event of its work is recorded here, once.
 //!
 //! It feeds two views: the process's Prometheus metrics, which survive a reload of the model, and Triton's statistics,
-//! which begin anew with each loaded model. Nobody else writes to either of them for a model.
+//! which start at zero for each loaded model. Only the recorder writes to them for a model.
 
 use std::{
     collections::BTreeMap,
@@ -17,7 +17,7 @@ use crate::{
     },
 };
 
-/// Records what one model does; shared by everyone who does a part of its work.
+/// Records what one model does; shared by all code that does a part of its work.
 #[derive(Debug, Default)]
 pub struct ModelRecorder {
     statistics: Mutex<TritonStatistics>,

@@ -20,7 +20,7 @@ use opentelemetry_sdk::{propagation::TraceContextPropagator, trace::SdkTracer};
 use tracing::{Metadata, Span, field::display};
 use tracing_subscriber::{Registry, registry::LookupSpan};
 
-/// The tracer, set once if a collector is configured. Like the log it belongs to the process.
+/// The tracer, set once if a collector is configured. Like the log it is global.
 static TRACER: OnceLock<SdkTracer> = OnceLock::new();
 
 /// Name and value of an attribute of a span; names follow OpenTelemetry's conventions where it has one.
@@ -62,7 +62,7 @@ pub(crate) fn begin_request(span: &Span, headers: &HeaderMap, attributes: impl F
     attach(span, context);
 }
 
-/// Ends the trace of a request with what is known by then.
+/// Ends the trace of a request with what is known at that point.
 pub(crate) fn end_request(span: &Span, end: impl FnOnce() -> RequestEnd) {
     let Some(context) = context_of(span) else { return };
     let request = context.span();

@@ -1,4 +1,4 @@
-//! What Triton's statistics say of a model: counts and total durations since it was loaded.
+//! The statistics of a model as Triton defines them: counts and total durations since it was loaded.
 
 use std::{
     collections::BTreeMap,
@@ -71,7 +71,7 @@ pub struct Total {
 
 impl TritonStatistics {
     pub(super) fn add_success(&mut self, time: Duration, images: &[Timings], now: SystemTime) {
-        // The images of a request run together: the slowest is what the client waited for.
+        // The images of a request run together: the client waited for the slowest.
         let slowest = |stage: fn(&Timings) -> Duration| images.iter().map(stage).max().unwrap_or_default();
         self.success.add(time);
         self.queue.add(slowest(|timings| timings.queue));

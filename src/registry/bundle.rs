@@ -26,7 +26,7 @@ impl BundleFingerprint {
         Self { id: manifest.id(), files }
     }
 
-    /// Whether the folder holds the same files now.
+    /// Whether the folder still holds the same files.
     pub(super) fn is_current(&self, bundle: &Path) -> bool {
         Manifest::load(bundle).is_ok_and(|manifest| Self::new(bundle, &manifest) == *self)
     }

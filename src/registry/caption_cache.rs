@@ -92,7 +92,7 @@ impl CaptionCache {
                 None => break None,
                 Some(Ok(in_flight)) => break Some(in_flight),
                 Some(Err(mut other)) => {
-                    // An error means that the other request is gone.
+                    // An error means that the other request failed or was cancelled.
                     let published = other.wait_for(Option::is_some).await.ok().and_then(|captions| captions.clone());
                     if let Some(captions) = published {
                         self.recorder.record_caption_lookup(true, start.elapsed());
@@ -273,7 +273,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn requests_that_ask_for_their_own_run_get_it() {
+    async fn requests_without_single_flight_are_computed_separately() {
         let (cache, runs) = (cache(0, true), AtomicUsize::new(0));
         let work = || async {
             runs.fetch_add(1, Ordering::Relaxed);

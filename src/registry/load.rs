@@ -27,7 +27,7 @@ use crate::{
 use generation::{GenerationConfig, GenerationLimits, GenerationParameters};
 use image_processor::{PixelValues, PreprocessConfig};
 
-/// What all models share.
+/// The resources that all models share.
 #[derive(Clone, Debug)]
 pub struct Shared {
     /// The ONNX Runtime library.
@@ -41,7 +41,7 @@ pub struct Shared {
 }
 
 impl Shared {
-    /// For a command that serves no requests: its metrics are never shown.
+    /// Creates the resources of a command that serves no requests and shows no metrics.
     ///
     /// # Errors
     /// A metric cannot be made.
@@ -160,7 +160,7 @@ impl ServedModel {
         Ok(memory::needed(manifest.size(), &manifest.precision) * entry.instances as u64)
     }
 
-    /// Captions a flat image with the model's defaults on every instance: proof that the graphs run, and their warm-up.
+    /// Captions an image of one colour with the model's defaults on every instance, to check and warm up the graphs.
     async fn self_test(&self) -> Result<Caption, CaptionError> {
         let mut last = None;
         for instance in 0..self.engine.instances() {

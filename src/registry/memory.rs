@@ -2,9 +2,9 @@
 
 use std::fs;
 
-/// Approximate memory of a loaded model for each byte of its files: weights are mapped, and packed anew for the kernels.
+/// Approximate memory of a loaded model for each byte of its files: weights are mapped, and packed for the kernels.
 const FACTOR: f64 = 1.5;
-/// The same of a model whose weights are stored as fp16 and computed in fp32.
+/// The same for a model whose weights are stored as fp16 and computed in fp32.
 const FACTOR_FP16: f64 = 3.0;
 /// Memory for arenas and tables, whatever the model's size.
 const BASE_BYTES: u64 = 64 << 20;
@@ -15,8 +15,7 @@ pub(super) fn needed(bundle_bytes: u64, precision: &str) -> u64 {
     BASE_BYTES + (bundle_bytes as f64 * factor) as u64
 }
 
-/// Memory that this process can still allocate, in bytes: what the machine and the control group leave, where they report
-/// it.
+/// Memory that this process can still allocate, in bytes: what machine and control group report as free.
 pub(super) fn available() -> Option<u64> {
     let machine = fs::read_to_string("/proc/meminfo").ok().and_then(|text| parse_meminfo(&text));
     let read = |name| fs::read_to_string(format!("/sys/fs/cgroup/{name}")).ok();

@@ -131,7 +131,7 @@ impl ServedModel {
         Ok((captions, timings))
     }
 
-    /// Computes the captions of an image. Clears `timings.cache_hit`, which holds unless this is polled.
+    /// Computes the captions of an image. Clears `timings.cache_hit`, which stays set unless this is polled.
     async fn compute(
         &self,
         plan: Plan,

@@ -1,4 +1,4 @@
-//! New models in the place of old ones, while requests go on.
+//! Replaces models while requests are served.
 //!
 //! A new model is loaded and warm before anything changes; then the set of models is replaced as a whole. Requests in
 //! flight keep their model, which is dropped with the last of them. If anything is wrong, nothing changes.
@@ -48,7 +48,7 @@ pub enum ReloadError {
 }
 
 impl Registry {
-    /// Reads `models.toml` and loads what is new or changed, keeps what is not, and drops what is gone.
+    /// Reads `models.toml` and loads new and changed models, keeps unchanged ones, and drops removed ones.
     ///
     /// # Errors
     /// The file or one of its models cannot be used; then nothing changes.
@@ -71,7 +71,7 @@ impl Registry {
         Ok(())
     }
 
-    /// Loads one model of `models.toml` anew, whether it has changed or not.
+    /// Loads one model of `models.toml`, even if it is loaded and has not changed.
     ///
     /// # Errors
     /// The model is unknown or cannot be served; then nothing changes.
@@ -109,7 +109,7 @@ impl Registry {
 
     async fn load_new(&self, entry: &ModelEntry) -> Result<Arc<ServedModel>, ReloadError> {
         let (entry, shared) = (entry.clone(), self.shared.clone());
-        // Checksums and graphs keep a thread busy for a while: not one that answers requests.
+        // Checksums and graphs occupy a thread for long; it must not be one that answers requests.
         let loading = task::spawn_blocking(move || Handle::current().block_on(load_if_it_fits(&entry, &shared)));
         loading.await.map_err(|_| ReloadError::Panicked)?.map(Arc::new)
     }

@@ -1,4 +1,4 @@
-//! The registry: which models are served at this moment, and the look-up of one by name.
+//! The registry: the models that are currently served, and their look-up by name.
 
 use std::{
     sync::{Arc, PoisonError, RwLock},
@@ -20,7 +20,7 @@ use crate::{
 pub struct Registry {
     pub(super) shared: Shared,
     snapshot: RwLock<Arc<Snapshot>>,
-    /// Held while models are loaded, reloaded or unloaded: one change at a time.
+    /// Held while models are loaded, reloaded or unloaded, so that changes are serialised.
     pub(super) reload_lock: tokio::sync::Mutex<()>,
 }
 
@@ -121,7 +121,7 @@ impl Registry {
     }
 
     pub(super) fn snapshot(&self) -> Arc<Snapshot> {
-        // The snapshot is only ever replaced as a whole, so a panic elsewhere cannot have left half of one.
+        // The snapshot is only replaced as a whole, so a panic elsewhere cannot leave it incomplete.
         self.snapshot.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
@@ -145,7 +145,7 @@ impl Snapshot {
     }
 }
 
-/// Makes a client's name fit for an error text.
+/// Shortens a client's name for an error text.
 pub(super) fn shorten(name: &str) -> String {
     name.chars().filter(|c| !c.is_control()).take(64).collect()
 }

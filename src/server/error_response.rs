@@ -1,7 +1,7 @@
-//! From a [`CaptionError`] to what the client sees, on either transport.
+//! From a [`CaptionError`] to the client's response, on either transport.
 //!
 //! [`StatusCodes`] is the one table from an [`ErrorCode`] to its gRPC and HTTP status. A failure is written as
-//! `{"error": ...}` with its headers, or as a gRPC status with google.rpc details. Failures are logged here, once, with their causes; the client gets no cause.
+//! `{"error": ...}` with its headers, or as a gRPC status with google.rpc details. It is logged here once, with causes.
 
 use std::{collections::HashMap, error::Error, time::Duration};
 
@@ -40,7 +40,7 @@ pub(crate) struct StatusCodes {
 
 impl From<ErrorCode> for StatusCodes {
     fn from(code: ErrorCode) -> Self {
-        // 499 is nginx's "client closed request"; the client that would read it is gone.
+        // 499 is nginx's "client closed request"; the client that would read it has disconnected.
         let client_closed = StatusCode::from_u16(499).unwrap_or(StatusCode::BAD_REQUEST);
         let (grpc, http) = match code {
             ErrorCode::InvalidArgument => (Code::InvalidArgument, StatusCode::BAD_REQUEST),
@@ -206,7 +206,7 @@ fn causes(error: &CaptionError) -> String {
     label.into_iter().chain(chain).collect::<Vec<_>>().join(": ")
 }
 
-/// `reason` of google.rpc.ErrorInfo: a stable name that programs compare.
+/// `reason` of google.rpc.ErrorInfo: a stable name that programs can compare.
 pub(crate) fn reason(error: &CaptionError) -> &'static str {
     match error {
         CaptionError::InvalidArgument { .. } => "INVALID_ARGUMENT",

@@ -26,13 +26,13 @@ pub(crate) enum Phase {
     Starting,
     /// Accepting requests.
     Serving,
-    /// Shutting down: not ready, but still accepting, so that load balancers can turn away.
+    /// Shutting down: not ready, but still accepting, so that load balancers can stop sending.
     Terminating,
     /// Finishing the requests in flight.
     Draining,
 }
 
-/// The answer to requests that outlive the grace of a shutdown.
+/// The answer to requests that are unfinished after the grace period of a shutdown.
 pub(crate) const SHUTTING_DOWN: CaptionError = CaptionError::Unavailable("the server is shutting down");
 
 /// The services that have a status; "" is the whole server.
@@ -81,12 +81,12 @@ fn statuses(
 ) -> impl Stream<Item = Result<HealthCheckResponse, Status>> + Send {
     stream::unfold((phase, None), move |(mut phase, mut last)| async move {
         loop {
-            let now = *phase.borrow_and_update();
-            let status = if is_known { serving_status(now) } else { ServingStatus::ServiceUnknown };
+            let current = *phase.borrow_and_update();
+            let status = if is_known { serving_status(current) } else { ServingStatus::ServiceUnknown };
             if last.replace(status) != Some(status) {
                 return Some((Ok(HealthCheckResponse { status: status.into() }), (phase, last)));
             }
-            if now == Phase::Draining || phase.changed().await.is_err() {
+            if current == Phase::Draining || phase.changed().await.is_err() {
                 return None;
             }
         }

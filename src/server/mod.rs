@@ -1,8 +1,8 @@
-//! The server: one port that speaks REST and gRPC, and the only module that knows axum, tonic and prost.
+//! The server: one port for REST and gRPC, and the only module that uses axum, tonic and prost.
 //!
-//! A request passes the middleware (`middleware::stack`, one chain for both transports), is turned into the domain's types
-//! by `protocol`, and goes to the [`Captioner`]. `routes` lists every route. The server does not know engines, images or
-//! ONNX Runtime.
+//! A request passes the middleware (`middleware::stack`, one chain for both transports), is converted to the types of
+//! `caption` by `protocol`, and goes to the [`Captioner`]. `routes` lists every route. The server does not use engines,
+//! pixels or ONNX Runtime.
 
 mod error_response;
 #[cfg(fuzzing)]
@@ -83,7 +83,7 @@ pub struct Sockets {
     pub admin: Option<TcpListener>,
 }
 
-/// Signals to a server that runs.
+/// Signals to a running server.
 #[derive(Debug)]
 pub struct ControlSignals<S> {
     /// Ready when the server must stop; its output is how long it still accepts connections.
@@ -134,7 +134,7 @@ pub async fn serve<E: Into<Cause>>(
         ended = run => ended,
         () = reloader.run(&signals.reload) => (Duration::ZERO, Ok(())),
     };
-    // Not ready, and still accepting: load balancers take a while to stop sending.
+    // The server is not ready but still accepts: load balancers stop sending with a delay.
     phase.send_replace(Phase::Terminating);
     info!(delay_s = delay.as_secs_f64(), grace_s = config.shutdown_grace.as_secs_f64(), "shutting down");
     sleep(delay).await;

@@ -1,7 +1,7 @@
 //! Every route of the server, listed once: its path, its class and how the middleware treats its requests.
 //!
-//! The REST router, the request context, the body limit and the compression read these tables, and no other file decides
-//! anything by a path. `rest` attaches a handler to each [`Endpoint`]; tonic's generated services route gRPC.
+//! The REST router, the request context, the body limit and the compression read these tables, and no other file
+//! decides anything by a path. `rest` attaches a handler to each [`Endpoint`]; tonic's generated services route gRPC.
 
 use axum::routing::MethodFilter;
 use http::Method;
@@ -15,7 +15,7 @@ const MAX_SMALL_BODY_BYTES: usize = 64 << 10;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum RouteClass {
     /// Probes and pages: neither key nor permit. Kubelets send no key and must be answered under load; the pages show
-    /// nothing that the source does not, and a browser has no key before it has the page.
+    /// only what is in the source, and a browser has no key before it has the page.
     Public,
     /// The metrics page: a key unless the setting `open_metrics` is on, no permit.
     Metrics,
@@ -41,9 +41,9 @@ impl RouteClass {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct RouteRules {
     pub(crate) class: RouteClass,
-    /// A successful response is compressed if its client accepts that.
+    /// Whether a successful response is compressed if its client accepts that.
     pub(crate) compresses_response: bool,
-    /// The client sends one message after another, so that silence in the body is not a fault.
+    /// Whether the client sends one message after another, so that silence in the body is not a fault.
     pub(crate) streams_requests: bool,
 }
 
@@ -77,7 +77,7 @@ pub(crate) struct RestRoute {
     pub(crate) method: MethodFilter,
     pub(crate) paths: &'static [&'static str],
     pub(crate) rules: RouteRules,
-    /// It is also served on the administrators' port.
+    /// Whether it is also served on the administrators' port.
     pub(crate) is_on_admin_port: bool,
 }
 

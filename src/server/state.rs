@@ -1,4 +1,4 @@
-//! What every handler needs: the captioner once its models are loaded, the readiness and the limits.
+//! The state that every handler needs: the captioner once its models are loaded, the readiness and the limits.
 
 use std::{
     sync::{Arc, OnceLock},
@@ -39,9 +39,9 @@ pub(crate) struct AppState {
     pub(crate) metrics: Metrics,
     /// Whether clients may load and unload models.
     pub(crate) model_control: bool,
-    /// Longest run of a graph before its model counts as stuck; zero: unlimited.
+    /// Longest run of a graph before its model counts as stuck; zero means no limit.
     watchdog: Duration,
-    /// Cancelled when the grace of a shutdown is over.
+    /// Cancelled when the grace period of a shutdown is over.
     closing: CancellationToken,
 }
 
@@ -107,27 +107,27 @@ impl AppState {
         Ok(reply)
     }
 
-    /// Captions the images of one request, `at_once` of them concurrently: a result for each, in order.
+    /// Captions at most `concurrency` images of one request concurrently: a result for each, in order.
     pub(crate) async fn caption_all(
         &self,
         context: &RequestContext,
         model: &ServedModel,
         mut requests: Vec<CaptionRequest>,
-        at_once: usize,
+        concurrency: usize,
     ) -> Result<Vec<Result<CaptionReply, CaptionError>>, CaptionError> {
         let (cancelled, _guard) = cancelled_on_drop();
         for request in &mut requests {
             request.cancelled = cancelled.clone();
         }
         context.record.set_model(&model.name);
-        let results = self.captioner()?.caption_all(model, requests, at_once).await;
+        let results = self.captioner()?.caption_all(model, requests, concurrency).await;
         for reply in results.iter().flatten() {
             context.record.add_timings(reply.timings);
         }
         Ok(results)
     }
 
-    /// Captions one image as a stream of events, which ends with the grace of a shutdown.
+    /// Captions one image as a stream of events, which ends with the grace period of a shutdown.
     pub(crate) fn stream(
         &self,
         context: &RequestContext,
@@ -138,7 +138,7 @@ impl AppState {
         context.record.set_model(&model.name);
         let events = self.captioner()?.stream(model, CaptionRequest { cancelled, ..request });
         let events = events.map(move |event| {
-            let _kept_with_the_stream = &guard;
+            let _guard = &guard;
             event
         });
         let closed = self.closing.clone();

@@ -19,14 +19,14 @@ pub(super) struct BeamHypotheses {
     max_new_tokens: usize,
 }
 
-/// A finished sequence, or a place that no sequence has taken yet.
+/// A finished sequence, or an empty slot.
 #[derive(Clone, Debug)]
 pub(super) struct Hypothesis {
     /// The prompt is included.
     pub(super) token_ids: Vec<TokenId>,
     /// Accumulated log-probability / length^`length_penalty`.
     pub(super) score: f32,
-    /// False for a place that no sequence has taken yet.
+    /// False for an empty slot.
     is_finished: bool,
 }
 
@@ -44,9 +44,9 @@ pub(super) struct Continuation {
 
 impl BeamHypotheses {
     pub(super) fn new(config: &GenerationConfig, prompt: &[TokenId], max_length: usize) -> Self {
-        let place = Hypothesis { token_ids: prompt.to_vec(), score: OUT_OF_REACH, is_finished: false };
+        let slot = Hypothesis { token_ids: prompt.to_vec(), score: OUT_OF_REACH, is_finished: false };
         Self {
-            best: vec![place; config.num_beams],
+            best: vec![slot; config.num_beams],
             length_penalty: config.length_penalty,
             early_stopping: config.early_stopping,
             max_new_tokens: max_length.saturating_sub(prompt.len()),
@@ -96,7 +96,7 @@ impl BeamHypotheses {
         self.best.iter().any(|hypothesis| best_possible > if hypothesis.is_finished { worst } else { OUT_OF_REACH })
     }
 
-    /// All `num_beams` places, best first.
+    /// All `num_beams` slots, best first.
     pub(super) fn best(&self) -> &[Hypothesis] {
         &self.best
     }
@@ -118,9 +118,9 @@ mod tests {
         for row in &GOLDEN.early_stops {
             let config = GenerationConfig::new(&row.parameters, &GenerationLimits::default()).unwrap();
             let mut hypotheses = BeamHypotheses::new(&config, &[9, 8, 7], config.max_length(3, 512).unwrap());
-            let place =
+            let hypothesis =
                 |&(score, is_finished): &(f32, bool)| Hypothesis { token_ids: vec![9, 8, 7], score, is_finished };
-            hypotheses.best = row.finished.iter().map(place).collect();
+            hypotheses.best = row.finished.iter().map(hypothesis).collect();
             assert_eq!(hypotheses.can_improve(row.running_score, row.generated_len), row.is_open, "{row:?}");
         }
     }

@@ -1,7 +1,7 @@
 //! Beam search, with or without sampling: transformers' vectorised `_beam_search`, step for step.
 //!
-//! Scores accumulate in f32 on log-probabilities that are not normalised again after the logits processor. torch leaves the
-//! order of equal scores open; here they keep the order of their flat index.
+//! Scores accumulate in f32 on log-probabilities that are not renormalised after the logits processor. torch does not
+//! define the order of equal scores; here they keep the order of their flat index.
 
 use ndarray::ArrayView2;
 

@@ -1,5 +1,5 @@
-//! The maximum of each chunk of a row: one vectorised pass over the row, after which its maximum, the index of that and the
-//! best few values are found in a few chunks.
+//! The maximum of each chunk of a row: one vectorised pass over the row, after which its maximum, the index of the
+//! maximum and the best few values are found in a few chunks.
 //!
 //! NaN is ignored, and the maximum of no numbers is -inf.
 

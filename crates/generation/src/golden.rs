@@ -1,4 +1,4 @@
-//! Replays tests/golden/generation.json, which `scripts/make_generation_golden.py` wrote with transformers: the toy
+//! Replays tests/golden/generation.json, which `scripts/golden/generation.py` wrote with transformers: the toy
 //! models of that file stand in for the decoder.
 
 use std::{collections::HashMap, sync::LazyLock};
@@ -61,7 +61,7 @@ pub(super) struct EarlyStop {
     pub(super) parameters: GenerationParameters,
     pub(super) running_score: f32,
     pub(super) generated_len: usize,
-    /// Score, and whether the place is taken.
+    /// Score, and whether the slot is taken.
     pub(super) finished: Vec<(f32, bool)>,
     pub(super) is_open: bool,
 }
@@ -230,7 +230,7 @@ fn rejects_what_transformers_rejects_and_nothing_else() {
         assert_eq!(verdict.is_ok(), *accepted, "{parameters:?}: {verdict:?}");
         if let Err(InvalidParameter { field, .. }) = verdict {
             let given = serde_json::to_value(parameters).unwrap();
-            assert!(!given[field].is_null(), "{parameters:?}: blames {field}, which was not given");
+            assert!(!given[field].is_null(), "{parameters:?}: the error names {field}, which was not given");
         }
     }
 }

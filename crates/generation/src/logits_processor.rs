@@ -2,7 +2,7 @@
 //! `NoRepeatNGramLogitsProcessor`, `NoBadWordsLogitsProcessor` and `MinLengthLogitsProcessor` (or
 //! `MinNewTokensLengthLogitsProcessor`), in this order.
 //!
-//! Scores are logits in greedy search and sampling, and log-probabilities in beam search (not normalised again).
+//! Scores are logits in greedy search and sampling, and log-probabilities in beam search (not renormalised).
 
 use super::{TokenId, Vocabulary, config::GenerationConfig};
 
@@ -13,7 +13,7 @@ pub(super) struct LogitsProcessor {
     repetition_penalty: f32,
     /// 0 is off.
     no_repeat_ngram_size: usize,
-    /// Token ids of each word; no word is empty or the end token alone.
+    /// Token ids of each word; no word is empty or only the end token.
     bad_words_ids: Vec<Vec<TokenId>>,
     /// The end token is banned while a sequence, prompt included, is shorter.
     min_length: usize,

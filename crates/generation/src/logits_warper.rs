@@ -82,7 +82,7 @@ fn drop_improbable(kept: &mut Vec<Candidate>, probability: f32, min_tokens_to_ke
 /// Probabilities of the candidates before the division by their sum: the best has 1.
 pub(super) fn weights(candidates: &[Candidate]) -> impl Iterator<Item = f32> {
     let best = candidates.iter().map(|candidate| candidate.score).fold(f32::NEG_INFINITY, f32::max);
-    // A score of +inf takes all, instead of inf - inf = NaN.
+    // A score of +inf gets all probability; inf - inf would be NaN.
     candidates.iter().map(move |c| if c.score == best { 1.0 } else { log_softmax::exp(c.score - best) })
 }
 

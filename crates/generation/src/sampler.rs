@@ -66,7 +66,7 @@ impl Sampler {
         let total: f64 = self.weights.iter().copied().map(f64::from).sum();
         let target = self.uniform() * total;
         let mut cumulative = 0.0;
-        // Never past the end: the same sum in the same order is `total`, and target < total unless both are 0.
+        // The same sum in the same order is `total`, so a position is found: target < total unless both are 0.
         self.weights.iter().position(|&weight| {
             cumulative += f64::from(weight);
             cumulative > target

@@ -203,8 +203,8 @@ mod tests {
         for num_beams in [1, 2] {
             let mut search = search_with_rows(num_beams);
             search.advance(Array2::ones((1, 7)).view());
-            let again = catch_unwind(AssertUnwindSafe(|| search.advance(Array2::ones((1, 7)).view())));
-            assert!(again.is_err(), "{num_beams} beams took one row at the second step");
+            let second = catch_unwind(AssertUnwindSafe(|| search.advance(Array2::ones((1, 7)).view())));
+            assert!(second.is_err(), "{num_beams} beams took one row at the second step");
         }
     }
 
@@ -227,7 +227,7 @@ mod tests {
         let all_but_the_end_token = [0, 1, 3, 4, 5, 6].map(|id| vec![id]).to_vec();
         let mut search = Search::new(&config, VOCABULARY, all_but_the_end_token, &PROMPT, 9);
         let Advance::Done(sequences) = search.advance(Array2::zeros((1, 7)).view()) else {
-            panic!("no beam can go on")
+            panic!("no beam can continue")
         };
         assert_eq!(sequences[0].token_ids, [5, 1, 4, 2]);
     }

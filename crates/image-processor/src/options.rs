@@ -1,4 +1,4 @@
-//! What the caller of [`decode`](crate::decode()) decides: how large an image may be, and what becomes of transparency.
+//! What the caller of [`decode`](crate::decode()) decides: how large an image may be, and how transparency is removed.
 
 use crate::error::DecodeError;
 

@@ -1,7 +1,7 @@
 //! From RGB pixels to `pixel_values`, as the Pillow backend of transformers' image processors computes them.
 //!
-//! An image is resized in 8 bits, then rescaled and normalised. The last two depend on channel and sample alone, so they are
-//! a table of 3 x 256 floats, computed with numpy's steps and types: equal to the last bit.
+//! An image is resized in 8 bits, then rescaled and normalised. The last two depend on channel and sample only, so they
+//! are a table of 3 x 256 floats, computed with numpy's steps and types: equal to the last bit.
 
 use ndarray::{Array3, ArrayView3, Axis};
 use serde::Deserialize;
@@ -10,7 +10,7 @@ use crate::options::AlphaPolicy;
 use crate::resample::{Filter, ResizeOrder, Target, resize};
 use crate::rgb_image::RgbImage;
 
-/// How a model's images are preprocessed, as its manifest says it; not yet checked.
+/// How a model's images are preprocessed, as in its manifest; not yet checked.
 #[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
 pub struct PreprocessFields {
     /// Rows of the result.
@@ -101,13 +101,13 @@ impl PreprocessConfig {
         if fields.do_normalize && !fields.image_mean.iter().all(|mean| mean.is_finite()) {
             return Err("image_mean must be finite");
         }
-        // Division happens in f32, so that is where it must not be by zero.
+        // The division is in f32, so the divisor must not be zero as f32.
         let divides = |std: &f64| std.is_finite() && *std as f32 != 0.0;
         if fields.do_normalize && !fields.image_std.iter().all(divides) {
             return Err("image_std must be finite and not 0");
         }
         let config = Self(fields);
-        // What is finite as f64 may not be as f32, which the model sees.
+        // A value that is finite as f64 may be infinite as f32, the type of the model's input.
         let is_finite = |channel| config.table(channel).iter().all(|value| value.is_finite());
         if (0..3).all(is_finite) {
             Ok(config)
@@ -138,7 +138,7 @@ impl PreprocessConfig {
     }
 }
 
-/// Squashes the image to the model's size and normalises it.
+/// Resizes the image to the model's size, whatever its aspect ratio, and normalises it.
 pub fn preprocess(image: &RgbImage, config: &PreprocessConfig) -> PixelValues {
     let fields = &config.0;
     let (height, width) = config.size();
@@ -210,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_of_steps_left_out_are_not_looked_at() {
+    fn numbers_of_skipped_steps_are_not_checked() {
         let nan = f64::NAN;
         let fields = fields();
         assert_eq!(refusal(PreprocessFields { do_rescale: false, rescale_factor: nan, ..fields }), None);

@@ -1,6 +1,6 @@
 //! The encoded images that decode together: keys and values of every cross-attention.
 //!
-//! A single image is used as the encoder left it. Several are stacked one behind the other, so that each is copied once
+//! A single image is used as the encoder left it. Several are stacked one after the other, so that each is copied once
 //! when it joins and at most one is moved when another leaves.
 
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use crate::blip::{
     tensor::view,
 };
 
-/// One image as the decoder sees it, computed once however many tokens and beams follow.
+/// One image as the decoder reads it, computed once however many tokens and beams follow.
 pub struct EncodedImage {
     /// Per layer key, value: `[1, heads, head_dim, tokens]`, `[1, heads, tokens, head_dim]`, f32.
     pub(crate) tensors: Vec<DynValue>,
@@ -73,7 +73,7 @@ impl CrossAttention {
         }
     }
 
-    /// Carries out on the device what has changed.
+    /// Applies the recorded changes on the device.
     pub(crate) fn arrange(&mut self, device: Option<&mut Device>) -> ort::Result<()> {
         match (self, device) {
             (Self::Device(images), Some(device)) => images.arrange(device),
@@ -128,8 +128,8 @@ impl HostImages {
             self.stacked = empty(self.shape);
         } else if slot < self.images {
             for stacked in &mut self.stacked {
-                let (mut kept, last) = stacked.view_mut().split_at(Axis(0), self.images);
-                kept.index_axis_mut(Axis(0), slot).assign(&last.index_axis(Axis(0), 0));
+                let (mut remaining, last) = stacked.view_mut().split_at(Axis(0), self.images);
+                remaining.index_axis_mut(Axis(0), slot).assign(&last.index_axis(Axis(0), 0));
             }
         }
     }
@@ -165,7 +165,7 @@ impl DeviceImages {
             return Ok(());
         }
         if let [DeviceSlot::New(_)] = self.slots[..] {
-            // Used as the encoder left it.
+            // A single image is used as the encoder left it.
             return Ok(());
         }
         let (mut count, mut order) = (stacked_images, Vec::with_capacity(self.slots.len()));
@@ -243,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn an_image_that_leaves_moves_only_the_last_one_and_leaves_its_memory_to_the_next() {
+    fn a_removed_image_moves_only_the_last_one_and_its_memory_is_reused() {
         let _library = test_library();
         let mut images = HostImages::new(SHAPE);
         for number in [1.0, 2.0, 3.0] {
@@ -260,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn no_memory_is_held_for_images_that_are_gone() {
+    fn no_memory_is_held_for_removed_images() {
         let _library = test_library();
         let mut images = HostImages::new(SHAPE);
         for number in [1.0, 2.0] {

@@ -1,6 +1,6 @@
-//! Two small graphs that put images together and take them apart in the memory of a GPU.
+//! Two small graphs that concatenate and select images in the memory of a GPU.
 //!
-//! Host code never touches that memory: every change is a run of `Concat` or `Gather` on the device itself. The graphs are
+//! Host code never accesses it: every change is a run of `Concat` or `Gather` on the device itself. The graphs are
 //! built here with ONNX Runtime's model editor.
 
 use ort::{

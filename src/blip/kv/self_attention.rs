@@ -1,6 +1,6 @@
 //! Keys and values of self-attention, row by row, in memory that the decoder reads and writes in place.
 //!
-//! Rows that are other than before are laid out anew in the CPU's memory. The next step reads them there and writes to
+//! Rows that have changed are arranged in new tensors in the CPU's memory. The next step reads them there and writes to
 //! new tensors; from then on those tensors are both input and output of every step, and a row that only moves is copied
 //! inside them.
 
@@ -40,7 +40,7 @@ pub(crate) struct SelfAttention {
     rows: usize,
     capacity: usize,
     contents: Contents,
-    /// The tensors of steps lie where host code cannot read them.
+    /// Whether the tensors of steps are in the memory of a device, which host code cannot read.
     on_device: bool,
     /// Memory for the next arrangement.
     spare: Vec<Array4<f32>>,
@@ -63,7 +63,7 @@ impl SelfAttention {
         self.capacity
     }
 
-    /// Removes all rows and gives their memory back.
+    /// Removes all rows and frees their memory.
     pub(crate) fn clear(&mut self) {
         *self = Self::new(self.shape, self.on_device);
     }
@@ -106,7 +106,7 @@ impl SelfAttention {
         }
     }
 
-    /// After an arrangement: new memory for a step to write to, and the options that say so.
+    /// After an arrangement: new memory for a step to write to, and the options that select it.
     pub(crate) fn new_outputs(
         &self,
         allocator: &Allocator,
@@ -131,7 +131,7 @@ impl SelfAttention {
         }
     }
 
-    /// From now on steps read what they wrote: `tensors` are what `options` has them write to.
+    /// Makes `tensors`, to which `options` direct the outputs, the input of every following step.
     pub(crate) fn bind_in_place(&mut self, tensors: Vec<DynValue>, options: RunOptions<HasSelectedOutputs>) {
         self.replace(Contents::InPlace { tensors, options });
     }
@@ -153,7 +153,7 @@ impl SelfAttention {
         }
     }
 
-    /// The tensors that steps read and write, as a test of the cache writes them itself.
+    /// The tensors that steps read and write, for tests of the cache, which write them.
     #[cfg(test)]
     pub(crate) fn tensors_mut(&mut self) -> &mut [DynValue] {
         match &mut self.contents {
@@ -187,7 +187,7 @@ impl<'a> Row<'a> {
     }
 }
 
-/// Arranges rows where they are: only those are written that are not what they were.
+/// Arranges rows where they are: only changed rows are written.
 fn move_rows(
     tensors: &mut [DynValue],
     shape: KvShape,
@@ -205,7 +205,7 @@ fn move_rows(
             write_row(copy, &row.values(index, &tensor.view())?);
         }
         for (&(target, row), copy) in new.iter().zip(copies.outer_iter()) {
-            // Behind a row's length are zeros.
+            // The rest of a row is zeros.
             let written = row.length.max(lengths[target] as usize);
             let (target, _) = tensor.index_axis_mut(Axis(0), target).split_at(Axis(1), written);
             write_row(target, &copy.split_at(Axis(1), row.length).0);
@@ -214,21 +214,21 @@ fn move_rows(
     Ok(())
 }
 
-/// Writes `values`, `[heads, length, head_dim]`, to the first positions of each head, and zeros behind them.
+/// Writes `values`, `[heads, length, head_dim]`, to the first positions of each head, and zeros after them.
 fn write_row(mut row: ArrayViewMut3<'_, f32>, values: &ArrayView3<'_, f32>) {
     for (head, values) in row.outer_iter_mut().zip(values.outer_iter()) {
         let (mut used, mut unused) = head.split_at(Axis(0), values.nrows());
         used.assign(&values);
-        // Zeros, not whatever was there: the decoder multiplies masked positions by 0, and NaN x 0 is NaN.
+        // Zeros, not the old values: the decoder multiplies masked positions by 0, and NaN x 0 is NaN.
         unused.fill(0.0);
     }
 }
 
-/// An array of these dimensions with arbitrary numbers, in the memory of `spare` if that suits.
+/// An array of these dimensions with arbitrary numbers, in the memory of `spare` if that is large enough.
 fn reuse(spare: Option<Array4<f32>>, shape: [usize; 4]) -> ort::Result<Array4<f32>> {
     let len = shape.iter().product();
     let mut data = spare.map(|spare| spare.into_raw_vec_and_offset().0).unwrap_or_default();
-    // What a large batch needed is not kept.
+    // The memory of a much larger batch is freed.
     if (len..=len * 4).contains(&data.capacity()) {
         data.resize(len, 0.0);
     } else {
@@ -251,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn a_row_that_moves_leaves_nothing_behind_its_end() {
+    fn a_moved_row_has_zeros_after_its_end() {
         let _library = test_library();
         // Two heads of four positions in each of three rows, of which 4, 3 and 1 are written.
         let rows = array![
@@ -263,11 +263,11 @@ mod tests {
         let mut tensors = vec![tensor.into_dyn()];
         let next = [row(Source::Row(1), 2), row(Source::Row(0), 4), row(Source::Empty, 0)];
         move_rows(&mut tensors, SHAPE, &next, &aview1(&[4, 3, 1])).unwrap();
-        let now = view::<Ix4>(&tensors[0]).unwrap();
-        let now: ArrayView2<'_, f32> = now.into_shape_with_order((3, 8)).unwrap();
-        assert_eq!(now.row(0), aview1(&[11., 12., 0., 0., 15., 16., 0., 0.]));
-        assert_eq!(now.row(1), rows.row(0));
-        assert_eq!(now.row(2), aview1(&[0.; 8]));
+        let moved = view::<Ix4>(&tensors[0]).unwrap();
+        let moved: ArrayView2<'_, f32> = moved.into_shape_with_order((3, 8)).unwrap();
+        assert_eq!(moved.row(0), aview1(&[11., 12., 0., 0., 15., 16., 0., 0.]));
+        assert_eq!(moved.row(1), rows.row(0));
+        assert_eq!(moved.row(2), aview1(&[0.; 8]));
     }
 
     #[test]

@@ -52,7 +52,7 @@ pub(super) enum State {
 impl Report {
     pub(super) fn load(bundle: &Path) -> Result<Self, CommandError> {
         let manifest = Manifest::load(bundle)?;
-        // Parsed again as JSON: the report has the fields that the service does not need, too.
+        // Parsed as plain JSON, too: the report includes the fields that the service does not need.
         let text = fs::read_to_string(bundle.join("manifest.json"))?;
         let whole: Value = serde_json::from_str(&text)?;
         let size = |name: &str| whole["files"][name]["bytes"].as_u64().unwrap_or(0);
@@ -84,7 +84,7 @@ impl State {
         }
     }
 
-    /// The word for people; upper case marks a problem.
+    /// The state as text for the summary; upper case marks a problem.
     pub(super) fn as_str(self) -> &'static str {
         match self {
             Self::Verified => "verified",

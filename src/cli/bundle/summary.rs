@@ -42,15 +42,15 @@ pub(super) fn text(report: &Report) -> String {
     let width = report.files.iter().map(|file| file.name.len()).max().unwrap_or(0);
     for (index, file) in report.files.iter().enumerate() {
         let size = BinaryBytes(file.bytes).to_string();
-        let word = if index == 0 { "files" } else { "" };
-        text += &line(word, &format!("{:width$}  {size:>10}  {}", file.name, file.state.as_str()));
+        let label = if index == 0 { "files" } else { "" };
+        text += &line(label, &format!("{:width$}  {size:>10}  {}", file.name, file.state.as_str()));
     }
     text.truncate(text.trim_end().len());
     text
 }
 
-fn line(word: &str, text: &str) -> String {
-    format!("{:<14}{text}\n", word.replace('_', " "))
+fn line(label: &str, text: &str) -> String {
+    format!("{:<14}{text}\n", label.replace('_', " "))
 }
 
 /// Formats `name value, name value`; null values are omitted.

@@ -2,7 +2,7 @@
 
 use std::{borrow::Cow, ffi::OsStr, fmt::Write, os::unix::ffi::OsStrExt};
 
-/// The name with `\xNN` for each byte that is not UTF-8, so that different names stay different and `--resume` finds them.
+/// The name with `\xNN` for each byte that is not UTF-8, so that different names stay different for `--resume`.
 pub(super) fn text(name: &OsStr) -> Cow<'_, str> {
     match name.to_str() {
         Some(text) => Cow::Borrowed(text),

@@ -1,6 +1,6 @@
 //! The output of results: standard output, or a file that grows by whole images.
 //!
-//! All lines of an image are one write at the end of the file, so that a process that is ended leaves whole images. Only a
+//! All lines of an image are one write at the end of the file, so that a terminated process leaves whole images. Only a
 //! crash during that write leaves an incomplete line, which `--resume` repairs.
 
 use std::{

@@ -18,7 +18,7 @@ use crate::cli::caption::{
 
 /// The content of a file.
 #[derive(Debug, Default)]
-struct Ledger {
+struct FileContent {
     /// Number of captions of each image.
     captions: HashMap<String, usize>,
     failed: HashSet<String>,
@@ -33,8 +33,8 @@ pub(super) fn resume(
     requested: &HashSet<String>,
     sequences: usize,
 ) -> Result<HashSet<String>, String> {
-    let ledger = Ledger::read(path, format)?;
-    let known = ledger.captions.iter().filter(|(image, _)| requested.contains(*image));
+    let file_content = FileContent::read(path, format)?;
+    let known = file_content.captions.iter().filter(|(image, _)| requested.contains(*image));
     let (done, partial): (HashMap<&String, &usize>, HashMap<&String, &usize>) =
         known.partition(|(_, count)| **count >= sequences);
     let is_kept = |content: &Content| match content {
@@ -43,27 +43,27 @@ pub(super) fn resume(
         Content::Failure(image) => !requested.contains(image),
         Content::Incomplete => false,
     };
-    if ledger.is_incomplete || !partial.is_empty() || !ledger.failed.is_disjoint(requested) {
+    if file_content.is_incomplete || !partial.is_empty() || !file_content.failed.is_disjoint(requested) {
         rewrite(path, format, is_kept)?;
     }
     Ok(done.into_keys().cloned().collect())
 }
 
-impl Ledger {
+impl FileContent {
     fn read(path: &Path, format: Format) -> Result<Self, String> {
         let file = File::open(path).map_err(|error| error.to_string())?;
-        let mut ledger = Self::default();
+        let mut file_content = Self::default();
         for record in Records::new(BufReader::new(file), format) {
             match record?.content {
                 Content::Header => {}
-                Content::Caption(image) => *ledger.captions.entry(image).or_default() += 1,
+                Content::Caption(image) => *file_content.captions.entry(image).or_default() += 1,
                 Content::Failure(image) => {
-                    ledger.failed.insert(image);
+                    file_content.failed.insert(image);
                 }
-                Content::Incomplete => ledger.is_incomplete = true,
+                Content::Incomplete => file_content.is_incomplete = true,
             }
         }
-        Ok(ledger)
+        Ok(file_content)
     }
 }
 
@@ -140,8 +140,8 @@ mod tests {
     fn a_file_of_another_format_is_not_changed() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("notes.jsonl");
-        fs::write(&path, "dear diary\n").unwrap();
+        fs::write(&path, "not JSON\n").unwrap();
         assert!(resume(&path, Format::Jsonl, &HashSet::new(), 1).unwrap_err().contains("line 1"));
-        assert_eq!(fs::read_to_string(path).unwrap(), "dear diary\n");
+        assert_eq!(fs::read_to_string(path).unwrap(), "not JSON\n");
     }
 }

@@ -126,7 +126,7 @@ fn walk(root: &Path, extent: Extent, rules: &Rules, matches: impl Fn(&Path) -> b
                 let path = error.path().unwrap_or(root).to_owned();
                 let is_visible = path.file_name().is_some_and(visible);
                 let reason = match error.io_error() {
-                    // A broken link that does not match.
+                    // A broken link that does not match is not an error.
                     Some(_) if path.is_symlink() && !is_wanted(&path) => continue,
                     Some(cause) => explain_io(&path, cause),
                     None => "a link to one of its parent folders".into(),
@@ -236,7 +236,7 @@ mod tests {
         let tree = tree();
         symlink(tree.path(), tree.path().join("sub/again")).unwrap();
         let found = folder(tree.path(), &rules(true, &[], &[]));
-        let lost = found.iter().filter(|input| input.location != super::super::input::Location::File);
+        let unreadable = found.iter().filter(|input| input.location != super::super::input::Location::File);
         assert_eq!(lost.count(), 1);
         assert_eq!(found.len(), 6);
     }

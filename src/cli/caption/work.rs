@@ -1,4 +1,4 @@
-//! Captions the images, several at a time, and writes the results.
+//! Captions several images concurrently, and writes the results.
 //!
 //! At most `jobs` images are in memory. Results are written in the order of the list unless `--unordered` is set. A signal
 //! ends the run gracefully: the images in progress are finished and written.
@@ -40,7 +40,7 @@ pub(super) struct Worker {
 /// How the images are scheduled.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Schedule {
-    /// Number of images at the same time.
+    /// Number of concurrent images.
     pub(super) jobs: usize,
     /// Whether results are written as they are ready.
     pub(super) unordered: bool,
@@ -53,7 +53,7 @@ pub(super) struct Report {
     pub(super) tally: Tally,
 }
 
-struct Done {
+struct InputResult {
     name: OsString,
     result: Result<Vec<Caption>, Failure>,
 }
@@ -106,9 +106,9 @@ pub(super) async fn run(
 }
 
 impl Worker {
-    async fn caption(&self, input: Input) -> Done {
+    async fn caption(&self, input: Input) -> InputResult {
         let result = self.captions(&input).await;
-        Done { name: input.name, result }
+        InputResult { name: input.name, result }
     }
 
     async fn captions(&self, input: &Input) -> Result<Vec<Caption>, Failure> {
@@ -136,7 +136,7 @@ impl Worker {
 }
 
 impl Report {
-    fn take(&mut self, done: Done) -> Result<(), CommandError> {
+    fn take(&mut self, done: InputResult) -> Result<(), CommandError> {
         let Self { output, progress, tally } = self;
         let uses_terminal = output.is_terminal() || done.result.is_err();
         let write = || write(output, tally, done);
@@ -162,7 +162,7 @@ impl Report {
     }
 }
 
-fn write(output: &mut Output, tally: &mut Tally, done: Done) -> Result<(), CommandError> {
+fn write(output: &mut Output, tally: &mut Tally, done: InputResult) -> Result<(), CommandError> {
     match done.result {
         Ok(captions) => {
             output.captions(&done.name, &captions)?;

@@ -15,7 +15,7 @@ use generation::{Advance, Search, TokenId};
 use image_processor::PixelValues;
 
 /// A job without its image.
-struct Admitted {
+struct AdmittedJob {
     prompt: Vec<TokenId>,
     search: Search,
     responder: Responder,
@@ -36,12 +36,12 @@ impl<B: Backend> Worker<B> {
             }
             responder.admitted = Some(now);
             match image {
-                JobImage::Encoded(image) => encoded.push((image, Admitted { prompt, search, responder })),
+                JobImage::Encoded(image) => encoded.push((image, AdmittedJob { prompt, search, responder })),
                 JobImage::Pixels { pixel_values: pixels, digest } => {
                     responder.stages.enter(Stages::ENCODE, now);
                     pixel_values.push(pixels);
                     digests.push(digest);
-                    to_encode.push(Admitted { prompt, search, responder });
+                    to_encode.push(AdmittedJob { prompt, search, responder });
                 }
             }
         }
@@ -58,7 +58,7 @@ impl<B: Backend> Worker<B> {
             }
             Err(error) => {
                 let now = self.backend.now();
-                for Admitted { responder, .. } in to_encode {
+                for AdmittedJob { responder, .. } in to_encode {
                     let error = responder.abandoned(now).unwrap_or_else(|| CaptionError::internal(error.to_string()));
                     responder.fail(error, now);
                 }
@@ -87,8 +87,8 @@ impl<B: Backend> Worker<B> {
     }
 
     /// Runs the prompt of an encoded image and lets it join the batch.
-    fn begin(&mut self, image: Arc<B::EncodedImage>, job: Admitted) {
-        let Admitted { prompt, mut search, mut responder } = job;
+    fn begin(&mut self, image: Arc<B::EncodedImage>, job: AdmittedJob) {
+        let AdmittedJob { prompt, mut search, mut responder } = job;
         let _span = responder.stages.span.clone().entered();
         let now = self.backend.now();
         if let Some(error) = responder.abandoned(now) {

@@ -51,7 +51,7 @@ impl Fixture {
 
     fn run_until_idle(&mut self) {
         let actions = (0..1000).take_while(|_| self.advance().is_some()).count();
-        assert!(actions < 1000, "the worker never gets idle");
+        assert!(actions < 1000, "the worker never becomes idle");
     }
 }
 
@@ -59,7 +59,7 @@ fn limits() -> EngineLimits {
     scripted::config().limits
 }
 
-fn of_caller(caller: u64, mut job: Job<ScriptedImage>) -> Job<ScriptedImage> {
+fn with_caller(caller: u64, mut job: Job<ScriptedImage>) -> Job<ScriptedImage> {
     job.request.caller = caller;
     job
 }
@@ -82,7 +82,7 @@ fn a_job_is_encoded_and_decoded_to_its_caption() {
 fn callers_take_turns_at_admission() {
     let mut fixture = Fixture::new(limits());
     let jobs = [(1, 2), (1, 3), (1, 4), (2, 5), (2, 6)];
-    let _clients = jobs.map(|(caller, number)| fixture.send(of_caller(caller, scripted::pixels_job(number))));
+    let _clients = jobs.map(|(caller, number)| fixture.send(with_caller(caller, scripted::pixels_job(number))));
     fixture.run_until_idle();
     let encoded = |call| if let Call::Encode(numbers) = call { Some(numbers[0]) } else { None };
     let order: Vec<u32> = fixture.script.calls().into_iter().filter_map(encoded).collect();
@@ -115,7 +115,7 @@ fn an_idle_worker_waits_for_more_images_until_the_delay_is_over() {
 }
 
 #[test]
-fn those_that_decode_get_as_much_time_as_an_admission_took() {
+fn decoding_images_get_as_much_time_as_an_admission_took() {
     let mut fixture = Fixture::new(limits());
     fixture.script.set_times(Duration::from_millis(50), Duration::from_millis(10));
     let _first = fixture.send(scripted::pixels_job(20));
@@ -146,7 +146,7 @@ fn an_abandoned_image_is_not_decoded_further_and_frees_its_rows() {
 }
 
 #[test]
-fn a_job_whose_client_left_in_the_queue_is_never_encoded() {
+fn a_job_whose_client_disconnected_in_the_queue_is_never_encoded() {
     let mut fixture = Fixture::new(limits());
     drop(fixture.send(scripted::pixels_job(3)));
     fixture.run_until_idle();
@@ -193,7 +193,7 @@ fn the_time_of_a_failed_run_of_the_encoder_is_not_counted_for_the_next() {
 }
 
 #[test]
-fn a_prompt_runs_alone_and_its_image_then_decodes_with_the_others() {
+fn a_prompt_runs_separately_and_its_image_then_decodes_with_the_others() {
     let mut fixture = Fixture::new(limits());
     let mut clients = [scripted::job(4), scripted::prompt_job(3, &max_new_tokens(9))].map(|job| fixture.send(job));
     fixture.run_until_idle();
@@ -259,7 +259,7 @@ fn the_work_for_a_result_is_counted_before_the_result_is_sent() {
 }
 
 #[test]
-fn a_result_says_how_long_the_job_waited_and_how_long_it_ran() {
+fn a_result_has_the_time_that_the_job_waited_and_the_time_that_it_ran() {
     let mut fixture = Fixture::new(EngineLimits { max_rows: 1, ..limits() });
     fixture.script.set_times(Duration::from_millis(50), Duration::from_millis(10));
     let mut clients = [2, 3].map(|number| fixture.send(scripted::pixels_job(number)));
@@ -270,18 +270,18 @@ fn a_result_says_how_long_the_job_waited_and_how_long_it_ran() {
 }
 
 #[test]
-fn what_the_model_took_is_learnt_for_the_next_burst() {
+fn measured_latencies_decide_the_next_burst() {
     let mut fixture = Fixture::new(limits());
     fixture.script.set_times(Duration::from_mins(1), Duration::from_millis(1));
     let _first = fixture.send(scripted::pixels_job(2));
     fixture.run_until_idle();
     let _others = [3; 8].map(|number| fixture.send(scripted::pixels_job(number)));
-    // So slow an encoder makes no bursts.
+    // With so slow an encoder there are no bursts.
     assert_eq!(fixture.advance(), Some(Action::Admit { entries: 1, burst: 0 }));
 }
 
 #[test]
-fn a_worker_whose_senders_are_gone_finishes_nothing_more_and_stops() {
+fn a_worker_whose_senders_are_dropped_finishes_nothing_more_and_stops() {
     let mut fixture = Fixture::new(limits());
     let client = fixture.send(scripted::job(9));
     fixture.advance();

@@ -21,7 +21,7 @@ use crate::{
     },
 };
 
-/// Requests of one stream that are in flight at the same time; the next is read when one of them is done.
+/// Maximum number of concurrent requests of one stream; the next is read when one of them is done.
 pub(super) const REQUESTS_AT_ONCE: usize = 8;
 
 /// A call whose client streams requests.
@@ -41,7 +41,7 @@ pub(super) struct Incoming<T> {
     pub(super) message: T,
     /// Deadline of this request.
     pub(super) deadline: Deadline,
-    /// Its bytes of the budget.
+    /// The part of the byte budget that it uses.
     pub(super) bytes: Arc<ByteReservation>,
 }
 
@@ -53,7 +53,7 @@ pub(super) struct StreamTermination {
 }
 
 impl StreamTermination {
-    /// `responses`, and then the status of a stream that ended early.
+    /// Appends the status of a stream that ended early to `responses`.
     pub(super) fn append_to<T>(
         self,
         responses: impl Stream<Item = Result<T, Status>>,
@@ -105,7 +105,7 @@ impl<T: Message + Send + 'static> IncomingCall<T> {
     }
 }
 
-/// The library's refusal of a message, in the words of this service.
+/// The error of this service for a message that tonic refuses.
 fn unreadable(status: &Status, limit: usize) -> CaptionError {
     match status.code() {
         tonic::Code::OutOfRange | tonic::Code::ResourceExhausted => CaptionError::BodyTooLarge { limit: limit as u64 },

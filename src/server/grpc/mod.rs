@@ -56,7 +56,7 @@ pub(crate) fn router(
     Ok(routes.prepare().into_axum_router())
 }
 
-/// Health alone, for the admin port.
+/// Only the health service, for the admin port.
 pub(crate) fn health_router(phase: watch::Receiver<Phase>) -> Router {
     Routes::new(HealthServer::new(HealthService::new(phase))).prepare().into_axum_router()
 }

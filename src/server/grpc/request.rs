@@ -39,7 +39,7 @@ pub(super) fn resolve(state: &AppState, name: &str, version: &str) -> Result<Arc
     state.captioner()?.registry().resolve(Some(name), Some(version))
 }
 
-/// The message of a unary request; its bytes are counted as they are in memory, not as they were on the wire.
+/// The message of a unary request; its bytes are counted as they are in memory, not as they were transferred.
 pub(super) fn message<T: Message>(request: Request<T>) -> Result<T, CaptionError> {
     let reservation = reservation(&request)?;
     let message = request.into_inner();

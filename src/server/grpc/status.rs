@@ -1,4 +1,4 @@
-//! Refusals that tonic answers by itself, in the form and the words of this server.
+//! Rewrites tonic's own refusals to the form and the texts of this server.
 
 use axum::{body::Body, extract::Request, middleware::Next, response::Response};
 use http::HeaderValue;
@@ -80,11 +80,11 @@ mod tests {
     }
 
     fn refusal(code: Code) -> Response {
-        Status::new(code, "words of tonic").into_http()
+        Status::new(code, "text of tonic").into_http()
     }
 
     #[tokio::test]
-    async fn refusals_of_tonic_get_the_details_and_words_of_this_server() {
+    async fn refusals_of_tonic_get_the_details_and_texts_of_this_server() {
         let cases: [(Handler, Code, &str); 5] = [
             (|_| refusal(Code::OutOfRange), Code::ResourceExhausted, "request body is larger than 1000 bytes"),
             (|_| refusal(Code::ResourceExhausted), Code::ResourceExhausted, "request body is larger than 1000 bytes"),
@@ -116,9 +116,9 @@ mod tests {
     async fn every_other_response_passes_unchanged() {
         let own = status(|context| context.response(&CaptionError::internal("x"))).await;
         assert_eq!((own.code(), own.message()), (Code::Internal, "internal error"));
-        assert_eq!(status(|_| refusal(Code::NotFound)).await.message(), "words of tonic");
+        assert_eq!(status(|_| refusal(Code::NotFound)).await.message(), "text of tonic");
         let rest = rewritten("application/json", |_| refusal(Code::Internal)).await;
-        assert_eq!(Status::from_header_map(rest.headers()).unwrap().message(), "words of tonic");
+        assert_eq!(Status::from_header_map(rest.headers()).unwrap().message(), "text of tonic");
         let success = rewritten("application/grpc", |_| Response::new(Body::from("x"))).await;
         assert!(Status::from_header_map(success.headers()).is_none());
     }

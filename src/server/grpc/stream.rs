@@ -1,4 +1,4 @@
-//! `ModelStreamInfer`: requests one after another over one call, each answered by as many responses as it asks for.
+//! `ModelStreamInfer`: requests one after another over one call, each answered by one or more responses.
 
 use std::sync::Arc;
 
@@ -50,7 +50,7 @@ struct Failure {
     is_final: bool,
 }
 
-/// Answers each request of the stream, several at a time, in their order.
+/// Answers several requests of the stream concurrently, in their order.
 pub(super) fn infer(
     state: &Arc<AppState>,
     request: Request<Streaming<pb::ModelInferRequest>>,
@@ -92,9 +92,9 @@ async fn responses_to(
     };
     // The image is in memory until the last piece.
     let responses = responses.inspect(move |_| {
-        let _held = &bytes;
+        let _guard = &bytes;
     });
-    let last = ends_empty.then(|| Ok(marked(pb::ModelInferResponse { id, ..Default::default() }, true)));
+    let last = ends_empty.then(|| Ok(with_final_flag(pb::ModelInferResponse { id, ..Default::default() }, true)));
     let responses = responses.map(move |response| response.map_err(|error| Failure { error, is_final: !ends_empty }));
     responses.chain(stream::iter(last)).boxed()
 }
@@ -116,9 +116,9 @@ async fn answer(
     let StreamedRequest { model, request, ends_empty, is_streamed } = request;
     if !is_streamed {
         let inference = Inference { context, model: &model, deadline, request };
-        // Several requests are in flight at a time, so one image of each.
+        // Several requests are in flight concurrently, so one image of each.
         let response = inference::infer(state, inference, 1).await;
-        return stream::iter([response.map(|response| marked(to_message(response), !ends_empty))]).boxed();
+        return stream::iter([response.map(|response| with_final_flag(to_message(response), !ends_empty))]).boxed();
     }
     let (state, context) = (state.clone(), context.clone());
     // Polled when its turn comes, which is when its deadline starts.
@@ -129,10 +129,10 @@ async fn answer(
         Ok::<_, CaptionError>(events.map(move |event| match event? {
             CaptionEvent::Piece(piece) => {
                 has_pieces = true;
-                Ok(marked(to_message(response_spec.piece(&model, piece)), false))
+                Ok(with_final_flag(to_message(response_spec.piece(&model, piece)), false))
             }
             CaptionEvent::Reply(reply) => {
-                Ok(marked(last_message(&response_spec, &model, reply, has_pieces), !ends_empty))
+                Ok(with_final_flag(last_message(&response_spec, &model, reply, has_pieces), !ends_empty))
             }
         }))
     };
@@ -159,13 +159,13 @@ fn last_message(
     message
 }
 
-fn marked(mut response: pb::ModelInferResponse, is_final: bool) -> pb::ModelStreamInferResponse {
+fn with_final_flag(mut response: pb::ModelInferResponse, is_final: bool) -> pb::ModelStreamInferResponse {
     response.parameters.insert(FINAL_RESPONSE.to_owned(), parameter(ParameterChoice::BoolParam(is_final)));
     pb::ModelStreamInferResponse { error_message: String::new(), infer_response: Some(response) }
 }
 
 fn failure(id: String, status: &Status, is_final: bool) -> pb::ModelStreamInferResponse {
-    let response = marked(pb::ModelInferResponse { id, ..Default::default() }, is_final);
+    let response = with_final_flag(pb::ModelInferResponse { id, ..Default::default() }, is_final);
     pb::ModelStreamInferResponse { error_message: status.message().to_owned(), ..response }
 }
 

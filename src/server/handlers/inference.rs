@@ -19,10 +19,10 @@ use crate::{
     },
 };
 
-/// Images of one call that are in flight at the same time; the rest wait, so that one call cannot fill the queue.
+/// Maximum number of concurrent images of one call; the rest wait, so that one call cannot fill the queue.
 pub(crate) const IMAGES_AT_ONCE: usize = 8;
 
-/// A request, and what its transport knows about it.
+/// A request, and its context from the transport.
 pub(crate) struct Inference<'a> {
     pub(crate) context: &'a RequestContext,
     pub(crate) model: &'a Arc<ServedModel>,
@@ -36,15 +36,15 @@ pub(crate) struct InferenceStream {
     pub(crate) response_spec: ResponseSpec,
 }
 
-/// Captions the images of one request, `at_once` at a time; an error names those that failed.
+/// Captions at most `concurrency` images of one request concurrently; an error names those that failed.
 pub(crate) async fn infer(
     state: &AppState,
     inference: Inference<'_>,
-    at_once: usize,
+    concurrency: usize,
 ) -> Result<InferenceResponse, CaptionError> {
     let Inference { context, model, deadline, request } = inference;
     let CaptionBatch { requests, response_spec } = CaptionBatch::new(request, &model.name, deadline, state.limits)?;
-    let replies = gather(state.caption_all(context, model, requests, at_once).await?.into_iter())?;
+    let replies = gather(state.caption_all(context, model, requests, concurrency).await?.into_iter())?;
     Ok(response_spec.response(model, replies))
 }
 

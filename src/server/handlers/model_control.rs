@@ -42,6 +42,6 @@ fn public_error(name: &str, error: ReloadError) -> CaptionError {
         ReloadError::Memory { .. } => {
             CaptionError::Unavailable("there is too little memory for the new model beside the old one")
         }
-        _ => CaptionError::invalid("model_name", "the model cannot be loaded, everything stays as it was; see the log"),
+        _ => CaptionError::invalid("model_name", "the model cannot be loaded, and nothing was changed; see the log"),
     }
 }

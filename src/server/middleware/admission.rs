@@ -39,7 +39,7 @@ pub(crate) async fn admit(State(state): State<Arc<LayerState>>, request: Request
     }
 }
 
-/// Ends a stream of requests without a permit when the server drains: its service would wait for the next one for ever.
+/// Ends a stream of requests without a permit when the server drains: its service would wait for the next one.
 fn until_draining(body: Body, mut phase: watch::Receiver<Phase>) -> Body {
     let end = async move {
         phase.wait_for(|phase| *phase == Phase::Draining).await.ok();

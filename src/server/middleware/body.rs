@@ -32,7 +32,7 @@ use crate::{
     },
 };
 
-/// A refused body is read for at most so many bytes, so long, and while it arrives; then the connection may break.
+/// Limits of reading a refused body: bytes, time, and time without data. Above them the connection may break.
 const DRAIN_BYTES: usize = 64 << 20;
 const DRAIN_TIME: Duration = Duration::from_secs(30);
 const DRAIN_SILENCE: Duration = Duration::from_secs(5);
@@ -124,14 +124,14 @@ pub(crate) async fn read(mut body: Body, limit: usize) -> Result<Bytes, CaptionE
 
 /// Reads the body of a refused request to its end.
 async fn discard(request: Request) {
-    // An HTTP/1 client that expects "100 Continue" has not sent its body, and reading would ask for it.
+    // An HTTP/1 client that expects "100 Continue" has not sent its body, and reading would request it.
     let is_held_back = request.version() < Version::HTTP_2 && request.headers().contains_key(header::EXPECT);
     if !is_held_back {
         drain(request.into_body(), DRAIN_BYTES).await;
     }
 }
 
-/// Reads on for at most `max_bytes`, a frame without data counting as one. The refusal is sent afterwards in any case.
+/// Reads at most `max_bytes` more; a frame without data counts as one. The refusal is sent afterwards in any case.
 async fn drain(mut body: Body, max_bytes: usize) {
     let read = async {
         let mut left = max_bytes;
@@ -295,7 +295,7 @@ mod tests {
         let (status, text) = call(&state, over).await;
         assert_eq!(status, 429);
         assert!(text.contains("max_inflight_bytes"), "{text}");
-        assert_eq!(context.record.fields().failure.unwrap().reason, "OVERLOADED", "not what the handler made of it");
+        assert_eq!(context.record.fields().failure.unwrap().reason, "OVERLOADED", "not the error of the handler");
         assert_eq!(state.metrics.in_flight_bytes.get(), 0);
     }
 

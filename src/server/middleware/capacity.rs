@@ -1,6 +1,6 @@
-//! What requests share and the server bounds: permits to run, and bytes of request bodies in memory.
+//! The bounded resources that requests share: permits to run, and bytes of request bodies in memory.
 //!
-//! Both are given out as guards that return what they hold when they are dropped.
+//! Both are represented by guards, which return their part when they are dropped.
 
 use std::{
     collections::HashMap,
@@ -20,7 +20,7 @@ use prometheus::IntGauge;
 
 use crate::error::CaptionError;
 
-/// When a refused client should try again.
+/// When a refused client should retry.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 /// No permit is left.
 pub(crate) const QUEUE_FULL: CaptionError =
@@ -113,7 +113,7 @@ impl ByteBudget {
         Arc::new(Self { limit, used: AtomicUsize::new(0), gauge })
     }
 
-    /// Whether this many more bytes would fit at the moment.
+    /// Whether this many more bytes currently fit.
     pub(crate) fn has_room(&self, bytes: usize) -> bool {
         self.used.load(Ordering::Relaxed).saturating_add(bytes) <= self.limit
     }
@@ -125,7 +125,7 @@ impl ByteBudget {
 }
 
 impl ByteReservation {
-    /// Reserves more bytes. False, and the fault is set, if the budget is exceeded by them.
+    /// Reserves more bytes. Returns false and sets the fault if they exceed the budget.
     pub(crate) fn add(&self, bytes: usize) -> bool {
         let used = self.budget.used.fetch_add(bytes, Ordering::Relaxed) + bytes;
         self.held.fetch_add(bytes, Ordering::Relaxed);
@@ -136,7 +136,7 @@ impl ByteReservation {
         used <= self.budget.limit
     }
 
-    /// Grows the reservation to `bytes`, the size of a message that was compressed on the wire.
+    /// Grows the reservation to `bytes`, the size of a message that was sent compressed.
     pub(crate) fn grow_to(&self, bytes: usize) -> bool {
         self.add(bytes.saturating_sub(self.held.load(Ordering::Relaxed)))
     }
@@ -144,7 +144,7 @@ impl ByteReservation {
     /// Moves the bytes of one message of a stream to a reservation that lives as long as the message is handled.
     pub(crate) fn split(&self, bytes: usize) -> Arc<Self> {
         let part = self.budget.reservation();
-        // A message that was compressed on the wire is larger than what is reserved for it: the rest is new.
+        // A message that was sent compressed is larger than what is reserved for it: the rest is new.
         let moved = self.held.load(Ordering::Relaxed).min(bytes);
         self.held.fetch_sub(moved, Ordering::Relaxed);
         part.held.store(moved, Ordering::Relaxed);
@@ -170,7 +170,7 @@ impl Drop for ByteReservation {
     }
 }
 
-/// A body that keeps a guard until it is sent or given up.
+/// A body that keeps a guard until it is sent or dropped.
 pub(crate) struct GuardedBody<T> {
     body: Body,
     _guard: T,
@@ -218,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn a_greedy_caller_leaves_permits_for_others() {
+    fn a_caller_with_many_requests_leaves_permits_for_others() {
         let limit = ConcurrencyLimit::new(12, gauge());
         let greedy: Vec<_> = (0..12).filter_map(|_| limit.try_acquire(1, true)).collect();
         assert_eq!(greedy.len(), 6);

@@ -26,7 +26,7 @@ pub(crate) fn keep_known_encodings(mut request: Request) -> Request {
     request
 }
 
-/// Refuses bodies in an encoding that the decompression layer does not know, and marks responses that may be compressed.
+/// Refuses bodies in an encoding that the decompression layer lacks, and marks responses that may be compressed.
 pub(crate) async fn negotiate(mut request: Request, next: Next) -> Response {
     let context = RequestContext::from_extensions(request.extensions());
     let Ok(encoding) = content_encoding(request.headers(), context.transport) else {
@@ -66,7 +66,7 @@ fn content_encoding(headers: &HeaderMap, transport: Transport) -> Result<Option<
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct UnknownEncoding;
 
-/// Marks a response that may be compressed. Real clients accept compression and cannot undo it on errors.
+/// Marks a response that may be compressed. Errors are not: some clients accept compression but cannot undo it there.
 #[derive(Clone, Copy, Debug)]
 struct Compressible;
 
@@ -122,7 +122,7 @@ mod tests {
         }
     }
 
-    /// The response of a handler with this status, and the two headers of encodings that it saw.
+    /// The response of a handler with this status, and the two headers of encodings that it received.
     async fn negotiated(request: http::request::Builder, status: u16) -> (Response, [Option<HeaderValue>; 2]) {
         let (sender, mut seen) = tokio::sync::mpsc::unbounded_channel();
         let handler = service_fn(move |request: Request| {

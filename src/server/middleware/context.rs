@@ -1,7 +1,7 @@
-//! What the layers know about a request: its transport, its route, its id, and the record of what becomes known later.
+//! The context of a request for the layers: its transport, route and id, and the record of what becomes known later.
 //!
 //! Layers and handlers find the [`RequestContext`] in the request's extensions and answer failures through it
-//! (`error_response`), so that a failure looks the same wherever it was found.
+//! (`error_response`), so that a failure has the same form in every layer.
 
 use std::{
     convert::Infallible,
@@ -20,7 +20,7 @@ use crate::{
 /// Header and gRPC metadata key of the request id, in requests and responses.
 pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// Response header that says where the time of the request went.
+/// Response header with the duration of each stage of the request.
 pub(crate) const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 
 /// Header of the binary tensor extension: the length of the JSON part, in requests and responses.
@@ -38,7 +38,7 @@ pub(crate) enum Transport {
     Rest,
 }
 
-/// One request as the layers see it.
+/// The context of one request.
 #[derive(Clone, Debug)]
 pub(crate) struct RequestContext {
     /// Decides the form of the response.
@@ -52,7 +52,7 @@ pub(crate) struct RequestContext {
 }
 
 impl RequestContext {
-    /// From the head of a request.
+    /// Creates the context of a request from its head.
     pub(crate) fn for_request<B>(request: &Request<B>) -> Self {
         let transport = transport(request.headers());
         let path = request.uri().path();
@@ -99,7 +99,7 @@ fn request_id(headers: &HeaderMap) -> Arc<str> {
     given.filter(is_valid).map_or_else(|| format!("{:032x}", rand::random::<u128>()).into(), Into::into)
 }
 
-/// What the log, the metrics and the trace say of a request; layers and handlers fill it in.
+/// What the log, the metrics and the trace contain of a request; layers and handlers fill it in.
 #[derive(Debug, Default)]
 pub(crate) struct RequestRecord(Mutex<RecordFields>);
 
@@ -137,12 +137,12 @@ impl RequestRecord {
         label.clone_into(&mut self.fields().key);
     }
 
-    /// Keeps the first failure of a request: later ones follow from it.
+    /// Sets the failure of a request, unless there is one: later failures follow from the first.
     pub(crate) fn set_failure(&self, failure: Failure) {
         self.fields().failure.get_or_insert(failure);
     }
 
-    /// Forgets a failure that only followed from the one that is set next.
+    /// Removes a failure that is a consequence of the one that is set next.
     pub(crate) fn clear_failure(&self) {
         self.fields().failure = None;
     }

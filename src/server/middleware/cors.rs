@@ -35,8 +35,8 @@ pub(crate) fn layer(origins: &[Origin]) -> Option<CorsLayer> {
     Some(cors)
 }
 
-/// Whether a page of another origin sends the request. Browsers let every page post to every host, this machine included,
-/// and name the page in `origin`.
+/// Whether a page of another origin sends the request. Browsers allow every page to post to every host, even to
+/// this machine, and name the page in `origin`.
 pub(crate) fn is_cross_origin(head: &Parts) -> bool {
     let text = |name| head.headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
     let host = text(header::HOST).or(head.uri.authority().map(Authority::as_str));
@@ -95,7 +95,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_page_learns_what_it_may_send_and_read() {
+    async fn a_preflight_lists_what_a_page_may_send_and_read() {
         let preflight = headers(&["*"], "OPTIONS").await;
         let list = "authorization,content-type,content-encoding,x-request-id,x-request-timeout-ms,inference-header-content-length";
         assert_eq!(preflight["access-control-allow-headers"], list);

@@ -1,4 +1,4 @@
-//! Deadlines: what the client asks for (`x-request-timeout-ms` of REST, `grpc-timeout` of gRPC) within the server's limit.
+//! Deadlines: what the client requests (`x-request-timeout-ms` of REST, `grpc-timeout` of gRPC) within the server's limit.
 //!
 //! `grpc-timeout` is parsed here and not by tonic, which would answer CANCELLED instead of `DEADLINE_EXCEEDED`.
 
@@ -34,18 +34,18 @@ const GRPC_HEADER: &str = "grpc-timeout";
 /// The header of REST, for the list of those that web pages may send.
 pub(crate) const TIMEOUT_HEADER: HeaderName = HeaderName::from_static(REST_HEADER);
 
-/// Limit of a request that needs no model: it needs no permit either, so it must not last.
+/// Limit of a request that needs no model: it needs no permit either, so it must be short.
 const METADATA_TIMEOUT: Duration = Duration::from_secs(10);
 /// Limit for loading a model.
 const CONTROL_TIMEOUT: Duration = Duration::from_hours(1);
 
-/// When the response must be there, and for whom; an extension set by [`enforce`].
+/// When the response must be complete, and the client's number; an extension set by [`enforce`].
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Deadline {
     pub(crate) at: Instant,
     /// Number of the client's key.
     pub(crate) caller: u64,
-    /// When the client gives up, if it said so.
+    /// When the client stops waiting, if it sent a timeout.
     requested: Option<Instant>,
     limit: Duration,
 }
@@ -54,12 +54,12 @@ impl Deadline {
     /// The timeout that the client requested, within the server's limit.
     pub(crate) fn new(requested: Option<Duration>, limit: Duration, caller: u64) -> Self {
         let now = Instant::now();
-        // A timeout beyond what the clock can count is none.
+        // A timeout beyond the range of the clock is no limit.
         let requested = requested.and_then(|timeout| now.checked_add(timeout));
         Self { at: now, caller, requested, limit }.renewed_at(now)
     }
 
-    /// For the next request of a stream, which has the server's whole limit but ends with the stream.
+    /// Returns the deadline of the next request of a stream: the server's whole limit, at most the end of the stream.
     pub(crate) fn renewed(self) -> Self {
         self.renewed_at(Instant::now())
     }
@@ -80,7 +80,7 @@ impl<S: Sync> FromRequestParts<S> for Deadline {
     }
 }
 
-/// Sets the deadline of a request, and answers when it passes or when the grace of a shutdown is over.
+/// Sets the deadline of a request, and answers when it passes or when the grace period of a shutdown is over.
 pub(crate) async fn enforce(State(state): State<Arc<LayerState>>, mut request: Request, next: Next) -> Response {
     let context = RequestContext::from_extensions(request.extensions());
     let limit = time_limit(context.route.class, state.limits.request_timeout);
@@ -229,7 +229,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_handler_that_hangs_is_answered_at_the_deadline_or_at_the_end_of_the_grace() {
+    async fn a_handler_that_hangs_is_answered_at_the_deadline_or_after_the_grace_period() {
         let state = || LayerState::for_test(Limits::defaults(), &[]);
         assert_eq!(status(state(), "1").await, 504);
         assert_eq!(status(state(), "soon").await, 400);

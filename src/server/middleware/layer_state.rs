@@ -1,4 +1,4 @@
-//! What the layers share: limits, keys and permits, the same for all requests of a port.
+//! The state that the layers share: limits, keys and permits, the same for all requests of a port.
 
 use std::sync::Arc;
 
@@ -23,9 +23,9 @@ pub(crate) struct LayerState {
     pub(crate) concurrency: Arc<ConcurrencyLimit>,
     pub(crate) budget: Arc<ByteBudget>,
     pub(crate) metrics: Metrics,
-    /// The metrics page needs no key.
+    /// Whether the metrics page needs no key.
     pub(crate) open_metrics: bool,
-    /// Cancelled when the grace of a shutdown is over: it ends every request that still runs.
+    /// Cancelled when the grace period of a shutdown is over, which ends every request.
     pub(crate) closing: CancellationToken,
     pub(crate) phase: watch::Receiver<Phase>,
     /// Origins whose pages may call REST.

@@ -84,7 +84,7 @@ struct ResponseInfo<'a> {
     key: &'a str,
     outcome: &'static str,
     reason: &'static str,
-    /// The server is at fault, as far as a status can show it.
+    /// Whether the server is at fault, according to the status.
     is_server_error: bool,
 }
 
@@ -152,7 +152,7 @@ impl RequestInfo {
         }
     }
 
-    /// The name of the span. It has few values: a path that a client made up is not a name.
+    /// The name of the span. It has few values: an unknown path is not a name.
     fn span_name(&self, response: &ResponseInfo) -> String {
         match (self.transport, response.route) {
             (Transport::Rest, Some(route)) => format!("{} {}", known_method(&self.method), route.as_str()),
@@ -190,7 +190,7 @@ impl ResponseInfo<'_> {
     }
 }
 
-/// Records a request when its response is sent or given up.
+/// Records a request when its response is sent or dropped.
 struct RequestGuard {
     metrics: Metrics,
     context: RequestContext,
@@ -208,7 +208,7 @@ impl RequestGuard {
         Self { metrics, context, info, span, status, grpc_status, started: Instant::now(), is_complete: false }
     }
 
-    /// Follows the response to its end.
+    /// Tracks the response to its end.
     fn track(mut self, response: Response) -> Response {
         // A body of known size is a complete response, whether or not its client reads it.
         self.is_complete = response.body().size_hint().exact().is_some();
@@ -320,7 +320,7 @@ fn server_attributes(uri: &Uri, headers: &HeaderMap) -> Vec<Attribute> {
     [address].into_iter().chain(port).collect()
 }
 
-/// A method that HTTP defines; `_OTHER` stands for those that clients make up.
+/// A method that HTTP defines; `_OTHER` for all others.
 fn known_method(method: &Method) -> &'static str {
     match method.as_str() {
         "GET" => "GET",
@@ -446,7 +446,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_tracked_body_has_the_size_and_the_end_of_its_own() {
+    async fn a_tracked_body_has_the_size_and_the_end_of_the_inner_body() {
         let metrics = Metrics::new().unwrap();
         let full = call(&metrics, request("/infer", ""), |_| Response::new(Body::from("12345"))).await;
         assert_eq!((full.body().size_hint().exact(), full.body().is_end_stream()), (Some(5), false));
@@ -456,7 +456,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_panic_is_an_internal_error_on_both_transports() {
-        // A condition that the compiler cannot see through, so that the block has a type.
+        // A condition that the compiler cannot evaluate, so that the block has a type.
         let panic = |_: &RequestContext| {
             assert!(std::hint::black_box(false), "secret");
             Response::new(Body::empty())
@@ -511,7 +511,7 @@ mod tests {
     }
 
     #[test]
-    fn a_span_is_not_named_by_what_a_client_made_up() {
+    fn a_span_is_not_named_after_an_unknown_method_or_path() {
         let name = |method, path, transport, reason| {
             info(method, path, transport).span_name(&response("client_error", reason))
         };

@@ -56,11 +56,11 @@ pub(crate) fn middleware_stack(state: &Arc<LayerState>, routers: Routers) -> App
         // Before the compression layer, which would answer 406 to a client that accepts none of its encodings.
         .map_request(compression::keep_known_encodings)
         .map_response(|response: http::Response<_>| response.map(Body::new))
-        // Around every layer that makes responses; it compresses those that `negotiate` marks.
+        // Around every layer that creates responses; it compresses those that `negotiate` marks.
         .layer(CompressionLayer::new().compress_when(compression::is_compressible))
         // Before authentication, as browsers send preflights without a key; adds its headers to refusals too.
         .option_layer(cors::layer(&state.cors_origins))
-        // Before everything that costs memory or a permit: an unknown client gets neither.
+        // Before everything that takes memory or a permit: an unknown client gets neither.
         .layer(from_fn_with_state(state.clone(), auth::authenticate))
         // Before admission: a body that is announced too large does not take a permit while it is drained.
         .layer(from_fn_with_state(state.clone(), body::limit_body))
@@ -70,7 +70,7 @@ pub(crate) fn middleware_stack(state: &Arc<LayerState>, routers: Routers) -> App
         .layer(from_fn_with_state(state.clone(), admission::admit))
         // Around the reading of the body, so that a slow upload counts against the deadline.
         .layer(from_fn_with_state(state.clone(), deadline::enforce))
-        // Before decompression, which would pass an encoding that it does not know to the handler.
+        // Before decompression, which would pass an unknown encoding to the handler.
         .layer(from_fn(compression::negotiate))
         .map_response(|response: http::Response<_>| response.map(Body::new))
         .layer(RequestDecompressionLayer::new())

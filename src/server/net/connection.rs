@@ -28,11 +28,11 @@ use crate::{
     },
 };
 
-/// Most headers of a request.
+/// Maximum number of headers of a request.
 const MAX_HEADERS: usize = 100;
-/// Time between two looks at whether a connection is idle.
+/// Time between two checks of whether a connection is idle.
 const IDLE_CHECK: Duration = Duration::from_secs(1);
-/// HTTP/2 pings find clients that vanished.
+/// HTTP/2 pings detect clients that are unreachable.
 const PING_INTERVAL: Duration = Duration::from_secs(30);
 const PING_TIMEOUT: Duration = Duration::from_secs(20);
 
@@ -41,7 +41,7 @@ const PING_TIMEOUT: Duration = Duration::from_secs(20);
 pub(crate) struct ShutdownTokens {
     /// Connections finish what is in flight and accept nothing new.
     pub(crate) draining: CancellationToken,
-    /// The grace is over: the deadline layer answers every request with UNAVAILABLE.
+    /// The grace period is over: the deadline layer answers every request with UNAVAILABLE.
     pub(crate) closing: CancellationToken,
     /// Connections are dropped.
     pub(crate) closed: CancellationToken,

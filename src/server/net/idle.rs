@@ -26,9 +26,9 @@ const CLOSING_TIME: Duration = Duration::from_secs(5);
 pub(crate) struct Activity {
     /// Requests whose response is not sent yet.
     in_flight: AtomicUsize,
-    /// Requests and responses that have begun. It also shows a request that came and went between two looks.
+    /// Requests and responses that have begun. It also shows a request that began and ended between two checks.
     events: AtomicU64,
-    /// Since when each unfinished response waits for its client to take what is there. Its keys are `events`.
+    /// Since when each unfinished response waits for its client to take available data. Its keys are `events`.
     unsent: Mutex<HashMap<u64, Instant>>,
 }
 
@@ -55,7 +55,7 @@ impl Drop for InFlight {
     }
 }
 
-/// A response that is being sent; its request is in flight until it is sent or given up.
+/// A response that is being sent; its request is in flight until it is sent or dropped.
 pub(crate) struct ResponseBody {
     body: Body,
     key: u64,
@@ -82,7 +82,7 @@ impl HttpBody for ResponseBody {
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
         let frame = Pin::new(&mut self.body).poll_frame(cx);
-        // The connection asks for more when the client has taken the last frame.
+        // The connection polls for more when the client has taken the last frame.
         match &frame {
             Poll::Pending => self.request.0.unsent().remove(&self.key),
             Poll::Ready(_) => self.request.0.unsent().insert(self.key, Instant::now()),
@@ -102,7 +102,7 @@ impl HttpBody for ResponseBody {
 /// Measures how long a connection has been idle.
 pub(crate) struct IdleTracker {
     activity: Arc<Activity>,
-    /// `events` at the last look.
+    /// `events` at the last check.
     events: u64,
     idle_since: Instant,
     limits: Limits,
@@ -112,7 +112,7 @@ pub(crate) struct IdleTracker {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Stall {
     None,
-    /// Of some responses, while other requests are in flight.
+    /// Some responses are stalled, while other requests are in flight.
     Partial,
     Complete,
 }
@@ -124,7 +124,7 @@ pub(crate) enum Idleness {
     Active,
     /// Beyond its limit: it is closed gracefully.
     Idle,
-    /// Its client did not notice: it is dropped.
+    /// Its client did not react: it is dropped.
     Expired,
 }
 
@@ -188,7 +188,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn only_a_client_that_does_not_take_what_is_there_stalls() {
+    async fn only_a_client_that_does_not_take_available_data_stalls() {
         let activity = Arc::new(Activity::default());
         let limits = Limits::defaults();
         let tracker = IdleTracker::new(activity.clone(), limits);
@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_between_two_looks_is_activity() {
+    fn a_request_between_two_checks_is_activity() {
         let activity = Arc::new(Activity::default());
         let limits = Limits::defaults();
         let mut tracker = IdleTracker::new(activity.clone(), limits);

@@ -23,9 +23,9 @@ use crate::{
     },
 };
 
-/// Time between the last responses after the grace of a shutdown and dropping their connections.
+/// Time between the last responses after the grace period of a shutdown and dropping their connections.
 const FORCE_CLOSE_DELAY: Duration = Duration::from_millis(500);
-/// Pause before accepting again when the process is out of file descriptors.
+/// Pause before the next accept when the process is out of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// All listening sockets and their connections.
@@ -37,7 +37,7 @@ pub(crate) struct Listeners {
 }
 
 impl Listeners {
-    /// Without a socket yet. `closing` is cancelled when the grace of a shutdown is over.
+    /// Creates listeners without a socket. `closing` is cancelled when the grace period of a shutdown is over.
     pub(crate) fn new(closing: CancellationToken, limits: Limits, metrics: Metrics) -> Self {
         let shutdown = ShutdownTokens { draining: CancellationToken::new(), closing, closed: CancellationToken::new() };
         Self { connections: TaskTracker::new(), shutdown, limits, metrics }
@@ -110,7 +110,7 @@ impl Listener {
     }
 
     async fn serve(self, stream: TcpStream, peer: SocketAddr, _permit: OwnedSemaphorePermit) {
-        // Responses are complete when they are written: waiting for more to send gains nothing.
+        // Responses are complete when they are written: waiting for more to send only delays them.
         stream.set_nodelay(true).ok();
         self.metrics.accepted.inc();
         let _open = GaugeGuard::new(&self.metrics.connections);
@@ -129,7 +129,7 @@ impl Listener {
     }
 }
 
-/// Counts one in a gauge while it lives.
+/// Adds one to a gauge until it is dropped.
 struct GaugeGuard(IntGauge);
 
 impl GaugeGuard {

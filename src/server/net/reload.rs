@@ -22,7 +22,7 @@ use crate::server::{health::Phase, net::tls, state::AppState};
 /// Time between two checks of the files.
 const FILE_CHECK: Duration = Duration::from_secs(2);
 
-/// What is reloaded, and the channels to those who use it.
+/// The sources that are reloaded, and the channels to their users.
 pub(crate) struct Reloader {
     pub(crate) key_source: KeySource,
     pub(crate) api_keys: watch::Sender<ApiKeys>,
@@ -78,7 +78,7 @@ impl Reloader {
     }
 }
 
-/// Reloads the models in a task of its own: they take long, and a revoked key must not be valid meanwhile.
+/// Reloads the models. It runs in a separate task, as it takes long and a revoked key must not stay valid meanwhile.
 async fn reload_models(state: Arc<AppState>) {
     // Models that are still loading may have been read from an older file.
     if state.phase.clone().wait_for(|phase| *phase != Phase::Starting).await.is_ok()
@@ -118,9 +118,9 @@ impl WatchedFiles {
     }
 
     fn has_changed(&mut self) -> bool {
-        let now: Vec<_> = self.files.iter().map(|path| fingerprint(path)).collect();
-        let changed = now != self.seen;
-        self.seen = now;
+        let current: Vec<_> = self.files.iter().map(|path| fingerprint(path)).collect();
+        let changed = current != self.seen;
+        self.seen = current;
         changed
     }
 }

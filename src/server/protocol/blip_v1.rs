@@ -1,4 +1,4 @@
-//! The messages of `blip.v1`: to the domain and back.
+//! Converts the messages of `blip.v1` to the types of `caption` and back.
 
 use crate::{
     caption::{Caption, CaptionReply, CaptionRequest},

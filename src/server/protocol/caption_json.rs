@@ -1,7 +1,7 @@
 //! The bodies of `/v1/captions`, `generate` and `generate_stream`: one image with named fields instead of tensors.
 //!
 //! Each is one struct, which both reads the body and describes it in the API document. Unlike in an Open Inference
-//! request, an unknown field is a mistake here; `null` is the same as no value.
+//! request, an unknown field is an error here; `null` is the same as no value.
 
 use bytes::Bytes;
 use serde::{
@@ -31,7 +31,7 @@ use generation::GenerationParameters;
 #[serde(deny_unknown_fields)]
 #[schema(as = CaptionRequest)]
 pub(crate) struct CaptionBody {
-    /// Returned as it came.
+    /// Returned unchanged in the response.
     #[serde(default, deserialize_with = "id")]
     #[schema(max_length = 1024)]
     pub(crate) id: Option<String>,
@@ -50,11 +50,11 @@ pub(crate) struct CaptionBody {
     parameters: Option<RequestParameters>,
 }
 
-/// The same as a form: generation parameters are fields of the form, or together in `parameters` as JSON.
+/// One image as a form: generation parameters are fields of the form, or together in `parameters` as JSON.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct CaptionForm {
-    /// Returned as it came.
+    /// Returned unchanged in the response.
     #[serde(default, deserialize_with = "id")]
     #[schema(nullable = false, max_length = 1024)]
     pub(crate) id: Option<String>,
@@ -82,7 +82,7 @@ pub(crate) struct CaptionForm {
 #[serde(deny_unknown_fields)]
 #[schema(as = GenerateRequest)]
 pub(crate) struct GenerateBody {
-    /// Returned as it came.
+    /// Returned unchanged in the response.
     #[serde(default, deserialize_with = "id")]
     #[schema(max_length = 1024)]
     pub(crate) id: Option<String>,
@@ -211,7 +211,7 @@ impl FormParts {
     }
 }
 
-/// A parameter that is a number or a truth value is written as text in a form. Any other text stays what it is.
+/// A parameter that is a number or a truth value is written as text in a form. Any other text is unchanged.
 fn typed_value(name: &str, text: String) -> Value {
     if !parameters::is_known(name) || parameters::is_list(name) {
         return Value::String(text);
@@ -245,7 +245,7 @@ fn remove_nulls(object: &mut Map<String, Value>) {
     }
 }
 
-/// Reads a body. A parameter goes by its own name in an error, wherever it stood.
+/// Reads a body. An error names a parameter without its path.
 fn from_object<T: DeserializeOwned>(object: Map<String, Value>) -> Result<T, CaptionError> {
     if object.contains_key("image_url") && object.contains_key("img_url") {
         return Err(CaptionError::invalid("img_url", "is another name of image_url: give only one"));

@@ -1,7 +1,7 @@
-//! JSON from untrusted clients: bounded, parsed, then deserialised with the path of each mistake.
+//! JSON from untrusted clients: bounded, parsed, then deserialised with the path of each error.
 //!
 //! A few bytes of text can become many times as much memory (`[0,0,0,...]`), so values are counted before they are parsed.
-//! Error texts are this service's own, never those of a library.
+//! Error texts come from this service, never from a library.
 
 use std::fmt;
 
@@ -27,7 +27,7 @@ const MAX_LISTED_FIELDS: usize = 10;
 /// The largest integer that every JSON writer gets right when it writes it as 5.0.
 const MAX_EXACT_FLOAT: f64 = 9_007_199_254_740_992.0;
 
-/// Parses a whole text as one JSON value of at most 65,536 values and 128 levels. `field` is where it stood.
+/// Parses a whole text as one JSON value of at most 65,536 values and 128 levels. `field` is its place, for errors.
 pub(crate) fn parse(field: &'static str, text: &[u8]) -> Result<Value, CaptionError> {
     if count_values(text) > MAX_VALUES {
         return Err(CaptionError::invalid(field, format!("more than {MAX_VALUES} JSON values")));
@@ -53,7 +53,7 @@ fn count_values(mut text: &[u8]) -> usize {
     count
 }
 
-/// The text behind a string whose opening quote has been read.
+/// The text after a string whose opening quote has been read.
 fn after_string(mut text: &[u8]) -> &[u8] {
     while let Some(at) = memchr2(b'"', b'\\', text) {
         let is_end = text[at] == b'"';
@@ -76,7 +76,7 @@ pub(crate) fn parse_object(field: &'static str, text: &[u8]) -> Result<Map<Strin
 /// Turns a value into the struct that describes it. An error names the field by its path, `parameters.num_beams`; that of
 /// the value itself is `body`.
 ///
-/// A whole float is accepted as an integer, since some clients know only one kind of number, and a single value as a list.
+/// A whole float is accepted as an integer, since some clients have one kind of number, and a single value as a list.
 pub(crate) fn from_value<T: DeserializeOwned>(value: Value) -> Result<T, CaptionError> {
     serde_path_to_error::deserialize(Json(value)).map_err(|error| {
         let path = error.path().to_string();
@@ -90,7 +90,7 @@ pub(crate) fn mistake(expected: impl fmt::Display, value: &Value) -> String {
     format!("must be {expected}, got {}", describe(value))
 }
 
-/// What a value is, for error texts: numbers and booleans as they stand, the rest by kind.
+/// What a value is, for error texts: numbers and booleans by value, the rest by kind.
 fn describe(value: &Value) -> String {
     match value {
         Value::Null => "null".to_owned(),
@@ -203,7 +203,7 @@ impl IntoDeserializer<'_, Mistake> for Json {
     }
 }
 
-/// What is wrong with a field, in the words of this service.
+/// What is wrong with a field, as an error text of this service.
 #[derive(Debug)]
 struct Mistake(String);
 

@@ -1,4 +1,4 @@
-//! From the wire to the domain and back: each request is checked here once, and cannot be invalid in form behind it.
+//! From wire formats to the types of `caption` and back. Each request is checked once, here; its form is then valid.
 //!
 //! `image` and `parameters` are shared by all protocols, `json` by those that have JSON. `caption_json` has the bodies of
 //! one image with named fields, `blip_v1` the messages of `blip.v1`, `open_inference` the tensors of the Open Inference
@@ -48,7 +48,7 @@ impl ContentLimits {
     }
 }
 
-/// A request for a caption of `image` that says nothing else.
+/// A request for a caption of `image` with defaults for everything else.
 pub(crate) fn new_request(image: ImageSource, deadline: Deadline) -> CaptionRequest {
     CaptionRequest {
         model: None,

@@ -1,6 +1,6 @@
-//! Generation parameters as requests have them: their names and types are those of [`GenerationParameters`].
+//! Generation parameters of requests: their names and types are those of [`GenerationParameters`].
 //!
-//! Only types are checked; bounds are checked by `GenerationConfig`, which knows the model's limits.
+//! Only types are checked; bounds are checked by `GenerationConfig`, which has the configured limits.
 
 use serde::Deserialize;
 use serde_json::{Map, Value};
@@ -34,7 +34,7 @@ pub(crate) fn is_list(name: &str) -> bool {
 /// Adds a parameter to those that have been read so far.
 pub(crate) fn insert(parameters: &mut Map<String, Value>, name: &str, value: Value) -> Result<(), CaptionError> {
     if value.is_null() {
-        // What a float that is not finite becomes.
+        // A float that is not finite becomes null.
         return Err(CaptionError::invalid(name.to_owned(), "must be finite"));
     }
     match parameters.insert(name.to_owned(), value) {

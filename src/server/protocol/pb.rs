@@ -1,6 +1,6 @@
 //! The messages and services that `build.rs` generates from `proto/`.
 //!
-//! They stay in the server: `protocol` turns them into the domain's types.
+//! They stay in the server: `protocol` converts them to the types of `caption`.
 #![allow(missing_docs, unreachable_pub, clippy::pedantic, clippy::enum_variant_names, reason = "generated")]
 
 /// `blip.v1`.

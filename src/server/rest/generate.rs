@@ -1,4 +1,4 @@
-//! Triton's generate extension: one image, plain fields instead of tensors; all at once or as server-sent events.
+//! Triton's generate extension: one image, plain fields instead of tensors; as one response or as server-sent events.
 
 use std::{convert::Infallible, sync::Arc};
 
@@ -162,7 +162,7 @@ fn event_stream(
     for (name, value) in [
         (header::CONTENT_TYPE, "text/event-stream; charset=utf-8"),
         (header::CACHE_CONTROL, "no-cache"),
-        // Else nginx holds events back until its buffer is full.
+        // Without this header nginx delays events until its buffer is full.
         (header::HeaderName::from_static("x-accel-buffering"), "no"),
     ] {
         response.headers_mut().insert(name, HeaderValue::from_static(value));

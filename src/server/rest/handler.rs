@@ -36,7 +36,7 @@ impl<S: Send + Sync> FromRequestParts<S> for ModelPath {
     type Rejection = Response;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Response> {
-        // Refused where an escape is not UTF-8: there can be no such model.
+        // Refused if an escape is not UTF-8, which no name of a model contains.
         let Ok(params) = RawPathParams::from_request_parts(parts, state).await else {
             return Err(RequestContext::from_extensions(&parts.extensions).response(&CaptionError::NotFound));
         };

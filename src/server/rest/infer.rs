@@ -1,4 +1,4 @@
-//! `POST .../infer`: the template's request, and any other of the Open Inference Protocol, with or without binary tensors.
+//! `POST .../infer`: any request of the Open Inference Protocol, with or without binary tensors.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -31,7 +31,7 @@ use crate::{
     },
 };
 
-/// Captions the images of one request. No content type is demanded: several clients send none.
+/// Captions the images of one request. A content type is not required, as several clients send none.
 ///
 /// Without a JSON part (`inference-header-content-length: 0`) the body is one image file.
 #[utoipa::path(
@@ -81,10 +81,10 @@ pub(in crate::server) fn parse(headers: &HeaderMap, mut body: Bytes) -> Result<r
 #[derive(ToSchema)]
 #[expect(dead_code, reason = "describes what `request::InferRequest::parse` reads")]
 struct InferRequest {
-    /// Returned as it came.
+    /// Returned unchanged in the response.
     #[schema(nullable = false, max_length = 1024)]
     id: Option<String>,
-    /// Generation parameters; `binary_data_output` asks for the outputs as bytes behind the JSON.
+    /// Generation parameters; `binary_data_output` requests the outputs as bytes after the JSON.
     #[schema(nullable = false)]
     parameters: Option<BTreeMap<String, Value>>,
     /// `img_url` (alias `image_url`) or `image` (base64); `text` (alias `prompt`), optional; any generation parameter.
@@ -106,7 +106,7 @@ struct InferInput {
     /// `[N]` or `[N, 1]`.
     #[schema(min_items = 1, max_items = 2, example = json!([1]))]
     shape: Vec<u32>,
-    /// `binary_data_size`, instead of `data`: bytes of this tensor behind the JSON.
+    /// `binary_data_size`, instead of `data`: bytes of this tensor after the JSON.
     #[schema(nullable = false)]
     parameters: Option<BTreeMap<String, Value>>,
     /// Row-major, flat or nested as the shape.
@@ -120,7 +120,7 @@ struct InferInput {
 struct InferRequestedOutput {
     #[schema(example = "score")]
     name: String,
-    /// `binary_data`: as bytes behind the JSON.
+    /// `binary_data`: whether it is sent as bytes after the JSON.
     #[schema(nullable = false)]
     parameters: Option<BTreeMap<String, Value>>,
 }
@@ -140,7 +140,7 @@ pub(super) struct InferResponse {
     outputs: Vec<InferOutput>,
 }
 
-/// One output tensor: `data`, or `parameters` with the number of its bytes behind the JSON.
+/// One output tensor: `data`, or `parameters` with the number of its bytes after the JSON.
 #[derive(Debug, Serialize, ToSchema)]
 struct InferOutput {
     name: &'static str,
@@ -159,7 +159,7 @@ struct BinaryData {
     binary_data_size: usize,
 }
 
-/// The response as JSON, followed by the outputs that go as bytes.
+/// The response as JSON, followed by the outputs that are sent as bytes.
 fn response(response: InferenceResponse) -> Response {
     let mut binary = BytesMut::new();
     let has_binary = response.outputs.iter().any(|output| output.is_binary);

@@ -52,7 +52,7 @@ macro_rules! handlers {
         /// The documentation of the handlers, of which `openapi` makes that of the routes.
         #[derive(OpenApi)]
         #[openapi(
-            info(title = "blip-serve", description = "Image captions from BLIP. The same port speaks gRPC."),
+            info(title = "blip-serve", description = "Image captions from BLIP. The same port serves gRPC."),
             paths($($module::$handler),*),
             components(schemas(ErrorBody)),
         )]

@@ -44,7 +44,7 @@ struct Ready<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     error: Option<String>,
-    /// As in every failure.
+    /// Id of the request, as in every failure.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     request_id: Option<String>,
@@ -64,9 +64,9 @@ struct Statistics {
     model_stats: Vec<ModelCounts>,
 }
 
-/// Whether the process is up and its engines run: else only a restart helps.
+/// Whether the process and its engines run; if not, only a restart helps.
 #[utoipa::path(get, path = "live", tag = "health", responses(
-    (status = 200, description = "It is", body = Live), (status = 503, description = "It must be restarted", body = Live),
+    (status = 200, description = "Live", body = Live), (status = 503, description = "A restart is needed", body = Live),
 ))]
 pub(crate) async fn live(State(state): State<Arc<AppState>>) -> Response {
     let live = state.is_live();
@@ -77,7 +77,7 @@ pub(crate) async fn live(State(state): State<Arc<AppState>>) -> Response {
 /// Whether the server accepts requests.
 #[utoipa::path(
     get, path = "ready", tag = "health",
-    responses((status = 200, description = "It does", body = Ready), (status = 503, description = "Not now", body = Ready)),
+    responses((status = 200, description = "Ready", body = Ready), (status = 503, description = "Not ready", body = Ready)),
 )]
 pub(crate) async fn ready(State(state): State<Arc<AppState>>, context: RequestContext) -> Response {
     readiness(&state, &context, None)
@@ -86,7 +86,7 @@ pub(crate) async fn ready(State(state): State<Arc<AppState>>, context: RequestCo
 /// Whether the server accepts requests for this model.
 #[utoipa::path(
     get, path = "model_ready", tag = "health",
-    responses((status = 200, description = "It does", body = Ready), (status = 503, description = "Not now", body = Ready)),
+    responses((status = 200, description = "Ready", body = Ready), (status = 503, description = "Not ready", body = Ready)),
 )]
 pub(crate) async fn model_ready(
     State(state): State<Arc<AppState>>,

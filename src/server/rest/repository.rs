@@ -60,7 +60,7 @@ pub(crate) async fn index(
     answer(&context, index)
 }
 
-/// Load a model as models.toml has it at this moment. The old one serves until the new one is ready.
+/// Load a model as models.toml currently describes it. The old one serves until the new one is ready.
 #[utoipa::path(
     post, path = "load", tag = "repository",
     request_body(content = Option<ModelControlRequest>),
@@ -121,7 +121,7 @@ fn read<T: DeserializeOwned + Default>(body: &[u8]) -> Result<T, CaptionError> {
     if body.is_empty() { Ok(T::default()) } else { json::from_value(json::parse("body", body)?) }
 }
 
-/// Browsers let every page post to every server, this machine's included, and name the page in `origin`.
+/// Browsers allow every page to post to every server, even on this machine, and name the page in `origin`.
 fn check_origin(head: &Parts) -> Result<(), CaptionError> {
     if is_cross_origin(head) && !head.headers.contains_key(header::AUTHORIZATION) {
         return Err(CaptionError::Forbidden("pages of another origin may load and unload models with an API key only"));

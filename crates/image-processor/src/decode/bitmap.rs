@@ -12,11 +12,11 @@ pub(super) struct Palette(Box<[[u8; 4]; 256]>);
 
 /// Samples, row-major, interleaved.
 pub(super) enum Pixels {
-    /// Modes 1 (0 or 255), L and I;16 (clipped to 255); `key` is the gray that stands for transparent.
+    /// Modes 1 (0 or 255), L and I;16 (clipped to 255); `key` is the gray that means transparent.
     Gray { samples: Vec<u8>, key: Option<u8> },
     /// Mode LA.
     GrayAlpha(Vec<u8>),
-    /// Mode RGB; `key` is the colour that stands for transparent.
+    /// Mode RGB; `key` is the colour that means transparent.
     Rgb { samples: Vec<u8>, key: Option<[u8; 3]> },
     /// Mode RGBA.
     Rgba(Vec<u8>),

@@ -24,7 +24,7 @@ const CORE_HEADER: usize = 12;
 const INFO_HEADER: usize = 40;
 const OS2_HEADER: usize = 64;
 
-/// What fills up the last row.
+/// Padding that completes the last row.
 const PADDING: [u8; 3] = [0; 3];
 /// The code that ends a run-length coding.
 const END_OF_RUNS: [u8; 2] = [0, 1];
@@ -129,14 +129,14 @@ impl<'a> Header<'a> {
             return Err(DAMAGED);
         }
         if self.offset == start {
-            // The offset leaves the palette out.
+            // The offset does not include the palette.
             self.offset += colours * entry;
         }
         let entries = self.bytes.get(start..start + colours * entry).ok_or(TRUNCATED)?;
         Ok(entries.chunks_exact(entry).map(|bgr| [bgr[2], bgr[1], bgr[0]]).collect())
     }
 
-    /// A file that `image` decodes: with one of the headers it knows, complete rows, and indices for colours.
+    /// A file that `image` decodes: with a header that `image` supports, complete rows, and indices for colours.
     fn rewritten(&self) -> Cow<'a, [u8]> {
         let row = (u64::from(self.width) * u64::from(self.bits)).div_ceil(32) * 4;
         let complete = self.bytes.len() as u64 >= self.offset as u64 + row * u64::from(self.height);

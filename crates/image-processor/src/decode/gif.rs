@@ -1,4 +1,4 @@
-//! The first frame of a GIF on its canvas, through the `gif` crate, on which `image` stands too.
+//! The first frame of a GIF on its canvas, through the `gif` crate, which `image` uses too.
 //!
 //! `image` leaves the canvas around the frame transparent and cuts a frame at the screen's edges. Pillow grows the screen to
 //! hold the frame and fills the rest with the transparent index, or index 0, whatever the background colour is.
@@ -26,7 +26,7 @@ pub(super) fn decode(bytes: &[u8], limits: &DecodeLimits) -> Result<Bitmap, Deco
     let mut header = *header;
     let mut default_table = &[][..];
     if header[10] & COLOUR_TABLE == 0 {
-        // Without any colour table Pillow takes indices for grays.
+        // Without any colour table Pillow interprets indices as grays.
         header[10] |= COLOUR_TABLE | LARGEST_TABLE;
         default_table = GRAYS.as_flattened();
     }
@@ -71,7 +71,7 @@ fn read_frame<R: Read>(decoder: &mut Decoder<R>, limits: &DecodeLimits) -> Resul
         }
         canvas
     };
-    // Pillow passes over a table in which entry `i` is gray `i`, even if it is the frame's own.
+    // Pillow ignores a table in which entry `i` is gray `i`, even if it belongs to the frame.
     let tables = [frame.palette.as_deref(), decoder.global_palette()].into_iter().flatten();
     let colours = tables.map(|table| table.as_chunks().0).find(|table| !GRAYS.starts_with(table)).unwrap_or(&GRAYS);
     let mut palette = Palette::new(colours.iter().copied());

@@ -1,8 +1,8 @@
 //! From the bytes of an image file to RGB, with the pixels that Pillow gives.
 //!
-//! The format is found by content, never by name. Each format has a module of its own, around the library that decodes it;
-//! `bitmap` has what they share. Every decoder checks the size in the header against [`DecodeLimits`] before it takes memory
-//! for pixels.
+//! The format is found by content, never by name. Each format has a separate module, around its library;
+//! `bitmap` has their shared code. Every decoder checks the header's size against [`DecodeLimits`] before it takes
+//! memory for pixels.
 
 mod bitmap;
 mod bmp;

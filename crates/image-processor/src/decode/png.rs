@@ -1,4 +1,4 @@
-//! PNG through the `png` crate, on which `image` stands too; of an animation, the default image.
+//! PNG through the `png` crate, which `image` uses too; of an animation, the default image.
 //!
 //! `image` hides what Pillow's pixels depend on: the samples before they are expanded (Pillow compares a transparent gray or
 //! colour with samples that it has already scaled to 8 bits) and the palette (Pillow fills up a short one with black).
@@ -14,7 +14,7 @@ use crate::options::DecodeLimits;
 const DAMAGED: DecodeError = DecodeError::Damaged("PNG");
 
 /// The pixels of a file as it stores them.
-struct Stored {
+struct StoredPixels {
     colour_type: ColorType,
     depth: BitDepth,
     /// Pixels in a row.
@@ -32,7 +32,7 @@ struct Stored {
 pub(super) fn decode(bytes: &[u8], limits: &DecodeLimits) -> Result<Bitmap, DecodeError> {
     // No buffer of the decoder needs more than the file or a few rows.
     let mut decoder = Decoder::new_with_limits(Cursor::new(bytes), Limits { bytes: (1 << 20) + 2 * bytes.len() });
-    // Pillow does not look at the checksums of pixels.
+    // Pillow ignores the checksums of pixels.
     decoder.ignore_checksums(true);
     decoder.set_ignore_text_chunk(true);
     decoder.set_ignore_iccp_chunk(true);
@@ -47,7 +47,7 @@ pub(super) fn decode(bytes: &[u8], limits: &DecodeLimits) -> Result<Bitmap, Deco
         return Err(DAMAGED);
     }
     let info = reader.info();
-    let stored = Stored {
+    let stored = StoredPixels {
         colour_type: frame.color_type,
         depth: frame.bit_depth,
         width: width as usize,
@@ -68,13 +68,13 @@ impl From<DecodingError> for DecodeError {
     }
 }
 
-impl Stored {
+impl StoredPixels {
     /// The pixels in the mode in which Pillow opens the file.
     fn into_pixels(self) -> Pixels {
         let wide = self.depth == BitDepth::Sixteen;
         match self.colour_type {
             ColorType::Grayscale => {
-                // Of a wide gray Pillow compares the low byte.
+                // Pillow compares the low byte of a 16-bit gray.
                 let key = self.transparency.as_ref().and_then(|gray| gray.last()).copied();
                 let bilevel = |gray: u8| if gray == 0 { 0 } else { 255 };
                 let key = if self.depth == BitDepth::One { key.map(bilevel) } else { key };
@@ -138,8 +138,8 @@ impl Stored {
     }
 }
 
-/// The alphas of a palette as Pillow reads them: where a single entry is transparent, and all others opaque, the pattern with
-/// which it looks for that passes over a final 10, a line feed.
+/// The alphas of a palette as Pillow reads them: where a single entry is transparent, and all others opaque, the
+/// pattern with which Pillow finds that case ignores a final 10 (a line feed).
 fn palette_alpha(alphas: &[u8]) -> &[u8] {
     let Some((10, others)) = alphas.split_last() else { return alphas };
     let mut transparent = others.iter().filter(|&&alpha| alpha != 255);

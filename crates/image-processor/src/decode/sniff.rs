@@ -1,6 +1,6 @@
 //! Finds the format of an image file by its first bytes, as Pillow's plugins do.
 //!
-//! Formats that people do send but that are not decoded here are refused by name.
+//! Common formats that are not decoded here are refused by name.
 
 use crate::error::DecodeError;
 

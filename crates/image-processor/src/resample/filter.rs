@@ -1,4 +1,4 @@
-//! Pillow's resampling filters: the choices that a model's manifest makes, and the functions behind them.
+//! Pillow's resampling filters: the choices in a model's manifest, and their functions.
 
 use std::f64::consts::PI;
 

@@ -1,6 +1,6 @@
 //! The weights of Pillow's resampling filters, in fixed point.
 //!
-//! Computed in f64 in Pillow's order of operations, then rounded to 22 bits; knows nothing of images.
+//! Computed in f64 in Pillow's order of operations, then rounded to 22 bits; independent of images.
 
 use std::ops::Range;
 
@@ -21,7 +21,7 @@ pub(super) struct Kernel<'a> {
 }
 
 impl Kernel<'_> {
-    /// The position behind the last source sample.
+    /// The position after the last source sample.
     pub(super) fn end(&self) -> usize {
         self.start + self.weights.len()
     }
@@ -30,8 +30,8 @@ impl Kernel<'_> {
 /// The kernels of all output samples, in order: neither their starts nor their ends decrease.
 #[derive(Debug)]
 pub(super) struct Kernels {
-    /// [`Kernel::start`] of each, and which of `weights` are its own.
-    places: Vec<(usize, Range<usize>)>,
+    /// [`Kernel::start`] of each, and the range of its weights in `weights`.
+    spans: Vec<(usize, Range<usize>)>,
     weights: Vec<i32>,
 }
 
@@ -39,7 +39,7 @@ impl Kernels {
     /// One kernel for each of `output` positions over `input` samples, both >= 1.
     pub(super) fn new(input: u32, output: u32, filter: Filter) -> Self {
         let scale = f64::from(input) / f64::from(output);
-        let mut kernels = Self { places: Vec::with_capacity(output as usize), weights: Vec::new() };
+        let mut kernels = Self { spans: Vec::with_capacity(output as usize), weights: Vec::new() };
         let mut exact = Vec::new();
         for position in 0..output {
             let from = kernels.weights.len();
@@ -52,19 +52,19 @@ impl Kernels {
                 kernels.weights.extend(exact.iter().copied().map(fixed_point));
                 start
             };
-            kernels.places.push((start as usize, from..kernels.weights.len()));
+            kernels.spans.push((start as usize, from..kernels.weights.len()));
         }
         kernels
     }
 
     /// The number of output samples.
     pub(super) fn len(&self) -> usize {
-        self.places.len()
+        self.spans.len()
     }
 
     /// The kernel of the output sample at `position`.
     pub(super) fn get(&self, position: usize) -> Kernel<'_> {
-        let (start, weights) = &self.places[position];
+        let (start, weights) = &self.spans[position];
         Kernel { start: *start, weights: &self.weights[weights.clone()] }
     }
 }

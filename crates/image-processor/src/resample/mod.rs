@@ -17,7 +17,7 @@ use self::kernel::{HALF, Kernel, Kernels};
 use self::pass::{Across, BLOCK, add_rows, clip_row};
 use crate::rgb_image::RgbImage;
 
-/// What to resize to, and how. The aspect ratio is not kept.
+/// What to resize to, and how. The aspect ratio is not preserved.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Target {
     /// Columns, >= 1.

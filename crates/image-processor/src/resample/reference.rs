@@ -1,4 +1,4 @@
-//! The resize in its plainest form, one sample after the other, which the fast one must equal.
+//! The resize in its simplest form, one sample after the other; the fast one must give equal samples.
 
 use proptest::prelude::*;
 

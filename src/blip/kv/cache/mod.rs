@@ -1,7 +1,7 @@
 //! Keys and values of the images that decode together.
 //!
 //! Images join and leave between steps, each with its own number of rows and its own length; the rows of an image lie side
-//! by side. Changes are only noted; the next step carries them out, all in one arrangement.
+//! by side. Changes are only recorded; the next step applies all of them in one arrangement.
 
 use std::sync::Arc;
 
@@ -23,7 +23,7 @@ pub struct KvCache {
     images: Vec<CachedImage>,
     pub(crate) self_attention: SelfAttention,
     pub(crate) cross_attention: CrossAttention,
-    /// Nothing has changed since the rows were arranged.
+    /// Whether nothing has changed since the rows were arranged.
     arranged: bool,
     pub(crate) layout: Layout,
 }
@@ -102,7 +102,7 @@ impl KvCache {
         self.arranged = false;
     }
 
-    /// Gives the memory of an empty cache back.
+    /// Frees the memory of an empty cache.
     pub fn release(&mut self) {
         if self.images.is_empty() {
             self.self_attention.clear();
@@ -130,7 +130,7 @@ impl KvCache {
         Ok(())
     }
 
-    /// Carries out what has changed, so that the tensors are what the next step takes.
+    /// Applies the recorded changes, so that the tensors are the input of the next step.
     pub(crate) fn arrange(&mut self, device: Option<&mut Device>) -> ort::Result<()> {
         self.cross_attention.arrange(device)?;
         let longest = self.images.iter().map(|image| image.past_length).max().unwrap_or(0);
@@ -150,7 +150,7 @@ impl KvCache {
         Ok(())
     }
 
-    /// Counts the position that a step wrote.
+    /// Adds the position that a step wrote to the length of every row.
     pub(crate) fn advance(&mut self) {
         self.images.iter_mut().for_each(|image| image.past_length += 1);
         self.layout.past_lengths += 1;

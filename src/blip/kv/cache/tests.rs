@@ -48,7 +48,7 @@ fn encoded_image(id: f32) -> Arc<EncodedImage> {
     Arc::new(EncodedImage { tensors: tensors.collect() })
 }
 
-/// The tensors of a prompt, with other numbers behind its length.
+/// The tensors of a prompt, with other numbers after its length.
 fn prompt_past(values: &[f32]) -> PromptPast {
     if values.is_empty() {
         return PromptPast::default();
@@ -148,7 +148,7 @@ impl Pair {
             let tensor = cache.self_attention.view(index).unwrap();
             assert_eq!(tensor.shape(), SHAPE.self_attention(rows.len(), cache.self_attention.capacity()));
             for ((row, head, position, column), found) in tensor.indexed_iter() {
-                // Behind the end of a row are zeros.
+                // The rest of a row is zeros.
                 let expected = rows[row].get(position).map_or(0.0, |value| number(*value, index, head, column));
                 assert_eq!(*found, expected, "tensor {index}, row {row}, head {head}, position {position}");
             }

@@ -108,7 +108,7 @@ fn output(index: usize, tensor: InferRequestedOutputTensor) -> Result<RequestedO
     Ok(RequestedOutput { name: tensor.name, is_binary: None })
 }
 
-/// The elements in the field of their datatype, of which there must be as many as `shape` says.
+/// The elements in the field of their datatype, as many as the product of `shape`.
 fn typed_contents(contents: InferTensorContents, datatype: &str, shape: &[usize]) -> Result<Elements, String> {
     let c = contents;
     let (field, elements) = match datatype {

@@ -31,7 +31,7 @@ use crate::{
 /// Request-level parameters that other servers' clients send and that mean nothing here.
 const RESERVED: [&str; 5] = ["sequence_id", "sequence_start", "sequence_end", "priority", "headers"];
 
-/// Triton's parameter for how long the client waits, in microseconds; 0 means as long as the server.
+/// Triton's parameter for how long the client waits, in microseconds; 0 means the server's limit.
 const TIMEOUT: &str = "timeout";
 
 /// The images of one inference request, each with its prompt and parameters.
@@ -167,7 +167,7 @@ impl Inputs {
     }
 }
 
-/// The results in order, or all failures of images in one error that names their places.
+/// The results in order, or all failures of images in one error that names their indices.
 pub(crate) fn gather<T>(
     results: impl ExactSizeIterator<Item = Result<T, CaptionError>>,
 ) -> Result<Vec<T>, CaptionError> {
@@ -178,7 +178,7 @@ pub(crate) fn gather<T>(
         match result {
             Ok(value) => values.push(value),
             Err(error) if count == 1 => return Err(error),
-            Err(error) => failures.push(of_image(index, error)?),
+            Err(error) => failures.push(for_image(index, error)?),
         }
     }
     let mut failures = failures.into_iter();
@@ -190,7 +190,7 @@ pub(crate) fn gather<T>(
 }
 
 /// Field and reason of an error that belongs to one image of several; any other error is the request's.
-fn of_image(index: usize, error: CaptionError) -> Result<(String, String), CaptionError> {
+fn for_image(index: usize, error: CaptionError) -> Result<(String, String), CaptionError> {
     match error {
         CaptionError::ImageUrl { reason, source } => {
             tracing::debug!(index, reason, source = source.map(tracing::field::display), "image URL refused");
@@ -214,7 +214,7 @@ fn canonical(name: &str) -> &str {
     }
 }
 
-/// Takes a parameter of the request that is true or false; false if it is not there.
+/// Takes a parameter of the request that is true or false; false if it is absent.
 pub(crate) fn take_flag(request: &mut InferRequest, name: &'static str) -> Result<bool, CaptionError> {
     match request.parameters.remove(name) {
         None => Ok(false),
@@ -223,7 +223,7 @@ pub(crate) fn take_flag(request: &mut InferRequest, name: &'static str) -> Resul
     }
 }
 
-/// Takes how long the client waits, if it says so.
+/// Takes the time that the client waits, if it is given.
 fn take_timeout(request: &mut InferRequest) -> Result<Option<Duration>, CaptionError> {
     let Some(value) = request.parameters.remove(TIMEOUT) else { return Ok(None) };
     let microseconds = value.as_u64().ok_or_else(|| {
@@ -234,7 +234,7 @@ fn take_timeout(request: &mut InferRequest) -> Result<Option<Duration>, CaptionE
 
 /// The deadline, or the end of `timeout` from now if that is sooner.
 fn earlier(deadline: Instant, timeout: Option<Duration>) -> Instant {
-    // A time beyond the clock is no limit.
+    // A timeout beyond the range of the clock is no limit.
     let end = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
     end.map_or(deadline, |end| end.min(deadline))
 }

@@ -1,4 +1,4 @@
-//! Open Inference Protocol requests in JSON, with or without binary tensors behind them.
+//! Open Inference Protocol requests in JSON, with or without binary tensors after them.
 //!
 //! Unlike the other bodies they are read value by value: what `data` may be depends on the datatype, the shape and the
 //! parameters beside it. Unknown keys are tolerated, as other servers do.
@@ -159,7 +159,7 @@ fn split_off(binary: &mut Bytes, size: &Value) -> Result<Bytes, String> {
     Ok(binary.split_to(size))
 }
 
-/// Flattens `data`, which may be nested as the shape says.
+/// Flattens `data`, which may be nested according to the shape.
 fn flatten(data: Value, shape: &[usize]) -> Result<Vec<Value>, String> {
     let Value::Array(list) = data else {
         return Err(mistake("an array", &data));

@@ -11,13 +11,13 @@ use crate::{
     },
 };
 
-/// Inputs, outputs or parameters of one request, at most.
+/// Maximum number of inputs, outputs or parameters of one request.
 pub(crate) const MAX_ENTRIES: usize = 32;
 
-/// Bytes of a request's id, at most.
+/// Maximum size of a request's id in bytes.
 const MAX_ID_BYTES: usize = 1024;
 
-/// A request whose names have no meaning yet.
+/// A request whose tensor names are not interpreted yet.
 #[derive(Debug, Default)]
 pub(crate) struct InferRequest {
     /// The client's id, which is echoed.
@@ -52,7 +52,7 @@ pub(crate) struct InferInput {
 pub(crate) struct RequestedOutput {
     /// Name of the tensor.
     pub(crate) name: String,
-    /// Whether it goes as bytes behind the JSON; `None` leaves that to the request's `binary_data_output`.
+    /// Whether it is sent as bytes after the JSON; `None` leaves that to the request's `binary_data_output`.
     pub(crate) is_binary: Option<bool>,
 }
 

@@ -32,7 +32,7 @@ pub(crate) struct ResponseSpec {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct OutputSpec {
     pub(crate) output: Output,
-    /// Whether it goes as bytes behind the JSON, where the transport has both.
+    /// Whether it is sent as bytes after the JSON, where the transport has both.
     pub(crate) is_binary: bool,
 }
 
@@ -65,7 +65,7 @@ pub(crate) struct OutputTensor {
     pub(crate) datatype: &'static str,
     pub(crate) shape: Vec<usize>,
     pub(crate) data: OutputData,
-    /// Whether it goes as bytes behind the JSON, where the transport has both.
+    /// Whether it is sent as bytes after the JSON, where the transport has both.
     pub(crate) is_binary: bool,
 }
 
@@ -171,7 +171,7 @@ impl OutputData {
     }
 }
 
-/// The requested outputs, the caption first; by default the caption alone. `is_binary` applies to those that say nothing.
+/// The requested outputs, the caption first; by default only the caption. `is_binary` is the default of each output.
 pub(crate) fn requested_outputs(
     requested: &[RequestedOutput],
     is_binary: bool,

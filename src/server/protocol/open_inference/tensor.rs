@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::server::protocol::echo;
 
-/// Elements of one input tensor, at most; far above any real request.
+/// Maximum number of elements of one input tensor; far above any real request.
 const MAX_ELEMENTS: usize = 4096;
 
 /// Row-major elements of an input tensor.

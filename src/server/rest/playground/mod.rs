@@ -28,7 +28,7 @@ const HTML: &str = "text/html; charset=utf-8";
 const CSS: &str = "text/css; charset=utf-8";
 const JAVASCRIPT: &str = "text/javascript; charset=utf-8";
 
-/// Path, content type and bytes of a file. The page names the others relative to itself, so that it also works behind a
+/// Path, content type and bytes of a file. The page uses relative paths to the others, so that it also works behind a
 /// proxy that adds a prefix.
 type Asset = (&'static str, &'static str, &'static [u8]);
 

@@ -1,11 +1,11 @@
-//! The segments of a JPEG up to the first scan: what has to be known before libjpeg sees a byte.
+//! The segments of a JPEG up to the first scan: what must be known before libjpeg reads it.
 //!
 //! That is the size, which is checked against the limit, and the number of components. Kinds that are not supported are
 //! refused by name.
 
 use crate::error::DecodeError;
 
-/// What the segments before the first scan say.
+/// The contents of the segments before the first scan.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Header {
     /// Pixels in a row, >= 1.
@@ -16,7 +16,7 @@ pub(super) struct Header {
     pub(super) components: u8,
 }
 
-/// Ten are usual in a progressive file; no encoder comes near this.
+/// Maximum number of scans. Encoders of progressive files usually write ten.
 const MAX_SCANS: u32 = 500;
 
 const DAMAGED: DecodeError = DecodeError::Damaged("JPEG");
@@ -43,8 +43,8 @@ impl Header {
                     segment(bytes, &mut at)?;
                 }
                 // The tables of this image come from an earlier stream without an image in the same file.
-                0xD9 => return Err(DecodeError::Unsupported("JPEG with tables in a stream of their own")),
-                // Markers without a segment; the decoder judges them.
+                0xD9 => return Err(DecodeError::Unsupported("JPEG with tables in a separate stream")),
+                // Markers without a segment; the decoder checks them.
                 0xC8 | 0xD0..=0xD8 | 0xF0..=0xFD => {}
                 _ => return Err(DAMAGED),
             }
@@ -55,7 +55,7 @@ impl Header {
 /// Refuses a file with very many scans: each costs a pass over all pixels, however few bytes it has.
 fn check_scans(bytes: &[u8], mut at: usize) -> Result<(), DecodeError> {
     let mut scans = 1;
-    // What breaks off here ends decoding, too.
+    // Decoding ends where the markers end, too.
     while let Ok((marker, body_at)) = next_marker(bytes, at) {
         at = body_at;
         match marker {
@@ -87,12 +87,12 @@ fn next_marker(bytes: &[u8], mut at: usize) -> Result<(u8, usize), DecodeError> 
     }
 }
 
-/// The segment at `at` without its length field; moves `at` behind it.
+/// The segment at `at` without its length field; moves `at` past it.
 fn segment<'a>(bytes: &'a [u8], at: &mut usize) -> Result<&'a [u8], DecodeError> {
     let rest = bytes.get(*at..).unwrap_or_default();
     let (length, rest) = rest.split_first_chunk::<2>().ok_or(TRUNCATED)?;
     let length = usize::from(u16::from_be_bytes(*length));
-    // A length below 2 counts less than itself: nothing follows.
+    // A length below 2 does not even cover its own bytes: the body is empty.
     let body = rest.get(..length.saturating_sub(2)).ok_or(TRUNCATED)?;
     *at += 2 + body.len();
     Ok(body)

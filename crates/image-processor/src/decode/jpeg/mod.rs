@@ -1,7 +1,7 @@
 //! JPEG to RGB, the same bytes as Pillow: baseline, progressive and arithmetic coding, gray, colour and CMYK.
 //!
 //! mozjpeg decodes with its accurate integer IDCT and smooth chroma upsampling, as the libjpeg-turbo in Pillow does, with SIMD
-//! code or in plain C. A file that ends before its last row is refused, where libjpeg would make up the rest.
+//! code or in plain C. A file that ends before its last row is refused, where libjpeg would invent the rest.
 //! EXIF orientation is not applied.
 
 mod header;
@@ -25,7 +25,7 @@ pub(super) fn decode(bytes: &[u8], limits: &DecodeLimits) -> Result<RgbImage, De
     limits.check(header.width, header.height, "JPEG")?;
     let has_ended = Cell::new(false);
     let source = Source { rest: bytes, has_ended: &has_ended };
-    // libjpeg reports fatal errors by unwinding, which drops the decoder on its way.
+    // libjpeg reports fatal errors by unwinding, which drops the decoder.
     match catch_unwind(AssertUnwindSafe(|| decode_rows(source, header))) {
         Ok(Ok(data)) => Ok(RgbImage { width: header.width, height: header.height, data }),
         _ if has_ended.get() => Err(DecodeError::Truncated("JPEG")),
@@ -79,7 +79,7 @@ fn inverted_cmyk_to_rgb(cmyk: &[u8], rgb: &mut [u8]) {
     }
 }
 
-/// The bytes of a file. Their end is an error, so that libjpeg does not make up the rest.
+/// The bytes of a file. Their end is an error, so that libjpeg does not invent the rest.
 struct Source<'a> {
     rest: &'a [u8],
     has_ended: &'a Cell<bool>,

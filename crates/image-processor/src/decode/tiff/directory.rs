@@ -1,5 +1,5 @@
-//! The entries of a TIFF's first directory, for the two things that the `tiff` crate does not do: look at the size of the
-//! image before anything is computed from it, and read a file as if some tag had another value.
+//! The entries of a TIFF's first directory, for two things that the `tiff` crate does not do: check the size of the
+//! image before anything is computed from it, and read a file as if a tag had another value.
 
 use tiff::tags::Tag;
 
@@ -20,7 +20,7 @@ pub(super) struct Directory {
 }
 
 impl Directory {
-    /// Finds the first directory; `None` where the file breaks off.
+    /// Finds the first directory; `None` if the file is truncated.
     pub(super) fn find(file: &[u8]) -> Option<Self> {
         let mut directory = Self { big_endian: file.starts_with(b"MM"), word: 4, start: 0, count: 0 };
         if directory.number(file.get(2..4)?) == 43 {
@@ -34,7 +34,7 @@ impl Directory {
         Some(directory)
     }
 
-    /// The largest first value of a tag, should it be there several times.
+    /// The largest first value of a tag, which may be present several times.
     pub(super) fn value(&self, file: &[u8], tag: Tag) -> Option<u64> {
         let entries = file.get(self.start..)?.chunks_exact(4 + 2 * self.word).take(self.count);
         entries
@@ -52,7 +52,7 @@ impl Directory {
             .max()
     }
 
-    /// Gives a tag another value, if it is there.
+    /// Gives a tag another value, if it is present.
     pub(super) fn replace(&self, file: &mut [u8], tag: Tag, value: u16) {
         let number = |number: u16| if self.big_endian { number.to_be_bytes() } else { number.to_le_bytes() };
         let entries = file.get_mut(self.start..).unwrap_or_default().chunks_exact_mut(4 + 2 * self.word);

@@ -1,4 +1,4 @@
-//! Errors of the `tiff` crate in the words of this one.
+//! From errors of the `tiff` crate to [`DecodeError`].
 
 use tiff::TiffError;
 

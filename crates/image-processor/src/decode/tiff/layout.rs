@@ -10,7 +10,7 @@ use tiff::tags::Tag;
 use super::error::DAMAGED;
 use crate::error::DecodeError;
 
-/// Pillow knows no pixels of more samples.
+/// Maximum number of samples of a pixel in Pillow.
 pub(super) const MAX_SAMPLES: u32 = 6;
 
 /// The mode with which Pillow opens the file.
@@ -40,13 +40,13 @@ pub(super) enum Compression {
 pub(super) struct Layout {
     pub(super) kind: Kind,
     pub(super) compression: Compression,
-    /// Samples of a pixel in the file; those behind the ones of `kind` are ignored.
+    /// Samples of a pixel in the file; those after the ones of `kind` are ignored.
     pub(super) samples: usize,
-    /// Each sample is in a plane of its own.
+    /// Whether each sample is in a separate plane.
     pub(super) planar: bool,
-    /// Zero is white.
+    /// Whether zero is white.
     pub(super) inverted: bool,
-    /// The lowest bit of a byte comes first.
+    /// Whether the lowest bit of a byte comes first.
     pub(super) reversed: bool,
 }
 
@@ -85,16 +85,16 @@ impl Layout {
         }
         let mut counted = samples;
         if planar && extra.iter().max() == Some(&0) {
-            // Extra planes of no known meaning are left aside.
+            // Extra planes without a known meaning are ignored.
             counted = samples.checked_sub(extra.len()).ok_or(DAMAGED)?;
             extra.clear();
         }
         let kind = match (kind(photometric, counted, &extra)?, extra.as_slice()) {
             (Kind::GrayAlpha | Kind::PaletteAlpha, _) if planar => {
-                // Pillow puts this alpha where it does not look for it.
+                // Pillow writes this alpha to a place from which it does not read it.
                 return Err(DecodeError::Unsupported("TIFF with a separate plane of alpha"));
             }
-            // libtiff takes an unnamed fourth sample for one of no known meaning, and Pillow that in a plane for alpha.
+            // libtiff gives an unnamed fourth sample no known meaning, and Pillow reads such a plane as alpha.
             (Kind::Rgba, []) if planar && compression != Compression::None => Kind::PremultipliedRgba,
             (kind, _) => kind,
         };

@@ -1,6 +1,6 @@
 //! The first page of a TIFF as Pillow gives it: 8-bit gray, RGB and palette images, with or without alpha.
 //!
-//! The `tiff` crate, on which `image` stands too, undoes compression and predictors and puts strips and tiles in place.
+//! The `tiff` crate, which `image` uses too, undoes compression and predictors and puts strips and tiles in place.
 //! `image` itself has no palettes and drops extra samples, so samples are read as they are stored (`samples.rs`) and become
 //! pixels here. Orientation is applied, as Pillow does while it loads a TIFF. Every other variant is refused by name.
 

@@ -1,7 +1,7 @@
 //! The samples of a TIFF as they are stored, through the `tiff` crate.
 //!
-//! It refuses palettes and mishandles extra samples, but reads any number of samples of an image that calls itself gray. So
-//! the tags that say what samples mean are changed in a copy of the file; `Layout` has what they said.
+//! It refuses palettes and mishandles extra samples, but reads any number of samples of an image tagged as gray. So
+//! the tags that describe the samples are changed in a copy of the file; `Layout` has their original values.
 
 use std::io::Cursor;
 
@@ -82,7 +82,7 @@ fn decode(file: Vec<u8>, layout: &Layout, size: &Size) -> Result<Vec<u8>, Decode
     Ok(stored.chunks_exact(layout.samples).flat_map(|pixel| &pixel[..channels]).copied().collect())
 }
 
-/// Reads the plane of one channel, chunk by chunk: `tiff` takes the tiles at the edges of all planes but the first for whole.
+/// Reads the plane of one channel, chunk by chunk: `tiff` assumes whole tiles at the edges of all planes but the first.
 fn read_plane(
     decoder: &mut Decoder<Cursor<Vec<u8>>>,
     size: &Size,
@@ -112,7 +112,7 @@ fn read_plane(
     Ok(())
 }
 
-/// Refuses LZW of before TIFF 6, and reverses the bits of strips and tiles in `file` if they are to be.
+/// Refuses LZW of before TIFF 6, and reverses the bits of strips and tiles in `file` if `reversed`.
 fn prepare_segments(
     file: &mut [u8],
     tags: &mut Decoder<Cursor<&[u8]>>,

@@ -1,6 +1,6 @@
 //! The RIFF container of a WebP file: the canvas, and where the first frame is.
 //!
-//! Only what leads to the first frame is read: chunks of unknown name are passed over, and what follows is not looked at.
+//! Only what leads to the first frame is read: chunks with an unknown name are skipped, and what follows is not read.
 
 use ::webp::BitstreamFeatures;
 
@@ -25,7 +25,7 @@ pub(super) struct Frame<'a> {
     pub(super) fragment: &'a [u8],
 }
 
-/// What the extended header says.
+/// The contents of the extended header.
 struct Canvas {
     flags: u8,
     width: u32,

@@ -1,7 +1,7 @@
 //! WebP through libwebp, as Pillow's `WebPImagePlugin` uses it; of an animation, the first frame on its canvas.
 //!
-//! Pillow asks libwebp's animation decoder, which keeps whole canvases. Here `container` finds the one frame that is needed,
-//! and libwebp decodes that alone. The frame is the first on its canvas, so nothing lies below it.
+//! Pillow uses libwebp's animation decoder, which keeps whole canvases. Here `container` finds the one frame needed,
+//! and libwebp decodes only that. The frame is the first on its canvas, so nothing lies below it.
 
 mod container;
 
@@ -30,8 +30,8 @@ pub(super) fn decode(bytes: &[u8], limits: &DecodeLimits) -> Result<Bitmap, Deco
     let mut canvas = vec![0; pixels * target];
     let rows = canvas.chunks_exact_mut(width as usize * target).skip(frame.top as usize);
     for (row, stored) in rows.zip(image.chunks_exact(frame.width as usize * source)) {
-        let places = row.chunks_exact_mut(target).skip(frame.left as usize);
-        for (place, pixel) in places.zip(stored.chunks_exact(source)) {
+        let targets = row.chunks_exact_mut(target).skip(frame.left as usize);
+        for (place, pixel) in targets.zip(stored.chunks_exact(source)) {
             let copied = source.min(target);
             place[..copied].copy_from_slice(&pixel[..copied]);
             place[copied..].fill(255);
@@ -41,10 +41,10 @@ pub(super) fn decode(bytes: &[u8], limits: &DecodeLimits) -> Result<Bitmap, Deco
     Ok(Bitmap { width, height, pixels })
 }
 
-/// The fragment with the hint that it has alpha, should it be lossless and lack it: the file's own flag is what counts.
+/// The fragment with the hint that it has alpha, should it be lossless and lack it: the flag of the file decides.
 fn with_alpha(fragment: &[u8]) -> Cow<'_, [u8]> {
     let mut fragment = Cow::Borrowed(fragment);
-    // The hint is a bit of the header behind the signature and the sizes.
+    // The hint is a bit of the header after the signature and the sizes.
     if fragment.starts_with(b"VP8L") && fragment.get(12).is_some_and(|byte| byte & 0x10 == 0) {
         fragment.to_mut()[12] |= 0x10;
     }
