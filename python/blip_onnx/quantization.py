@@ -2,7 +2,8 @@
 
 int8 starts with every linear layer quantised. If too few captions agree, the layers of the encoder
 and the head with the largest error stay in fp32, and a bisection finds the smallest number of them.
-The decoder's layers are always int8. fp16 keeps no layers in fp32: it agrees or raises an error.
+The layers of the decoder below the head are always int8. fp16 keeps only the vocabulary projection in fp32: it
+agrees or raises an error.
 """
 
 from __future__ import annotations

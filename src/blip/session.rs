@@ -36,14 +36,14 @@ pub struct SessionConfig {
 
 /// A tensor that the graph must have.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Expected {
+pub(super) struct TensorSpec {
     pub(super) name: String,
     element: TensorElementType,
     /// Dimensions; -1 means any.
     shape: Vec<i64>,
 }
 
-impl Expected {
+impl TensorSpec {
     /// An f32 tensor; a dimension that varies is `None`.
     pub(super) fn f32(name: impl Into<String>, shape: impl IntoIterator<Item = Option<usize>>) -> Self {
         Self::new(name, TensorElementType::Float32, shape)
@@ -88,8 +88,8 @@ pub(super) fn open(
     runtime: &Runtime,
     graph: Graph,
     config: &SessionConfig,
-    inputs: &[Expected],
-    outputs: &[Expected],
+    inputs: &[TensorSpec],
+    outputs: &[TensorSpec],
 ) -> Result<(Session, ExecutionProvider), BundleError> {
     let (session, provider) = commit(runtime, &graph, config)?;
     let path = graph.path;
@@ -181,7 +181,7 @@ pub(super) fn memory_info(provider: ExecutionProvider, config: &SessionConfig) -
     MemoryInfo::new(device, id, AllocatorType::Device, MemoryType::Default)
 }
 
-fn mismatch(kind: &str, found: &[Outlet], expected: &[Expected]) -> Option<String> {
+fn mismatch(kind: &str, found: &[Outlet], expected: &[TensorSpec]) -> Option<String> {
     for want in expected {
         let Some(outlet) = found.iter().find(|outlet| outlet.name() == want.name) else {
             return Some(format!("the graph lacks the {kind} {}", want.name));

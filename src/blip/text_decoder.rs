@@ -21,7 +21,7 @@ use crate::blip::{
     },
     manifest::{BundleError, Manifest},
     runtime::Runtime,
-    session::{Expected, Graph, SessionConfig, memory_info, new_builder, open},
+    session::{Graph, SessionConfig, TensorSpec, memory_info, new_builder, open},
     tensor::view,
 };
 use crate::config::catalogue::ExecutionProvider;
@@ -68,17 +68,17 @@ impl TextDecoder {
         let shape = KvShape::from_manifest(manifest);
         let names = Names::new(shape.layers);
         let mut inputs = vec![
-            Expected::i64("input_ids", [None, None]),
-            Expected::i64("past_lengths", [None]),
-            Expected::i64("image_rows", [None, None]),
-            Expected::i64("row_slots", [None]),
+            TensorSpec::i64("input_ids", [None, None]),
+            TensorSpec::i64("past_lengths", [None]),
+            TensorSpec::i64("image_rows", [None, None]),
+            TensorSpec::i64("row_slots", [None]),
         ];
-        let mut outputs = vec![Expected::f32("logits", [None, Some(manifest.text.vocab_size)])];
+        let mut outputs = vec![TensorSpec::f32("logits", [None, Some(manifest.text.vocab_size)])];
         let [heads, head_dim] = [shape.heads, shape.head_dim].map(Some);
         for index in 0..shape.tensors() {
-            inputs.push(Expected::cross_attention(&names.past_encoder[index], shape, index));
-            inputs.push(Expected::f32(&names.past_decoder[index], [None, heads, None, head_dim]));
-            outputs.push(Expected::f32(&names.present[index], [None, heads, None, head_dim]));
+            inputs.push(TensorSpec::cross_attention(&names.past_encoder[index], shape, index));
+            inputs.push(TensorSpec::f32(&names.past_decoder[index], [None, heads, None, head_dim]));
+            outputs.push(TensorSpec::f32(&names.present[index], [None, heads, None, head_dim]));
         }
         let graph = Graph::new(bundle, manifest, "text_decoder.onnx");
         let path = graph.path.clone();

@@ -17,7 +17,7 @@ use crate::blip::{
     kv::{cross_attention::EncodedImage, device::Device, shape::KvShape},
     manifest::{BundleError, Manifest},
     runtime::Runtime,
-    session::{Expected, Graph, SessionConfig, memory_info, open},
+    session::{Graph, SessionConfig, TensorSpec, memory_info, open},
     tensor::view,
 };
 use image_processor::PixelValues;
@@ -46,11 +46,11 @@ impl VisionEncoder {
     ) -> Result<Self, BundleError> {
         let shape = KvShape::from_manifest(manifest);
         let (height, width) = manifest.preprocessor.size();
-        let inputs = [Expected::f32("pixel_values", [None, Some(3), Some(height), Some(width)])];
+        let inputs = [TensorSpec::f32("pixel_values", [None, Some(3), Some(height), Some(width)])];
         let names =
             (0..shape.layers).flat_map(|layer| ["key", "value"].map(|part| format!("present.{layer}.encoder.{part}")));
-        let outputs: Vec<Expected> =
-            names.enumerate().map(|(index, name)| Expected::cross_attention(name, shape, index)).collect();
+        let outputs: Vec<TensorSpec> =
+            names.enumerate().map(|(index, name)| TensorSpec::cross_attention(name, shape, index)).collect();
         let graph = Graph::new(bundle, manifest, "vision_encoder.onnx");
         let path = graph.path.clone();
         let (session, provider) = open(runtime, graph, config, &inputs, &outputs)?;

@@ -1,7 +1,7 @@
 //! Limits of what clients may send, as settings of `serve`.
 //!
-//! A request beyond a limit is answered 413, 400 or 429 with the name of the limit; a peer that is too slow is
-//! disconnected.
+//! A request beyond a limit is answered 413, 400 or 429; a body that is too slow is answered 400, and a silent connection is
+//! closed.
 
 use std::{fs, time::Duration};
 

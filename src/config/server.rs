@@ -39,7 +39,7 @@ pub struct ServerArgs {
     #[arg(long, env = "BLIP_SHUTDOWN_GRACE", value_name = "SECONDS", default_value = "30", value_parser = seconds)]
     pub shutdown_grace: Duration,
 
-    /// Seconds in one run of a graph after which the model is considered stuck and the process not live; 0 disables it
+    /// Seconds in one action of an engine (admission of images, or a decoder step) after which the process is not live; 0 disables it
     #[arg(long, env = "BLIP_WATCHDOG", value_name = "SECONDS", default_value = "120", value_parser = seconds)]
     pub watchdog: Duration,
 
@@ -110,7 +110,7 @@ pub struct ServerConfig {
     pub max_image_bytes: usize,
     /// Time that in-flight requests get after the signal to stop.
     pub shutdown_grace: Duration,
-    /// Time in one run of a graph after which the process is not live.
+    /// Time in one action of an engine after which the process is not live.
     pub watchdog: Duration,
     /// Whether metrics are public.
     pub open_metrics: bool,

@@ -14,11 +14,11 @@ use generation::{Advance, Search, Sequence, TokenId};
 /// The images that decode: image `i` of the backend's cache is `active[i]`.
 #[derive(Default)]
 pub(super) struct Batch {
-    active: Vec<Active>,
+    active: Vec<ActiveImage>,
 }
 
 /// An image whose search is in progress.
-pub(super) struct Active {
+pub(super) struct ActiveImage {
     pub(super) search: Search,
     pub(super) responder: Responder,
     /// The next token of each of its rows.
@@ -50,7 +50,7 @@ impl Batch {
         backend: &mut B,
         image: Arc<B::EncodedImage>,
         past: Option<B::Prefill>,
-        active: Active,
+        active: ActiveImage,
     ) {
         match backend.join(image, past, active.token_ids.len()) {
             Ok(()) => self.active.push(active),
@@ -122,7 +122,7 @@ impl Batch {
                     active.responder.publish_progress(&active.search);
                 }
                 Advance::Done(sequences) => {
-                    let Active { search, responder, .. } = self.swap_remove(backend, index);
+                    let ActiveImage { search, responder, .. } = self.swap_remove(backend, index);
                     responder.publish_progress(&search);
                     finished.push(FinishedImage { responder, sequences });
                 }
@@ -132,7 +132,7 @@ impl Batch {
         finished
     }
 
-    fn swap_remove(&mut self, backend: &mut impl Backend, index: usize) -> Active {
+    fn swap_remove(&mut self, backend: &mut impl Backend, index: usize) -> ActiveImage {
         backend.swap_remove(index);
         self.active.swap_remove(index)
     }
@@ -155,7 +155,7 @@ mod tests {
     fn join(batch: &mut Batch, backend: &mut ScriptedBackend, job: Job<ScriptedImage>) -> Client {
         let (Entry { image, prompt, search, responder }, client) = scripted::entry(job);
         let JobImage::Encoded(image) = image else { panic!("the image is not encoded") };
-        batch.join(backend, image, None, Active { search, responder, token_ids: prompt });
+        batch.join(backend, image, None, ActiveImage { search, responder, token_ids: prompt });
         client
     }
 

@@ -18,7 +18,7 @@ use crate::error::CaptionError;
 
 pub(super) const NOT_SERVING: &str = "the model is not serving";
 
-/// Jobs in the channel, which the thread empties between two runs of the model. Further jobs wait in their senders, in
+/// Jobs in the channel, which the thread empties between two runs of the model. Further senders wait in `send`, in
 /// order; admission control bounds all of them.
 const CHANNEL_CAPACITY: usize = 16;
 

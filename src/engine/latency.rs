@@ -39,7 +39,7 @@ impl LatencyModel {
 
     /// Returns how many of `waiting` images to encode before they share their decoder steps, at least one.
     ///
-    /// An image takes `e` to encode and `d` to decode. In groups of `b` that decode in the time of one image, the mean of
+    /// An image takes `e` seconds to encode and `d` to decode. In groups of `b` that decode in the time of one image, the mean of
     /// `n` waiting images is ready after `(e + d / b) * (n + b) / 2`; one by one after `(e + d) * (n + 1) / 2`. The first
     /// is no later if `b <= n * d / e`. As a group does take a little longer than one image, no group holds more than half
     /// of the waiting images.

@@ -7,7 +7,7 @@ use reqwest::{Client, Proxy, redirect::Policy};
 use rustls::{ClientConfig, RootCertStore, crypto::ring};
 use tracing::warn;
 
-use crate::fetch::resolver::{CheckedResolver, Reach};
+use crate::fetch::resolver::{AddressRule, CheckedResolver};
 use crate::{config::fetch::FetchConfig, error::Cause};
 
 /// The `user-agent` header.
@@ -16,9 +16,9 @@ const USER_AGENT: &str = concat!("blip-serve/", env!("CARGO_PKG_VERSION"));
 /// Builds a client that follows no redirects, keeps no idle connections and uses only the configured proxy.
 pub(super) fn build(config: &FetchConfig) -> Result<Client, Cause> {
     let reach = match &config.fetch_proxy {
-        Some(proxy) => Reach::Proxy(proxy.host().into()),
-        None if config.allow_private_networks => Reach::Everything,
-        None => Reach::Public,
+        Some(proxy) => AddressRule::Proxy(proxy.host().into()),
+        None if config.allow_private_networks => AddressRule::Everything,
+        None => AddressRule::Public,
     };
     // Twice the fetches: a look-up cannot be interrupted and may outlive its fetch.
     let resolver = CheckedResolver::new(reach, 2 * usize::from(config.fetch_concurrency));

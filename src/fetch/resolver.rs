@@ -31,7 +31,7 @@ pub(super) struct Unresolvable(io::Error);
 
 /// Which answers are allowed.
 #[derive(Clone, Debug)]
-pub(super) enum Reach {
+pub(super) enum AddressRule {
     /// Answers with public addresses only.
     Public,
     /// All answers.
@@ -43,19 +43,19 @@ pub(super) enum Reach {
 /// The system's resolver, with a check of its answers.
 #[derive(Clone, Debug)]
 pub(super) struct CheckedResolver {
-    reach: Reach,
+    reach: AddressRule,
     /// One permit per look-up. The system's resolver cannot be interrupted: an abandoned look-up occupies its thread until
     /// it times out.
     lookups: Arc<Semaphore>,
 }
 
 impl CheckedResolver {
-    pub(super) fn new(reach: Reach, max_lookups: usize) -> Self {
+    pub(super) fn new(reach: AddressRule, max_lookups: usize) -> Self {
         Self { reach, lookups: Arc::new(Semaphore::new(max_lookups)) }
     }
 
     async fn look_up(self, name: String) -> Result<Addrs, Cause> {
-        if let Reach::Proxy(proxy) = &self.reach
+        if let AddressRule::Proxy(proxy) = &self.reach
             && !name.eq_ignore_ascii_case(proxy)
         {
             return Err(Unresolvable(io::Error::other("the proxy resolves names")).into());
@@ -67,7 +67,7 @@ impl CheckedResolver {
             (name.as_str(), 0).to_socket_addrs()
         };
         let addresses = spawn_blocking(lookup).await?.map_err(Unresolvable)?;
-        if matches!(self.reach, Reach::Public) {
+        if matches!(self.reach, AddressRule::Public) {
             // A private address among public ones is an attack, or a mistake that would fail only sometimes.
             if let Some(private) = addresses.clone().find(|address| !is_global(address.ip())) {
                 return Err(PrivateAddress(private).into());
@@ -87,21 +87,21 @@ impl Resolve for CheckedResolver {
 mod tests {
     use super::*;
 
-    async fn look_up(reach: Reach, name: &str) -> Result<Vec<SocketAddr>, String> {
+    async fn look_up(reach: AddressRule, name: &str) -> Result<Vec<SocketAddr>, String> {
         let found = CheckedResolver::new(reach, 1).look_up(name.to_owned()).await;
         found.map(Iterator::collect).map_err(|error| error.to_string())
     }
 
     #[tokio::test]
     async fn a_name_with_a_private_address_is_refused() {
-        let error = look_up(Reach::Public, "localhost").await.unwrap_err();
+        let error = look_up(AddressRule::Public, "localhost").await.unwrap_err();
         assert!(error.contains("not public"), "{error}");
-        assert!(!look_up(Reach::Everything, "localhost").await.unwrap().is_empty());
+        assert!(!look_up(AddressRule::Everything, "localhost").await.unwrap().is_empty());
     }
 
     #[tokio::test]
     async fn with_a_proxy_only_the_proxy_s_name_is_resolved() {
-        let reach = Reach::Proxy("localhost".into());
+        let reach = AddressRule::Proxy("localhost".into());
         assert!(!look_up(reach.clone(), "LOCALHOST").await.unwrap().is_empty());
         let error = look_up(reach, "localhost.").await.unwrap_err();
         assert!(error.contains("the proxy resolves names"), "{error}");
@@ -109,7 +109,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_look_up_waits_for_abandoned_ones() {
-        let resolver = CheckedResolver::new(Reach::Everything, 1);
+        let resolver = CheckedResolver::new(AddressRule::Everything, 1);
         let abandoned = resolver.lookups.clone().acquire_owned().await.unwrap();
         let waiting = tokio::spawn(resolver.look_up("localhost".to_owned()));
         tokio::task::yield_now().await;

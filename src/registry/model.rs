@@ -121,7 +121,7 @@ impl ServedModel {
             None => work.await?,
         };
         if let (Some(progress), [caption]) = (progress, &captions[..]) {
-            // Cached captions are published as those that were computed have been already.
+            // A cache hit publishes its ids here; computed captions were published by the engine.
             progress.send_if_modified(|ids| {
                 let is_new = ids.is_empty();
                 ids.extend(caption.token_ids.iter().filter(|_| is_new));
@@ -131,7 +131,7 @@ impl ServedModel {
         Ok((captions, timings))
     }
 
-    /// Computes the captions of an image. Clears `timings.cache_hit`, which stays set unless this is polled.
+    /// Computes the captions of an image. `timings.cache_hit` starts true; the first poll of this future sets it to false.
     async fn compute(
         &self,
         plan: Plan,

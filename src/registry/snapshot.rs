@@ -110,8 +110,8 @@ impl Registry {
         self.snapshot().models().all(|model| model.is_serving())
     }
 
-    /// The longest time that an engine has been in its current run of a graph.
-    pub fn longest_run(&self) -> Duration {
+    /// The longest time that an engine has been in its current action: an admission or a decoder step.
+    pub fn longest_action(&self) -> Duration {
         self.snapshot().models().map(|model| model.busy_for()).max().unwrap_or_default()
     }
 

@@ -1,6 +1,6 @@
 //! From a [`CaptionError`] to the client's response, on either transport.
 //!
-//! [`StatusCodes`] is the one table from an [`ErrorCode`] to its gRPC and HTTP status. A failure is written as
+//! [`StatusCodes`] is the table from an [`ErrorCode`] to its gRPC and HTTP status. A failure is written as
 //! `{"error": ...}` with its headers, or as a gRPC status with google.rpc details. It is logged here once, with causes.
 
 use std::{collections::HashMap, error::Error, time::Duration};

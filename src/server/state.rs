@@ -84,7 +84,7 @@ impl AppState {
     /// False if only a restart helps: an engine stopped or is stuck.
     pub(crate) fn is_live(&self) -> bool {
         let Some(captioner) = self.captioner.get() else { return true };
-        let is_stuck = !self.watchdog.is_zero() && captioner.registry().longest_run() > self.watchdog;
+        let is_stuck = !self.watchdog.is_zero() && captioner.registry().longest_action() > self.watchdog;
         captioner.registry().is_serving() && !is_stuck
     }
 

@@ -6,7 +6,7 @@
 use super::{EarlyStopping, TokenId, config::GenerationConfig, top_k::best_first};
 
 /// What transformers adds to a score that may not win.
-pub(super) const OUT_OF_REACH: f32 = -1e9;
+pub(super) const EXCLUDED_SCORE: f32 = -1e9;
 
 /// The best finished sequences of one image.
 #[derive(Debug)]
@@ -44,7 +44,7 @@ pub(super) struct Continuation {
 
 impl BeamHypotheses {
     pub(super) fn new(config: &GenerationConfig, prompt: &[TokenId], max_length: usize) -> Self {
-        let slot = Hypothesis { token_ids: prompt.to_vec(), score: OUT_OF_REACH, is_finished: false };
+        let slot = Hypothesis { token_ids: prompt.to_vec(), score: EXCLUDED_SCORE, is_finished: false };
         Self {
             best: vec![slot; config.num_beams],
             length_penalty: config.length_penalty,
@@ -68,7 +68,7 @@ impl BeamHypotheses {
         let mut scores: Vec<f32> = self.best.iter().map(|hypothesis| hypothesis.score).collect();
         for (rank, continuation) in continuations.iter().enumerate() {
             let score = continuation.score / divisor;
-            scores.push(if may_enter(rank) { score } else { score + OUT_OF_REACH });
+            scores.push(if may_enter(rank) { score } else { score + EXCLUDED_SCORE });
         }
         let hypothesis = |i: usize| match i.checked_sub(num_beams) {
             None => self.best[i].clone(),
@@ -93,7 +93,7 @@ impl BeamHypotheses {
         let len = if at_max_length { self.max_new_tokens } else { generated_len };
         let best_possible = running_score / self.length_divisor(len);
         let worst = self.best.iter().map(|hypothesis| hypothesis.score).fold(f32::INFINITY, f32::min);
-        self.best.iter().any(|hypothesis| best_possible > if hypothesis.is_finished { worst } else { OUT_OF_REACH })
+        self.best.iter().any(|hypothesis| best_possible > if hypothesis.is_finished { worst } else { EXCLUDED_SCORE })
     }
 
     /// All `num_beams` slots, best first.
@@ -118,9 +118,9 @@ mod tests {
         for row in &GOLDEN.early_stops {
             let config = GenerationConfig::new(&row.parameters, &GenerationLimits::default()).unwrap();
             let mut hypotheses = BeamHypotheses::new(&config, &[9, 8, 7], config.max_length(3, 512).unwrap());
-            let hypothesis =
+            let to_hypothesis =
                 |&(score, is_finished): &(f32, bool)| Hypothesis { token_ids: vec![9, 8, 7], score, is_finished };
-            hypotheses.best = row.finished.iter().map(hypothesis).collect();
+            hypotheses.best = row.finished.iter().map(to_hypothesis).collect();
             assert_eq!(hypotheses.can_improve(row.running_score, row.generated_len), row.is_open, "{row:?}");
         }
     }

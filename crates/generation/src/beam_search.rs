@@ -7,7 +7,7 @@ use ndarray::ArrayView2;
 
 use super::{
     Advance, FinishReason, Sequence, TokenId,
-    beam_hypotheses::{BeamHypotheses, Continuation, OUT_OF_REACH},
+    beam_hypotheses::{BeamHypotheses, Continuation, EXCLUDED_SCORE},
     chunk_maxima::ChunkMaxima,
     config::GenerationConfig,
     log_softmax::LogSoftmax,
@@ -43,7 +43,7 @@ struct Beam {
 impl BeamSearch {
     pub(super) fn new(config: &GenerationConfig, state: SearchState) -> Self {
         // Every beam starts as the prompt. Only the first may continue, else all beams would stay the same.
-        let beam = |i| Beam { token_ids: state.prompt.clone(), score: if i == 0 { 0.0 } else { OUT_OF_REACH } };
+        let beam = |i| Beam { token_ids: state.prompt.clone(), score: if i == 0 { 0.0 } else { EXCLUDED_SCORE } };
         Self {
             running: (0..config.num_beams).map(beam).collect(),
             finished: BeamHypotheses::new(config, &state.prompt, state.max_length),
@@ -167,7 +167,7 @@ impl BeamSearch {
 
     /// transformers' `_get_running_beams_for_next_iteration`: the best `num_beams` continuations that do not end.
     fn next_running(&self, continuations: &[Continuation]) -> Vec<Continuation> {
-        let score = |c: &Continuation| if c.ends { c.score + OUT_OF_REACH } else { c.score };
+        let score = |c: &Continuation| if c.ends { c.score + EXCLUDED_SCORE } else { c.score };
         let scores: Vec<f32> = continuations.iter().map(score).collect();
         let next = best_first(&scores).take(self.num_beams());
         next.map(|i| Continuation { score: scores[i], ..continuations[i] }).collect()

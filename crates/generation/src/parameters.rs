@@ -1,4 +1,5 @@
-//! The generation parameters as clients and operators write them. This is their only list in Rust.
+//! The generation parameters as clients and operators write them: their definition. `config.rs` and the service's conversion
+//! of `blip.v1` name the fields once more.
 //!
 //! From the one struct follow the flags of `blip-serve caption` (clap), the keys of models.toml and of the manifest
 //! (serde), the OpenAPI schema (utoipa) and access by name for JSON, forms and tensors. [`super::GenerationConfig`] checks
@@ -73,7 +74,7 @@ define_parameters! {
         #[arg(long, value_name = "WHEN", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
         #[schema(value_type = Option<Value>)]
         pub early_stopping: Option<EarlyStopping>,
-        /// Divisor of the scores of tokens that the sequence already has; 1 is off.
+        /// Penalty on tokens that the sequence already has: above 1 they are less likely, 1 is off.
         #[arg(long, value_name = "X", allow_negative_numbers = true)]
         #[schema(exclusive_minimum = 0)]
         pub repetition_penalty: Option<f64>,

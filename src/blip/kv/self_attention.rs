@@ -187,7 +187,7 @@ impl<'a> Row<'a> {
     }
 }
 
-/// Arranges rows where they are: only changed rows are written.
+/// Moves rows inside the tensors: only rows whose source changed are written.
 fn move_rows(
     tensors: &mut [DynValue],
     shape: KvShape,

@@ -32,7 +32,7 @@ use crate::{
 use generation::GenerationParameters;
 use inputs::InputArgs;
 use output::{Output, OutputArgs};
-use progress::{Progress, Tally, When};
+use progress::{Progress, ResultCounts, When};
 use work::{Report, Schedule, Worker};
 
 /// Caption images: prints a line for each caption, with the path, a tab and the caption.
@@ -94,7 +94,7 @@ impl CaptionImages {
         let sequences = resolved.num_return_sequences.unwrap_or(1) as usize;
         let output = self.output.open(&mut inputs, sequences)?;
         let total = inputs.len();
-        let tally = Tally { total: total as u64, skipped: (listed - total) as u64, ..Tally::default() };
+        let tally = ResultCounts { total: total as u64, skipped: (listed - total) as u64, ..ResultCounts::default() };
         if inputs.is_empty() {
             return self.report(output, tally).end(None, self.quiet);
         }
@@ -113,7 +113,7 @@ impl CaptionImages {
         report.end(code, self.quiet)
     }
 
-    fn report(&self, output: Output, tally: Tally) -> Report {
+    fn report(&self, output: Output, tally: ResultCounts) -> Report {
         let when = if self.quiet { When::Never } else { self.progress };
         let progress = Progress::begin(when, output.is_terminal(), tally.total);
         Report { output, progress, tally }

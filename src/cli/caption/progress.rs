@@ -27,7 +27,7 @@ pub(super) enum When {
 
 /// Numbers of images by their result.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Tally {
+pub(super) struct ResultCounts {
     pub(super) captioned: u64,
     pub(super) failed: u64,
     /// Images that were already in the output.
@@ -50,7 +50,7 @@ enum Display {
     Lines { last: Instant },
 }
 
-impl Tally {
+impl ResultCounts {
     fn finished(&self) -> u64 {
         self.captioned + self.failed
     }
@@ -91,7 +91,7 @@ impl Progress {
     }
 
     /// Shows that one more image is finished.
-    pub(super) fn advance(&mut self, tally: &Tally) {
+    pub(super) fn advance(&mut self, tally: &ResultCounts) {
         match &mut self.display {
             Display::Bar(bar) => {
                 if tally.failed > 0 {
@@ -121,7 +121,7 @@ impl Progress {
     }
 
     /// Removes the bar and returns the summary.
-    pub(super) fn end(&self, tally: &Tally) -> String {
+    pub(super) fn end(&self, tally: &ResultCounts) -> String {
         if let Display::Bar(bar) = &self.display {
             bar.finish_and_clear();
         }
@@ -151,17 +151,17 @@ mod tests {
 
     #[test]
     fn the_summary_counts_the_images_by_result() {
-        let mut tally = Tally { captioned: 7, total: 10, ..Tally::default() };
+        let mut tally = ResultCounts { captioned: 7, total: 10, ..ResultCounts::default() };
         assert_eq!(tally.summary(2.0), "7 of 10 images captioned, 3.5 images/s");
-        tally = Tally { failed: 1, skipped: 5, ..tally };
+        tally = ResultCounts { failed: 1, skipped: 5, ..tally };
         assert_eq!(tally.summary(4.0), "7 of 10 images captioned, 1 failed, 5 were already done, 2.0 images/s");
-        assert_eq!(Tally::default().summary(0.0), "0 of 0 images captioned");
+        assert_eq!(ResultCounts::default().summary(0.0), "0 of 0 images captioned");
     }
 
     #[test]
     fn the_remaining_time_follows_from_the_rate() {
-        let tally = Tally { captioned: 3, failed: 1, total: 10, ..Tally::default() };
+        let tally = ResultCounts { captioned: 3, failed: 1, total: 10, ..ResultCounts::default() };
         assert!((tally.seconds_left(8.0) - 12.0).abs() < 1e-9);
-        assert!((Tally::default().seconds_left(1.0)).abs() < 1e-9);
+        assert!((ResultCounts::default().seconds_left(1.0)).abs() < 1e-9);
     }
 }

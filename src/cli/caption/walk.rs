@@ -237,7 +237,7 @@ mod tests {
         symlink(tree.path(), tree.path().join("sub/again")).unwrap();
         let found = folder(tree.path(), &rules(true, &[], &[]));
         let unreadable = found.iter().filter(|input| input.location != super::super::input::Location::File);
-        assert_eq!(lost.count(), 1);
+        assert_eq!(unreadable.count(), 1);
         assert_eq!(found.len(), 6);
     }
 }

@@ -13,7 +13,7 @@ use crate::cli::caption::{
     input::Input,
     names,
     output::Output,
-    progress::{Progress, Tally},
+    progress::{Progress, ResultCounts},
     source,
 };
 use crate::{
@@ -50,7 +50,7 @@ pub(super) struct Schedule {
 pub(super) struct Report {
     pub(super) output: Output,
     pub(super) progress: Progress,
-    pub(super) tally: Tally,
+    pub(super) tally: ResultCounts,
 }
 
 struct InputResult {
@@ -162,7 +162,7 @@ impl Report {
     }
 }
 
-fn write(output: &mut Output, tally: &mut Tally, done: InputResult) -> Result<(), CommandError> {
+fn write(output: &mut Output, tally: &mut ResultCounts, done: InputResult) -> Result<(), CommandError> {
     match done.result {
         Ok(captions) => {
             output.captions(&done.name, &captions)?;

@@ -6,7 +6,7 @@ use tracing::debug;
 
 use crate::engine::{
     Backend, JobImage,
-    batch::Active,
+    batch::ActiveImage,
     entry::{Entry, Responder, Stages},
     worker::Worker,
 };
@@ -97,7 +97,12 @@ impl<B: Backend> Worker<B> {
         responder.stages.enter(Stages::DECODE_STEPS, now);
         if prompt.len() == 1 {
             // The next step of the batch runs the start token.
-            return self.batch.join(&mut self.backend, image, None, Active { search, responder, token_ids: prompt });
+            return self.batch.join(
+                &mut self.backend,
+                image,
+                None,
+                ActiveImage { search, responder, token_ids: prompt },
+            );
         }
         match self.prefill(&image, &prompt, &mut search) {
             Err(error) => responder.fail(CaptionError::internal(error), self.backend.now()),
@@ -108,7 +113,7 @@ impl<B: Backend> Worker<B> {
             // All rows start from the one row of the prompt: there is nothing to reorder.
             Ok((prefill, Advance::Continue { token_ids, .. })) => {
                 responder.publish_progress(&search);
-                let active = Active { search, responder, token_ids };
+                let active = ActiveImage { search, responder, token_ids };
                 self.batch.join(&mut self.backend, image, Some(prefill), active);
             }
         }

@@ -10,7 +10,7 @@ use crate::{
     error::CaptionError,
     server::{
         grpc::{
-            incoming::{Incoming, IncomingCall, REQUESTS_AT_ONCE},
+            incoming::{IncomingCall, IncomingMessage, MAX_CONCURRENT_REQUESTS},
             request::{deadline, message},
         },
         middleware::{capacity::INFLIGHT_BYTES_FULL, context::RequestContext, deadline::Deadline},
@@ -65,7 +65,7 @@ impl CaptionService for Handler {
                 let (state, context) = (state.clone(), context.clone());
                 async move { Ok(one_of_many(&state, &context, incoming).await) }
             })
-            .buffer_unordered(REQUESTS_AT_ONCE);
+            .buffer_unordered(MAX_CONCURRENT_REQUESTS);
         Ok(Response::new(termination.append_to(results).boxed()))
     }
 }
@@ -106,9 +106,9 @@ fn stream(
 async fn one_of_many(
     state: &AppState,
     context: &RequestContext,
-    incoming: Incoming<CaptionRequest>,
+    incoming: IncomingMessage<CaptionRequest>,
 ) -> CaptionManyResponse {
-    let Incoming { message, deadline, bytes } = incoming;
+    let IncomingMessage { message, deadline, bytes } = incoming;
     let id = message.id.clone();
     let outcome = match bytes.fault() {
         Some(_) => Err(INFLIGHT_BYTES_FULL),

@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// Maximum number of concurrent requests of one stream; the next is read when one of them is done.
-pub(super) const REQUESTS_AT_ONCE: usize = 8;
+pub(super) const MAX_CONCURRENT_REQUESTS: usize = 8;
 
 /// A call whose client streams requests.
 pub(super) struct IncomingCall<T> {
@@ -37,7 +37,7 @@ pub(super) struct IncomingCall<T> {
 }
 
 /// One message of a stream.
-pub(super) struct Incoming<T> {
+pub(super) struct IncomingMessage<T> {
     pub(super) message: T,
     /// Deadline of this request.
     pub(super) deadline: Deadline,
@@ -76,7 +76,7 @@ impl<T: Message + Send + 'static> IncomingCall<T> {
 
     /// Each message with its own deadline, up to the client's end, its deadline, an invalid message, or the shutdown: the
     /// last three are the stream's termination.
-    pub(super) fn messages(self) -> impl Stream<Item = Incoming<T>> + Send {
+    pub(super) fn messages(self) -> impl Stream<Item = IncomingMessage<T>> + Send {
         stream::unfold(self, async |mut call| match call.next().await {
             Ok(message) => message.map(|message| (message, call)),
             Err(error) => {
@@ -86,7 +86,7 @@ impl<T: Message + Send + 'static> IncomingCall<T> {
         })
     }
 
-    async fn next(&mut self) -> Result<Option<Incoming<T>>, CaptionError> {
+    async fn next(&mut self) -> Result<Option<IncomingMessage<T>>, CaptionError> {
         let mut phase = self.state.phase.clone();
         let next = tokio::select! {
             next = timeout_at(self.deadline.renewed().at.into(), self.messages.message()) => next,
@@ -95,7 +95,7 @@ impl<T: Message + Send + 'static> IncomingCall<T> {
         match next {
             Ok(Ok(Some(message))) => {
                 let bytes = self.reservation.split(message.encoded_len());
-                Ok(Some(Incoming { message, deadline: self.deadline.renewed(), bytes }))
+                Ok(Some(IncomingMessage { message, deadline: self.deadline.renewed(), bytes }))
             }
             Ok(Ok(None)) => Ok(None),
             Ok(Err(_)) if self.reservation.fault().is_some() => Err(INFLIGHT_BYTES_FULL),

@@ -4,8 +4,8 @@ mod captions;
 mod incoming;
 mod open_inference;
 mod request;
-pub(crate) mod status;
 mod stream;
+pub(crate) mod tonic_errors;
 
 use std::sync::Arc;
 

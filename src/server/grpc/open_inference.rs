@@ -12,7 +12,7 @@ use crate::{
             stream,
         },
         handlers::{
-            inference::{self, IMAGES_AT_ONCE, Inference},
+            inference::{self, Inference, MAX_CONCURRENT_IMAGES},
             model_control,
         },
         middleware::context::RequestContext,
@@ -153,7 +153,7 @@ impl pb::grpc_inference_service_server::GrpcInferenceService for Handler {
             let model = resolve(&self.state, &message.model_name, &message.model_version)?;
             let request = InferRequest::from_message(message)?;
             let inference = Inference { context: &context, model: &model, deadline, request };
-            inference::infer(&self.state, inference, IMAGES_AT_ONCE).await
+            inference::infer(&self.state, inference, MAX_CONCURRENT_IMAGES).await
         };
         outcome.await.map(|response| Response::new(to_message(response))).map_err(|error| context.status(&error))
     }

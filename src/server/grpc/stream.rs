@@ -11,7 +11,7 @@ use crate::{
     registry::ServedModel,
     server::{
         grpc::{
-            incoming::{Incoming, IncomingCall, REQUESTS_AT_ONCE},
+            incoming::{IncomingCall, IncomingMessage, MAX_CONCURRENT_REQUESTS},
             request::resolve,
         },
         handlers::inference::{self, Inference, InferenceStream},
@@ -72,7 +72,7 @@ pub(super) fn infer(
             }
         })
         // In the order of the requests: not every client sends ids.
-        .buffered(REQUESTS_AT_ONCE)
+        .buffered(MAX_CONCURRENT_REQUESTS)
         .flatten();
     Ok(Response::new(termination.append_to(responses).boxed()))
 }
@@ -81,9 +81,9 @@ pub(super) fn infer(
 async fn responses_to(
     state: &Arc<AppState>,
     context: &RequestContext,
-    incoming: Incoming<pb::ModelInferRequest>,
+    incoming: IncomingMessage<pb::ModelInferRequest>,
 ) -> BoxStream<'static, Result<pb::ModelStreamInferResponse, Failure>> {
-    let Incoming { message, deadline, bytes } = incoming;
+    let IncomingMessage { message, deadline, bytes } = incoming;
     let id = message.id.clone();
     let request = if bytes.fault().is_some() { Err(INFLIGHT_BYTES_FULL) } else { read(state, message) };
     let (ends_empty, responses) = match request {

@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// Maximum number of concurrent images of one call; the rest wait, so that one call cannot fill the queue.
-pub(crate) const IMAGES_AT_ONCE: usize = 8;
+pub(crate) const MAX_CONCURRENT_IMAGES: usize = 8;
 
 /// A request, and its context from the transport.
 pub(crate) struct Inference<'a> {

@@ -51,7 +51,7 @@ pub(crate) async fn limit_body(State(state): State<Arc<LayerState>>, mut request
     if announced > limit as u64 {
         return refuse(request, &context, &CaptionError::BodyTooLarge { limit: limit as u64 }).await;
     }
-    if !state.budget.has_room(announced as usize) {
+    if !state.budget.has_capacity(announced as usize) {
         return refuse(request, &context, &INFLIGHT_BYTES_FULL).await;
     }
     request.extensions_mut().insert(BodyLimit(limit));

@@ -114,7 +114,7 @@ impl ByteBudget {
     }
 
     /// Whether this many more bytes currently fit.
-    pub(crate) fn has_room(&self, bytes: usize) -> bool {
+    pub(crate) fn has_capacity(&self, bytes: usize) -> bool {
         self.used.load(Ordering::Relaxed).saturating_add(bytes) <= self.limit
     }
 
@@ -251,7 +251,7 @@ mod tests {
         assert!(!next.add(51));
         assert_eq!(next.fault(), Some(BodyFault::OverBudget));
         drop((part, next));
-        assert_eq!((budget.gauge.get(), budget.has_room(100), budget.has_room(101)), (0, true, false));
+        assert_eq!((budget.gauge.get(), budget.has_capacity(100), budget.has_capacity(101)), (0, true, false));
     }
 
     #[test]

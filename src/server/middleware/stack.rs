@@ -13,7 +13,7 @@ use tower::{ServiceBuilder, ServiceExt, service_fn, util::BoxCloneSyncService};
 use tower_http::{compression::CompressionLayer, decompression::RequestDecompressionLayer};
 
 use crate::server::{
-    grpc::status::rewrite_refusals,
+    grpc::tonic_errors::rewrite_refusals,
     middleware::{
         admission, auth, body, compression,
         context::{RequestContext, Transport},

@@ -69,7 +69,7 @@ fn after_string(mut text: &[u8]) -> &[u8] {
 pub(crate) fn parse_object(field: &'static str, text: &[u8]) -> Result<Map<String, Value>, CaptionError> {
     match parse(field, text)? {
         Value::Object(object) => Ok(object),
-        other => Err(CaptionError::invalid(field, mistake("an object", &other))),
+        other => Err(CaptionError::invalid(field, wrong_type("an object", &other))),
     }
 }
 
@@ -86,7 +86,7 @@ pub(crate) fn from_value<T: DeserializeOwned>(value: Value) -> Result<T, Caption
 }
 
 /// Describes a value that has the wrong type.
-pub(crate) fn mistake(expected: impl fmt::Display, value: &Value) -> String {
+pub(crate) fn wrong_type(expected: impl fmt::Display, value: &Value) -> String {
     format!("must be {expected}, got {}", describe(value))
 }
 
@@ -208,7 +208,7 @@ impl IntoDeserializer<'_, Mistake> for Json {
 struct Mistake(String);
 
 fn wrong<T>(expected: impl fmt::Display, value: &Value) -> Result<T, Mistake> {
-    Err(Mistake(mistake(expected, value)))
+    Err(Mistake(wrong_type(expected, value)))
 }
 
 impl fmt::Display for Mistake {

@@ -19,7 +19,7 @@ use crate::{
         error_response::json_response,
         middleware::{body::WholeBody, context::RequestContext, deadline::Deadline},
         protocol::caption_json::{CaptionBody, CaptionForm, FormParts},
-        rest::handler::answer,
+        rest::extract::answer,
         state::AppState,
     },
 };

@@ -17,7 +17,7 @@ use crate::{
         error_response::{json_response, to_json},
         middleware::{body::WholeBody, context::RequestContext, deadline::Deadline},
         protocol::caption_json::GenerateBody,
-        rest::handler::{ModelPath, answer},
+        rest::extract::{ModelPath, answer},
         state::AppState,
     },
 };

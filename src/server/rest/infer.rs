@@ -13,7 +13,7 @@ use crate::{
     error::CaptionError,
     server::{
         error_response::{json_response, to_json},
-        handlers::inference::{self, IMAGES_AT_ONCE, Inference},
+        handlers::inference::{self, Inference, MAX_CONCURRENT_IMAGES},
         middleware::{
             body::WholeBody,
             context::{BINARY_HEADER, RequestContext},
@@ -26,7 +26,7 @@ use crate::{
                 response::{InferenceResponse, OutputData, OutputTensor},
             },
         },
-        rest::handler::{ModelPath, answer},
+        rest::extract::{ModelPath, answer},
         state::AppState,
     },
 };
@@ -55,7 +55,7 @@ pub(super) async fn infer(
         let model = path.resolve(&state)?;
         let request = parse(&headers, body)?;
         let inference = Inference { context: &context, model: &model, deadline, request };
-        inference::infer(&state, inference, IMAGES_AT_ONCE).await
+        inference::infer(&state, inference, MAX_CONCURRENT_IMAGES).await
     };
     answer(&context, outcome.await.map(response))
 }

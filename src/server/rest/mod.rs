@@ -1,8 +1,8 @@
 //! REST: the handlers of the routes that `routes` lists, and their documentation.
 
 pub(super) mod captions;
+mod extract;
 mod generate;
-mod handler;
 pub(super) mod infer;
 mod metrics;
 mod models;

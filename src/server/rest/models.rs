@@ -17,7 +17,7 @@ use crate::{
             open_inference::metadata::{self, ModelCounts},
             pb::inference::{ModelConfig, ModelMetadataResponse},
         },
-        rest::handler::{ModelPath, answer},
+        rest::extract::{ModelPath, answer},
         state::AppState,
     },
 };

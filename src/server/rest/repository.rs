@@ -18,7 +18,7 @@ use crate::{
         handlers::model_control,
         middleware::{body::WholeBody, context::RequestContext, cors::is_cross_origin},
         protocol::{json, open_inference::metadata, pb::inference::repository_index_response::ModelIndex},
-        rest::handler::{ModelPath, answer},
+        rest::extract::{ModelPath, answer},
         state::AppState,
     },
 };

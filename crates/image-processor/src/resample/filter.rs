@@ -26,7 +26,7 @@ pub enum Filter {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ResizeOrder {
-    /// Pillow 13: the vertical pass, when it shrinks the image and takes away over twice what the horizontal one does.
+    /// Pillow 13: the vertical pass, if it removes rows, and more than twice as many rows as columns are removed.
     Pillow13,
     /// Pillow 12 and before: the horizontal pass, always.
     Pillow12,

@@ -14,7 +14,7 @@ use std::collections::VecDeque;
 
 pub use self::filter::{Filter, ResizeOrder};
 use self::kernel::{HALF, Kernel, Kernels};
-use self::pass::{Across, BLOCK, add_rows, clip_row};
+use self::pass::{BLOCK, HorizontalPass, add_rows, clip_row};
 use crate::rgb_image::RgbImage;
 
 /// What to resize to, and how. The aspect ratio is not preserved.
@@ -36,7 +36,7 @@ pub(super) fn resize(image: &RgbImage, target: &Target, mut row_done: impl FnMut
     } else if filter == Filter::Nearest {
         nearest(image, width, height, row_done);
     } else {
-        let across = Across::new(Kernels::new(image.width, width, filter));
+        let across = HorizontalPass::new(Kernels::new(image.width, width, filter));
         let down = Kernels::new(image.height, height, filter);
         if vertical_first(image, target) {
             columns_first(image, across, &down, &mut row_done);
@@ -53,7 +53,7 @@ fn vertical_first(image: &RgbImage, target: &Target) -> bool {
 }
 
 /// Resizes with the vertical pass first: a block of output rows is weighted from source rows, then resized along x.
-fn columns_first(image: &RgbImage, mut across: Across, down: &Kernels, row_done: &mut dyn FnMut(&[u8])) {
+fn columns_first(image: &RgbImage, mut across: HorizontalPass, down: &Kernels, row_done: &mut dyn FnMut(&[u8])) {
     let stride = image.width as usize * 3;
     let mut sums = vec![0; stride];
     let mut block = vec![0; BLOCK * stride];
@@ -73,7 +73,7 @@ fn columns_first(image: &RgbImage, mut across: Across, down: &Kernels, row_done:
 
 /// Resizes with the horizontal pass first: a block of source rows is resized along x, then added to the output rows in which
 /// it has weight.
-fn rows_first(image: &RgbImage, mut across: Across, down: &Kernels, row_done: &mut dyn FnMut(&[u8])) {
+fn rows_first(image: &RgbImage, mut across: HorizontalPass, down: &Kernels, row_done: &mut dyn FnMut(&[u8])) {
     let (source_stride, stride) = (image.width as usize * 3, across.stride());
     let mut block = vec![0; BLOCK * stride];
     let mut line = vec![0; stride];

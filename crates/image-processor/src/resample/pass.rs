@@ -21,13 +21,13 @@ type Column = [u8; 3 * BLOCK];
 
 /// The pass along x.
 #[derive(Debug)]
-pub(super) struct Across {
+pub(super) struct HorizontalPass {
     kernels: Kernels,
     /// The columns of a tile, kept to save an allocation for each block.
     columns: Vec<Column>,
 }
 
-impl Across {
+impl HorizontalPass {
     pub(super) fn new(kernels: Kernels) -> Self {
         Self { kernels, columns: Vec::new() }
     }

@@ -44,7 +44,7 @@ pub(crate) struct Layout {
     pub(crate) past_lengths: Array1<i64>,
     /// `[images, beams]`: the row of each beam of each image; images with fewer beams repeat their first.
     pub(crate) image_rows: Array2<i64>,
-    /// `[rows]`: where each row stands in `image_rows`, counted row by row.
+    /// `[rows]`: flat index of each row in `image_rows`, row-major.
     pub(crate) row_slots: Array1<i64>,
 }
 

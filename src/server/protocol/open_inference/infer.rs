@@ -16,7 +16,7 @@ use crate::{
         middleware::deadline::Deadline,
         protocol::{
             ContentLimits, echo, image,
-            json::mistake,
+            json::wrong_type,
             new_request,
             open_inference::{
                 request::{InferInput, InferRequest},
@@ -219,7 +219,7 @@ pub(crate) fn take_flag(request: &mut InferRequest, name: &'static str) -> Resul
     match request.parameters.remove(name) {
         None => Ok(false),
         Some(Value::Bool(flag)) => Ok(flag),
-        Some(other) => Err(CaptionError::invalid(format!("parameters.{name}"), mistake("true or false", &other))),
+        Some(other) => Err(CaptionError::invalid(format!("parameters.{name}"), wrong_type("true or false", &other))),
     }
 }
 
@@ -227,7 +227,7 @@ pub(crate) fn take_flag(request: &mut InferRequest, name: &'static str) -> Resul
 fn take_timeout(request: &mut InferRequest) -> Result<Option<Duration>, CaptionError> {
     let Some(value) = request.parameters.remove(TIMEOUT) else { return Ok(None) };
     let microseconds = value.as_u64().ok_or_else(|| {
-        CaptionError::invalid(format!("parameters.{TIMEOUT}"), mistake("a whole number of microseconds", &value))
+        CaptionError::invalid(format!("parameters.{TIMEOUT}"), wrong_type("a whole number of microseconds", &value))
     })?;
     Ok((microseconds > 0).then(|| Duration::from_micros(microseconds)))
 }

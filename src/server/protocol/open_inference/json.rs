@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 use crate::{
     error::CaptionError,
     server::protocol::{
-        json::mistake,
+        json::wrong_type,
         open_inference::{
             request::{
                 InferInput, InferRequest, MAX_ENTRIES, RequestedOutput, check_datatype, check_id, check_shape, decode,
@@ -104,7 +104,7 @@ fn take(object: &mut Map<String, Value>, key: &str) -> Option<Value> {
 }
 
 fn wrong(field: &str, expected: &str, value: &Value) -> CaptionError {
-    CaptionError::invalid(field.to_owned(), mistake(expected, value))
+    CaptionError::invalid(field.to_owned(), wrong_type(expected, value))
 }
 
 fn id(value: Value) -> Result<String, CaptionError> {
@@ -152,7 +152,7 @@ fn shape(field: &str, value: Option<Value>) -> Result<Vec<usize>, CaptionError> 
 /// Takes the next `size` bytes.
 fn split_off(binary: &mut Bytes, size: &Value) -> Result<Bytes, String> {
     let given = size.as_u64().and_then(|size| usize::try_from(size).ok());
-    let size = given.ok_or_else(|| mistake("a number of bytes", size))?;
+    let size = given.ok_or_else(|| wrong_type("a number of bytes", size))?;
     if size > binary.len() {
         return Err(format!("announces {size} bytes, {} are left in the body", binary.len()));
     }
@@ -162,7 +162,7 @@ fn split_off(binary: &mut Bytes, size: &Value) -> Result<Bytes, String> {
 /// Flattens `data`, which may be nested according to the shape.
 fn flatten(data: Value, shape: &[usize]) -> Result<Vec<Value>, String> {
     let Value::Array(list) = data else {
-        return Err(mistake("an array", &data));
+        return Err(wrong_type("an array", &data));
     };
     let is_nested = shape.len() == 2 && list.first().is_some_and(Value::is_array);
     let flat = if is_nested {
