@@ -32,6 +32,8 @@ SEED = 11
 SIZES = [(640, 480, 384, 384), (480, 640, 384, 384), (100, 300, 96, 96), (300, 100, 96, 96)]
 SIZES += [(1, 1, 5, 7), (1, 9, 4, 3), (9, 1, 4, 3), (2, 2, 33, 20), (384, 200, 384, 384)]
 SIZES += [(200, 384, 384, 384), (31, 17, 31, 17), (2, 999, 384, 384), (50, 40, 7, 90)]
+# At the boundary of Pillow 13's order: the vertical pass first if it removes more than twice as many rows as columns.
+SIZES += [(9, 12, 6, 6), (9, 13, 6, 6), (6, 8, 5, 6), (6, 9, 5, 6), (12, 9, 6, 6)]
 
 
 RESOURCE = b"Photoshop 3.0\x008BIM"

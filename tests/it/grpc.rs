@@ -221,7 +221,7 @@ fn responses_that_are_not_read_do_not_stall_other_requests_of_the_connection() {
     run(async {
         let server = Server::start(&["--write-timeout=1"]).await;
         let images = ImageServer::start().await;
-        // Room for a part of an answer.
+        // A window for a part of an answer.
         let mut builder = Client::builder(TokioExecutor::new());
         let client = builder.http2_only(true).http2_initial_stream_window_size(1024).build_http();
         let origin = format!("http://{}", server.address).parse().unwrap();

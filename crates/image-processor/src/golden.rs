@@ -107,7 +107,9 @@ fn the_two_orders_differ_on_a_portrait_image() {
 fn pixel_values_equal_those_of_transformers_to_the_last_bit() {
     for case in &GOLDEN.pixel_values {
         let Pixels { config, first, sha256: expected } = case;
-        let values = preprocess(&noise(40, 20), config).into_array();
+        let values = preprocess(&noise(40, 20), config);
+        assert_eq!((values.height(), values.width()), config.size());
+        let values = values.into_array();
         assert_eq!([0, 1, 2].map(|x| values[[0, 0, x]].to_bits()), *first, "{config:?}");
         let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
         assert_eq!(sha256(&bytes), *expected, "{config:?}");

@@ -36,17 +36,14 @@ impl Filter {
     /// The weight of a sample at a distance, and the distance beyond which it is 0.
     pub(super) fn function_and_support(self) -> (fn(f64) -> f64, f64) {
         match self {
-            Self::Nearest | Self::Box => (box_filter, 0.5),
+            // A kernel holds no sample beyond the distance, and all others weigh the same.
+            Self::Nearest | Self::Box => (|_| 1.0, 0.5),
             Self::Bilinear => (bilinear, 1.0),
             Self::Hamming => (hamming, 1.0),
             Self::Bicubic => (bicubic, 2.0),
             Self::Lanczos => (lanczos, 3.0),
         }
     }
-}
-
-fn box_filter(x: f64) -> f64 {
-    if x > -0.5 && x <= 0.5 { 1.0 } else { 0.0 }
 }
 
 fn bilinear(x: f64) -> f64 {
